@@ -1,0 +1,32 @@
+# The two commands: `make nightly` and `make test`. Both set everything up first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STORE  ?= store
+
+.PHONY: setup nightly test lint lock results bench clean
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+setup: $(VENV)/.ready   ## a virtual environment from requirements.lock (uv, hashes checked)
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+nightly: setup   ## the main job on the embedded default: demonstrations -> a better policy, with proof
+	$(BIN)/flywheel nightly store=$(STORE)
+
+test: setup      ## ruff and all tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pytest
+
+lock:            ## resolve pyproject.toml again, for Python 3.11 and later on every platform
+	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	    --extra adroit --extra test --quiet --no-header --no-annotate pyproject.toml --output-file requirements.lock
