@@ -1,0 +1,79 @@
+"""Plain networks: an MLP, an ensemble of MLPs as one batched matmul, an embedding of time, a normaliser."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 3) -> nn.Sequential:
+    """`depth` hidden layers of `width` SiLU units; [B, inputs] -> [B, outputs]."""
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Linear(inputs if i == 0 else width, width), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+class Ensemble(nn.Module):
+    """E independent LayerNorm MLPs with one scalar output, computed together; [B, inputs] -> [E, B].
+
+    LayerNorm bounds what a critic says far from its data (RLPD, arXiv 2302.02948).
+    """
+
+    def __init__(self, members: int, inputs: int, width: int = 256, depth: int = 2):
+        super().__init__()
+        sizes = [inputs] + [width] * depth + [1]
+        self.weight = nn.ParameterList()
+        self.bias = nn.ParameterList()
+        self.gain = nn.ParameterList()
+        self.shift = nn.ParameterList()
+        for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            bound = 1 / math.sqrt(n)
+            self.weight.append(nn.Parameter(torch.empty(members, n, m).uniform_(-bound, bound)))
+            self.bias.append(nn.Parameter(torch.zeros(members, 1, m)))
+            if i < depth:
+                self.gain.append(nn.Parameter(torch.ones(members, 1, m)))
+                self.shift.append(nn.Parameter(torch.zeros(members, 1, m)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(self.weight[0].shape[0], *x.shape)
+        last = len(self.weight) - 1
+        for i, (w, b) in enumerate(zip(self.weight, self.bias, strict=True)):
+            x = torch.baddbmm(b, x, w)
+            if i < last:
+                x = F.silu(F.layer_norm(x, x.shape[-1:]) * self.gain[i] + self.shift[i])
+        return x.squeeze(-1)
+
+
+def time_embedding(t: Tensor, size: int = 32) -> Tensor:
+    """Sines and cosines of t in [0, 1]; [B] -> [B, size] (Vaswani et al. 2017, section 3.5)."""
+    half = size // 2
+    freq = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (-math.log(1000.0) / (half - 1)))
+    angle = 1000.0 * t[:, None] * freq
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class Normaliser(nn.Module):
+    """Frozen mean and standard deviation, kept inside the weights; `x -> (x - mean) / std`, bounded by `clip`."""
+
+    def __init__(self, size: int, clip: float = 10.0, floor: float = 5e-3):
+        super().__init__()
+        self.clip, self.floor = clip, floor
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    @torch.no_grad()
+    def fit(self, rows) -> None:
+        """Set mean and std from `rows` [R, size]; a column that hardly moves gets the floor, not a huge gain."""
+        rows = torch.as_tensor(rows, dtype=torch.float64)
+        self.mean.copy_(rows.mean(0))
+        self.std.copy_(rows.std(0, unbiased=False).clamp_min(self.floor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x * self.std + self.mean

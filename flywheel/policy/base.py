@@ -1,0 +1,187 @@
+"""A policy: observations in, action chunks out, with its own normaliser inside its weights.
+
+    time          t-1   t   t+1  t+2  t+3
+    observation    o    o                     obs_steps (To) = 2, the newest last; before t = 0 the first one is repeated
+    action              a    a    a    a      action_steps (Ta) = 4, all executed before the next chunk is asked for
+
+`act` is the one way to use a policy: a robot, `flywheel evaluate` and collection all call it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flywheel.nets import Normaliser
+
+
+class Policy(nn.Module):
+    """Base of all policies. A member of the folder defines `noise_shape`, `sample` and `bc_loss`.
+
+    obs_dim Do, action_dim Da, obs_steps To, action_steps Ta; action_low and action_high bound what is executed.
+    `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
+    0 not said; acting asks for +1.
+    """
+
+    def __init__(
+        self,
+        *,
+        obs_dim: int,
+        action_dim: int,
+        obs_steps: int = 2,
+        action_steps: int = 4,
+        action_low: Sequence[float] | float = -1.0,
+        action_high: Sequence[float] | float = 1.0,
+        condition: bool = False,
+        **own,
+    ):
+        super().__init__()
+        low = np.broadcast_to(np.asarray(action_low, np.float64), (action_dim,)).tolist()
+        high = np.broadcast_to(np.asarray(action_high, np.float64), (action_dim,)).tolist()
+        self.spec = dict(
+            kind=type(self).__module__.rsplit(".", 1)[-1],
+            obs_dim=obs_dim,
+            action_dim=action_dim,
+            obs_steps=obs_steps,
+            action_steps=action_steps,
+            action_low=low,
+            action_high=high,
+            condition=condition,
+            **own,
+        )
+        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.obs_steps, self.action_steps, self.condition = obs_steps, action_steps, condition
+        self.low, self.high = np.float32(low), np.float32(high)
+        self.obs_norm = Normaliser(obs_dim)
+        self.action_norm = Normaliser(action_dim, floor=2e-2)
+        self.features = obs_steps * obs_dim + int(condition)
+
+    # -- what a member of the folder defines ---------------------------------------------------------------------
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the standard normal noise that one chunk is made from."""
+        return (self.action_steps, self.action_dim)
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """obs [B, To, Do], noise [B, *noise_shape] -> action chunk [B, Ta, Da] in the environment's units."""
+        raise NotImplementedError
+
+    def bc_loss(self, obs: Tensor, action: Tensor, generator: torch.Generator, condition: Tensor | None) -> Tensor:
+        """obs [B, To, Do], action [B, Ta, Da], condition [B] or None -> imitation loss of each row [B]."""
+        raise NotImplementedError
+
+    # -- shared --------------------------------------------------------------------------------------------------
+
+    def fit_normaliser(self, obs, action) -> None:
+        """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]."""
+        self.obs_norm.fit(obs)
+        self.action_norm.fit(action)
+
+    def encode(self, obs: Tensor, condition: Tensor | None = None) -> Tensor:
+        """obs [B, To, Do] -> normalised features [B, To*Do (+ 1)]."""
+        x = self.obs_norm(obs).flatten(1)
+        if not self.condition:
+            return x
+        if condition is None:
+            condition = torch.ones(len(x), device=x.device)
+        return torch.cat([x, condition[:, None].to(x.dtype)], dim=1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.obs_norm.mean.device
+
+    def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
+        """Forget the past. For a batch of environments: begin an episode in each of `slots`, its noise drawn from its seed.
+
+        An episode is a function of (weights, seed): it does not depend on which others run beside it.
+        """
+        slots = [0] if slots is None else list(slots)
+        seeds = [0] * len(slots) if seeds is None else seeds
+        size = max([*slots, -1]) + 1
+        if not hasattr(self, "_cursor") or len(self._cursor) < size:
+            old = len(getattr(self, "_cursor", ()))
+            stack = np.zeros((size, self.obs_steps, self.obs_dim), np.float32)
+            chunk = np.zeros((size, self.action_steps, self.action_dim), np.float32)
+            cursor = np.full(size, -1)
+            rng: list[np.random.Generator | None] = [None] * size
+            if old:
+                stack[:old], chunk[:old], cursor[:old], rng[:old] = self._stack, self._chunk, self._cursor, self._rng
+            self._stack, self._chunk, self._cursor, self._rng = stack, chunk, cursor, rng
+        for slot, seed in zip(slots, seeds, strict=True):
+            self._cursor[slot] = -1
+            self._rng[slot] = np.random.default_rng([0x0F17, seed])
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
+        """The action to execute now: obs [Do] -> [Da], or, for `slots` of a batch, obs [N, Do] -> [N, Da]."""
+        single = np.ndim(obs) == 1
+        obs = np.asarray(obs, np.float32).reshape(1 if single else len(obs), -1)
+        if obs.shape[1] != self.obs_dim:
+            raise ValueError(f"observation has {obs.shape[1]} numbers, this policy was trained on {self.obs_dim}")
+        slots = np.arange(len(obs)) if slots is None else np.asarray(slots)
+        if not hasattr(self, "_cursor"):
+            self.reset(range(len(obs)))
+        new = self._cursor[slots] < 0
+        self._stack[slots] = np.where(
+            new[:, None, None],
+            obs[:, None],
+            np.concatenate([self._stack[slots, 1:], obs[:, None]], axis=1),
+        )
+        due = slots[new | (self._cursor[slots] >= self.action_steps)]
+        if len(due):
+            noise = np.stack([self._rng[s].standard_normal(self.noise_shape, dtype=np.float32) for s in due])
+            chunk = self.sample(
+                torch.from_numpy(self._stack[due]).to(self.device), torch.from_numpy(noise).to(self.device)
+            )
+            self._chunk[due] = chunk.float().cpu().numpy()
+            self._cursor[due] = 0
+        action = self._chunk[slots, self._cursor[slots]]
+        self._cursor[slots] += 1
+        return action[0] if single else action
+
+
+def build(spec: dict) -> Policy:
+    """The policy that `spec` describes; `spec["kind"]` is the name of its module in flywheel/policy/."""
+    spec = dict(spec)
+    kind = spec.pop("kind")
+    kinds = names()
+    if kind not in kinds:
+        raise ValueError(f"no policy {kind!r} in flywheel/policy/. There are: {', '.join(kinds)}")
+    module = importlib.import_module(f"flywheel.policy.{kind}")
+    return module.make(**spec)
+
+
+def names() -> list[str]:
+    """The policies there are: the modules of this folder."""
+    here = Path(__file__).parent
+    return sorted(p.stem for p in here.glob("*.py") if p.stem not in ("__init__", "base"))
+
+
+def save(policy: Policy, path: Path) -> None:
+    """Write weights and spec to one safetensors file; equal weights give equal bytes."""
+    from safetensors.torch import save as serialise
+
+    from flywheel.store import write_atomic
+
+    tensors = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
+    write_atomic(Path(path), serialise(tensors, {"flywheel": json.dumps(policy.spec, sort_keys=True)}))
+
+
+def load(path: Path, device: str = "cpu") -> Policy:
+    """The policy in a safetensors file, ready to act. Runs no code from the file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        meta = (file.metadata() or {}).get("flywheel")
+        if meta is None:
+            raise ValueError(f"{path}: a safetensors file, but not a policy of flywheel (no 'flywheel' in its header)")
+        policy = build(json.loads(meta))
+        policy.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118 (not a dict)
+    return policy.to(device).eval()

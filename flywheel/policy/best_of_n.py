@@ -1,0 +1,69 @@
+"""Best of N at decision time: draw candidates from a policy and its anchor, take the one whose value is surest to be high.
+
+    a* = argmax_i  mean_e Q_e(s, a_i) - k std_e Q_e(s, a_i)         (IDQL, arXiv 2304.10573, with a lower bound)
+
+Where the critics cannot tell the candidates apart the first one is taken: a plain sample of the policy.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flywheel.policy.base import Policy, build
+from flywheel.critic import Critic
+
+
+class BestOfN(Policy):
+    """`n` candidates, the first half from `base`, the second from `anchor` (none: all from `base`).
+
+    `explore` adds N(0, explore^2), in units of half the action range, to every second candidate: for collection; a
+    policy that is evaluated or deployed has 0.
+    """
+
+    def __init__(self, *, base: dict, critic: dict, anchor: dict | None = None, n: int = 16, k: float = 1.0, **shape):
+        super().__init__(base=base, critic=critic, anchor=anchor, n=n, k=k, **shape)
+        self.base, self.anchor = build(base), build(anchor) if anchor else None
+        self.critic = Critic(**critic)
+        self.n, self.k, self.explore = n, k, 0.0
+
+    @classmethod
+    def of(cls, base: Policy, critic: Critic, anchor: Policy | None = None, n: int = 16, k: float = 1.0) -> BestOfN:
+        """A wrapper around existing nets (shared, not copied)."""
+        shape = {key: base.spec[key] for key in SHAPE}
+        made = cls(
+            base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, **shape
+        )  # fmt: skip
+        made.base, made.critic, made.anchor = base, critic, anchor
+        made.obs_norm, made.action_norm = base.obs_norm, base.action_norm
+        return made
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return (2, self.n, *self.base.noise_shape)
+
+    def candidates(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """obs [B, To, Do], noise [B, n, ...] -> [B, n, Ta, Da]."""
+        own = self.n if self.anchor is None else self.n - self.n // 2
+        parts = []
+        for policy, part in ((self.base, noise[:, :own]), (self.anchor, noise[:, own:])):
+            if policy is not None and part.shape[1]:
+                many = obs.repeat_interleave(part.shape[1], 0)
+                parts.append(policy.sample(many, part.flatten(0, 1)).unflatten(0, part.shape[:2]))
+        return torch.cat(parts, 1)
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        low, high = (torch.as_tensor(v, device=obs.device) for v in (self.low, self.high))
+        actions = self.candidates(obs, noise[:, 0])
+        if self.explore:
+            jitter = noise[:, 1] * (high - low) / 2 * self.explore
+            jitter[:, ::2] = 0
+            actions = actions + jitter
+        actions = actions.clamp(low, high)
+        q = self.critic(obs.repeat_interleave(self.n, 0), actions.flatten(0, 1)).view(-1, len(obs), self.n)
+        bound = q.mean(0) - self.k * q.std(0)
+        return actions[torch.arange(len(obs)), bound.argmax(1)]
+
+
+SHAPE = ("obs_dim", "action_dim", "obs_steps", "action_steps", "action_low", "action_high")
+make = BestOfN

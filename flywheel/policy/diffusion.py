@@ -1,0 +1,63 @@
+"""Diffusion policy: predict the noise, sample by DDIM (Ho et al. 2006.11239; Song et al. 2010.02502; Chi et al. 2303.04137).
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   loss = || eps_theta(x_t, t, obs) - eps ||^2
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from flywheel.nets import mlp, time_embedding
+from flywheel.policy.base import Policy
+
+
+def cosine_alphas(steps: int) -> Tensor:
+    """abar_t for t = 1..steps, the squared cosine schedule (Nichol and Dhariwal 2102.09672, eq. 17); [steps]."""
+    t = torch.arange(steps + 1, dtype=torch.float64) / steps
+    f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
+    return torch.cumprod(1 - beta, 0).float()
+
+
+class Diffusion(Policy):
+    """`train_steps` noise levels in training, `steps` deterministic DDIM steps in sampling (eta = 0)."""
+
+    def __init__(self, *, width: int = 256, depth: int = 3, steps: int = 10, train_steps: int = 100, **base):
+        super().__init__(width=width, depth=depth, steps=steps, train_steps=train_steps, **base)
+        self.steps, self.train_steps = steps, train_steps
+        size = self.action_steps * self.action_dim
+        self.net = mlp(size + 32 + self.features, size, width, depth)
+        self.register_buffer("abar", cosine_alphas(train_steps), persistent=False)
+
+    def noise(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
+        """x [B, Ta, Da], t [B] in 0..train_steps-1, features [B, F] -> predicted noise [B, Ta, Da]."""
+        embedded = time_embedding(t.to(x.dtype) / self.train_steps)
+        return self.net(torch.cat([x.flatten(1), embedded, features], dim=1)).view_as(x)
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        features, x = self.encode(obs), noise
+        levels = torch.linspace(self.train_steps - 1, 0, self.steps, device=x.device).round().long()
+        for i, t in enumerate(levels):
+            eps = self.noise(x, t.expand(len(x)), features)
+            clean = ((x - (1 - self.abar[t]).sqrt() * eps) / self.abar[t].sqrt()).clamp(-5, 5)
+            if i + 1 < len(levels):
+                after = self.abar[levels[i + 1]]
+                eps = (x - self.abar[t].sqrt() * clean) / (1 - self.abar[t]).sqrt()
+                x = after.sqrt() * clean + (1 - after).sqrt() * eps
+            else:
+                x = clean
+        return self.action_norm.inverse(x)
+
+    def bc_loss(self, obs, action, generator, condition=None):
+        x0 = self.action_norm(action)
+        eps = torch.randn(x0.shape, generator=generator, device=x0.device)
+        t = torch.randint(self.train_steps, (len(x0),), generator=generator, device=x0.device)
+        abar = self.abar[t][:, None, None]
+        guess = self.noise(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t, self.encode(obs, condition))
+        return (guess - eps).square().mean((1, 2))
+
+
+make = Diffusion

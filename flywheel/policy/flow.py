@@ -1,0 +1,44 @@
+"""Flow matching: a velocity field carries noise to actions in a few Euler steps (Lipman et al., arXiv 2210.02747).
+
+    x_0 ~ N(0, I),  x_1 = action,  x_t = (1 - t) x_0 + t x_1,   loss = || v(x_t, t, obs) - (x_1 - x_0) ||^2
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flywheel.nets import mlp, time_embedding
+from flywheel.policy.base import Policy
+
+
+class Flow(Policy):
+    """`steps` Euler steps of a velocity net of `depth` x `width`."""
+
+    def __init__(self, *, width: int = 256, depth: int = 3, steps: int = 8, **base):
+        super().__init__(width=width, depth=depth, steps=steps, **base)
+        self.steps = steps
+        size = self.action_steps * self.action_dim
+        self.net = mlp(size + 32 + self.features, size, width, depth)
+
+    def velocity(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
+        """x [B, Ta, Da], t [B] in [0, 1], features [B, F] -> dx/dt [B, Ta, Da]."""
+        return self.net(torch.cat([x.flatten(1), time_embedding(t), features], dim=1)).view_as(x)
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        features, x = self.encode(obs), noise
+        for k in range(self.steps):
+            t = torch.full((len(x),), k / self.steps, device=x.device)
+            x = x + self.velocity(x, t, features) / self.steps
+        return self.action_norm.inverse(x)
+
+    def bc_loss(self, obs, action, generator, condition=None):
+        x1 = self.action_norm(action)
+        x0 = torch.randn(x1.shape, generator=generator, device=x1.device)
+        t = torch.rand(len(x1), generator=generator, device=x1.device)
+        mix = t[:, None, None]
+        v = self.velocity((1 - mix) * x0 + mix * x1, t, self.encode(obs, condition))
+        return (v - (x1 - x0)).square().mean((1, 2))
+
+
+make = Flow

@@ -1,0 +1,40 @@
+"""A diagonal Gaussian over the action chunk; its imitation loss is the negative log-likelihood."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from flywheel.nets import mlp
+from flywheel.policy.base import Policy
+
+
+class Gaussian(Policy):
+    """Mean and log standard deviation from one MLP; log std is bounded to [-4, 1] in normalised units."""
+
+    def __init__(self, *, width: int = 256, depth: int = 3, **base):
+        super().__init__(width=width, depth=depth, **base)
+        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth)
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """features [B, F] -> mean, log std, both [B, Ta, Da] in normalised units."""
+        mean, log_std = self.net(features).view(len(features), 2, self.action_steps, self.action_dim).unbind(1)
+        return mean, -1.5 + 2.5 * torch.tanh(log_std)
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = self.distribution(self.encode(obs))
+        return self.action_norm.inverse(mean + log_std.exp() * noise)
+
+    def log_prob(self, obs: Tensor, action: Tensor, condition: Tensor | None = None) -> Tensor:
+        """log pi(action | obs) of a whole chunk, in normalised units; [B]."""
+        mean, log_std = self.distribution(self.encode(obs, condition))
+        z = (self.action_norm(action) - mean) / log_std.exp()
+        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum((1, 2))
+
+    def bc_loss(self, obs, action, generator, condition=None):
+        return -self.log_prob(obs, action, condition) / (self.action_steps * self.action_dim)
+
+
+make = Gaussian
