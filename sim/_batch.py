@@ -1,0 +1,166 @@
+"""N environments of one task at once: one C++ call for all environments and all substeps of a control step.
+
+                 readings [ns, N] --> controller --> control [N, fs, nc] --+
+                     ^                                                     v
+     obs, reward, success (numpy over N) <-- last readings <-- mujoco.rollout, nthread threads
+
+Equal to the Gymnasium form (`_gym.TaskEnv`) to the last bit: `rollout` starts every call without the solver's warm start,
+and so does the Gymnasium form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+from mujoco import rollout
+
+import flywheel_sim
+from flywheel_sim._control import Controller
+from flywheel_sim._render import Camera
+from flywheel_sim._task import PHYSICS, Start, Task
+
+CONTROL = mujoco.mjtState.mjSTATE_CTRL | mujoco.mjtState.mjSTATE_MOCAP_POS | mujoco.mjtState.mjSTATE_MOCAP_QUAT
+
+
+class Batch:
+    """`num_envs` environments of `task` (a name or a Task), stepped together.
+
+    With `autoreset`, an environment that is done starts its next episode in the same step: row i of `obs` is then the first
+    of the new episode, and `info["final_obs"][i]` the last of the old one. Environment i plays the seeds s_i, s_i + N,
+    s_i + 2 N ..., where s_i is what `reset` gave it; `seeds=range(a, a + N)` therefore plays a, a + 1, a + 2 ... without gap
+    or repetition. Without `autoreset` call `reset_at` for every done row before the next step.
+
+    `terminated` is False for ever unless `terminate_on_success`; `truncated` is True at `max_steps`.
+    """
+
+    def __init__(
+        self,
+        task: str | Task,
+        num_envs: int,
+        nthread: int = 2,
+        autoreset: bool = True,
+        seeds: Sequence[int] | None = None,
+        terminate_on_success: bool = False,
+    ):
+        self._task = flywheel_sim.load(task) if isinstance(task, str) else task
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; expected at least 1")
+        model = self._task.model
+        self.task, self.num_envs = self._task.name, num_envs
+        self.obs_dim, self.action_dim = self._task.obs_dim, self._task.action_dim
+        self.action_low = np.full(self.action_dim, -1.0, np.float32)
+        self.action_high = np.full(self.action_dim, 1.0, np.float32)
+        self.max_steps, self.fps = self._task.max_steps, self._task.fps
+        self.autoreset, self.terminate_on_success = autoreset, terminate_on_success
+
+        self._controller = Controller(self._task)
+        self._threads = [mujoco.MjData(model) for _ in range(max(1, nthread))]
+        self._pool = rollout.Rollout(nthread=nthread if nthread > 1 else 0)
+        self._scratch = mujoco.MjData(model)
+        self._camera = Camera(model)
+        self._models = [model] * num_envs
+        skip, nx = self._task.frame_skip, mujoco.mj_stateSize(model, PHYSICS)
+        self._physics = np.zeros((num_envs, nx))
+        self._readings = np.zeros((model.nsensordata, num_envs))
+        self._goal = np.zeros((5, num_envs))
+        self._control = np.zeros((num_envs, skip, mujoco.mj_stateSize(model, CONTROL)))
+        self._states_out = np.zeros((num_envs, skip, nx))
+        self._readings_out = np.zeros((num_envs, skip, model.nsensordata))
+        self._steps = np.zeros(num_envs, np.int64)
+        self._seeds = np.zeros(num_envs, np.int64)
+        if seeds is not None:
+            self.reset(seeds)
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        """Start environment i at `seeds[i]`; obs [N, Do] float32."""
+        seeds = list(seeds)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"reset got {len(seeds)} seeds for {self.num_envs} environments; give one seed each")
+        for i, seed in enumerate(seeds):
+            self._begin(i, int(seed))
+        return self._observe()
+
+    def reset_at(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Start environment i at `seed`, or at `state` (from `get_state`) and call it `seed`; its obs [Do]."""
+        self._begin(i, int(seed), state)
+        return self._observe()[i]
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """One control step with action [N, Da] in -1..1 (clipped).
+
+        Returns obs [N, Do] float32, reward [N] (sum of the terms), terminated [N], truncated [N], and info with `success` [N],
+        `terms` {name: [N]}, `final_obs` [N, Do] (the observations before any reset) and `seed` [N], the seeds of the
+        episodes that this step belonged to.
+        """
+        action = np.asarray(action)
+        if action.shape != (self.num_envs, self.action_dim):
+            expected = f"[{self.num_envs}, {self.action_dim}] ({', '.join(self._task.action_names)})"
+            raise ValueError(f"{self.task}: action is {list(action.shape)}; expected {expected}")
+        targets, self._goal = self._controller(self._readings, self._goal, action)
+        self._control[:, :, : targets.shape[1]] = targets[:, None]
+        self._pool.rollout(
+            self._models,
+            self._threads,
+            self._physics,
+            self._control,
+            control_spec=CONTROL,
+            skip_checks=True,
+            nstep=self._task.frame_skip,
+            state=self._states_out,
+            sensordata=self._readings_out,
+        )
+        self._physics[:] = self._states_out[:, -1]
+        self._readings = np.ascontiguousarray(self._readings_out[:, -1].T)
+        self._steps += 1
+
+        sensors = self._task.sensors(self._readings)
+        final_obs = obs = self._task.observe(sensors, self._goal)
+        terms = self._task.module.terms(sensors)
+        success = self._task.module.success(sensors)
+        terminated = success.copy() if self.terminate_on_success else np.zeros(self.num_envs, bool)
+        truncated = (self._steps >= self.max_steps) & ~terminated
+        info = {"success": success, "terms": terms, "final_obs": final_obs, "seed": self._seeds.copy()}
+        done = np.flatnonzero(terminated | truncated)
+        if self.autoreset and len(done):
+            for i in done:
+                self._begin(i, int(self._seeds[i]) + self.num_envs)
+            obs = self._observe()
+        return obs, sum(terms.values()), terminated, truncated, info
+
+    def get_state(self, i: int) -> dict[str, np.ndarray]:
+        """All that environment i needs to go on exactly as it would: physics [nx], mocap [nm], sensors [ns], goal [5]."""
+        nu = self._task.model.nu
+        return {
+            "physics": self._physics[i].copy(),
+            "mocap": self._control[i, 0, nu:].copy(),
+            "sensors": self._readings[:, i].copy(),
+            "goal": self._goal[:, i].copy(),
+        }
+
+    def set_state(self, i: int, state: dict[str, np.ndarray]) -> None:
+        """Put environment i at `state`; its seed and step counter stay as they are."""
+        self._write(i, self._task.check_state(state))
+
+    def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
+        """A picture of environment i, uint8 [height, width, 3]; RuntimeError with what to do where there is no OpenGL."""
+        return self._camera.frame(self._task.restore(self._scratch, self.get_state(i)), width, height)
+
+    def close(self) -> None:
+        """Stop the threads and free the renderer; a closed batch cannot be stepped."""
+        self._pool.close()
+        self._camera.close()
+
+    def _begin(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> None:
+        self._write(i, self._task.start(self._scratch, seed) if state is None else self._task.check_state(state))
+        self._seeds[i], self._steps[i] = seed, 0
+
+    def _write(self, i: int, start: Start) -> None:
+        self._physics[i] = start.physics
+        self._control[i, :, self._task.model.nu :] = start.mocap
+        self._readings[:, i] = start.sensors
+        self._goal[:, i] = start.goal
+
+    def _observe(self) -> np.ndarray:
+        return self._task.observe(self._task.sensors(self._readings), self._goal)

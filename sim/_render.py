@@ -1,0 +1,37 @@
+"""Pictures of a scene from its camera "view". OpenGL is opened at the first frame, so that everything else runs without it."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+
+class Camera:
+    """Renders states of `model`; one OpenGL context, made when first needed and again when the size changes."""
+
+    def __init__(self, model: mujoco.MjModel):
+        self._model = model
+        self._renderer = None
+        self._size = None
+
+    def frame(self, data: mujoco.MjData, width: int, height: int) -> np.ndarray:
+        """uint8 [height, width, 3]; `data` must have been through mj_forward or mj_step."""
+        if self._size != (width, height):
+            self.close()
+            try:
+                self._renderer = mujoco.Renderer(self._model, height=height, width=width)
+            except ValueError:
+                raise  # larger than the off-screen buffer: mujoco says so itself
+            except Exception as error:
+                raise RuntimeError(
+                    f"no picture: OpenGL could not be opened ({type(error).__name__}: {error}). Install libEGL (Debian: libegl1) "
+                    "and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python starts; stepping needs neither"
+                ) from error
+            self._size = (width, height)
+        self._renderer.update_scene(data, camera="view")
+        return self._renderer.render().copy()
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer = self._size = None

@@ -1,0 +1,144 @@
+"""A task as data: what its module and its MJCF say, compiled, with sensors by name.
+
+Arrays inside the simulation are component first, [k, N] for N environments: a sensor is then a view, and every formula
+reads the same for one environment and for many. Formulas use + - * / and sqrt only, which are exact to the last bit
+whatever the batch size; sin, exp and sums over an axis are not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")  # mujoco reads it when it is imported; nothing is opened until a frame is asked for
+import mujoco
+
+PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS
+HOME = (0.0, -0.0066, 0.0, -2.4436, 0.0, 2.437, 0.7854)  # rad; the hand points down at (0.48, 0, 0.2) m, fingers along y
+
+
+class Sensors(dict):
+    """{sensor name: [k, N]}, views into one array [ns, N]; all there is for observation, reward, success and control."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an episode begins: full physics state [nx], mocap poses [nm], sensor readings [ns], controller goal [5]."""
+
+    physics: np.ndarray
+    mocap: np.ndarray
+    sensors: np.ndarray
+    goal: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One task, ready to be stepped. `obs_keys` is {key: (size, unit)} in the order in which they are concatenated."""
+
+    name: str
+    module: ModuleType
+    model: mujoco.MjModel
+    max_steps: int
+    fps: float
+    frame_skip: int
+    action_names: tuple[str, ...]
+    obs_keys: dict[str, tuple[int, str]]
+    sensor_slices: dict[str, slice] = field(repr=False)
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_names)
+
+    @property
+    def obs_dim(self) -> int:
+        return sum(size for size, _ in self.obs_keys.values())
+
+    def init(self, seed: int) -> dict[str, float]:
+        """The initial conditions of this seed by name, in metres and radians: a pure function of `seed`."""
+        return self.module.start(np.random.default_rng(seed))
+
+    def start(self, data: mujoco.MjData, seed: int) -> Start:
+        """Put `data` at the initial state of `seed` and return everything that an environment needs to go on from it."""
+        rng = np.random.default_rng(seed)
+        init = self.module.start(rng)
+        mujoco.mj_resetData(self.model, data)
+        joints = np.array(HOME) + rng.uniform(-0.02, 0.02, 7)
+        data.qpos[:7] = joints
+        self.module.place(data, init)
+        mujoco.mj_forward(self.model, data)
+        physics = np.empty(mujoco.mj_stateSize(self.model, PHYSICS))
+        mujoco.mj_getState(self.model, data, physics, PHYSICS)
+        eef, x = data.sensor("eef_pos").data, data.sensor("eef_x").data
+        yaw = x[:2] / np.sqrt(x[0] * x[0] + x[1] * x[1])
+        mocap = np.concatenate([data.mocap_pos.ravel(), data.mocap_quat.ravel()])
+        return Start(physics, mocap, data.sensordata.copy(), np.concatenate([eef, yaw]))
+
+    def check_state(self, state: dict[str, np.ndarray]) -> Start:
+        """`state` (from `get_state`) as a Start; ValueError with both tables if it is not of this task."""
+        model = self.model
+        expected = {
+            "physics": mujoco.mj_stateSize(model, PHYSICS),
+            "mocap": 7 * model.nmocap,
+            "sensors": model.nsensordata,
+            "goal": 5,
+        }
+        found = {key: np.size(value) for key, value in state.items()}
+        if found != expected:
+            raise ValueError(f"{self.name}: the state has sizes {found}; expected {expected}. It belongs to another task or model")
+        return Start(**{key: np.array(value, np.float64) for key, value in state.items()})
+
+    def restore(self, data: mujoco.MjData, state: dict[str, np.ndarray]) -> mujoco.MjData:
+        """Put `data` at `state` and compute all that follows from it (for pictures, and to step on)."""
+        start = self.check_state(state)
+        mujoco.mj_resetData(self.model, data)
+        mujoco.mj_setState(self.model, data, start.physics, PHYSICS)
+        data.mocap_pos[:] = start.mocap[: 3 * self.model.nmocap].reshape(-1, 3)
+        data.mocap_quat[:] = start.mocap[3 * self.model.nmocap :].reshape(-1, 4)
+        mujoco.mj_forward(self.model, data)
+        return data
+
+    def sensors(self, readings: np.ndarray) -> Sensors:
+        """Name the rows of readings [ns, N]."""
+        return Sensors((name, readings[rows]) for name, rows in self.sensor_slices.items())
+
+    def observe(self, sensors: Sensors, goal: np.ndarray) -> np.ndarray:
+        """The flat observation [N, Do] float32: the module's keys, concatenated in the order of `obs_keys`."""
+        return np.concatenate(self.module.observe(sensors, goal)).T.astype(np.float32, order="C")
+
+    def split(self, obs: np.ndarray) -> dict[str, np.ndarray]:
+        """{key: [..., size]} views of a flat observation [..., Do]."""
+        edges = np.cumsum([size for size, _ in self.obs_keys.values()])[:-1]
+        return dict(zip(self.obs_keys, np.split(obs, edges, axis=-1), strict=True))
+
+
+@functools.cache
+def load_task(name: str) -> Task:
+    """Compile the task's MJCF and check that module and model agree; `flywheel_sim.load` names what exists."""
+    module = importlib.import_module(f"flywheel_sim.{name}")
+    model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name(f"{name}.xml")))
+    frame_skip = round(1 / (module.FPS * model.opt.timestep))
+    if abs(frame_skip * model.opt.timestep * module.FPS - 1) > 1e-9:
+        raise ValueError(f"{name}: FPS {module.FPS} is no whole number of {model.opt.timestep} s steps; change one of them")
+    slices = {}
+    for index in range(model.nsensor):
+        sensor = model.sensor(index)
+        slices[sensor.name] = slice(int(sensor.adr[0]), int(sensor.adr[0] + sensor.dim[0]))
+    return Task(
+        name=name,
+        module=module,
+        model=model,
+        max_steps=module.MAX_STEPS,
+        fps=float(module.FPS),
+        frame_skip=frame_skip,
+        action_names=tuple(module.ACTION),
+        obs_keys=dict(module.OBS),
+        sensor_slices=slices,
+    )
