@@ -1,0 +1,153 @@
+"""The version log: one small file a version, made by link, chained by hash. It only grows.
+
+    log/0000/00000042.json   {"version", "parent", "op": "append" | "tombstone", "add": [{"segment", "sha256", "steps",
+                             "hashes"}], "remove": [hash], "time", "author", "message", "hash"}
+
+Commit is `link` to head + 1: of several writers one wins, the others read its entry, see whether their operation still
+applies, and try again. The highest number is the head; there is no pointer that can go stale. An entry's "hash" is the
+sha256 of its own text before that key, which names its parent's hash: version 42 proves the bytes of versions 1 to 42.
+
+The state in memory is one list of rows (an episode each time it was added) with the version that added it and the one that
+removed it, so it serves every version; a process reads only the entries that it has not seen. cache/log.jsonl in the corpus
+is a copy of the entries in one file, derived and rebuilt at will, so that a fresh process opens one file and not thousands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flywheel import store
+from flywheel.corpus.segment import CorpusError
+
+FOLDER = 4096  # entries in one folder
+PACK = 256  # loose entries that a fresh process reads before it packs them
+NEVER = 2**62  # `removed` of a row that is alive
+_HASH_TAIL = len(',"hash":""}\n') + 64
+
+
+class Log:
+    """The log of one corpus and the state that follows from it.
+
+    hashes, segments, locals, added, removed   one list entry a row, in append order
+    live          {hash: row} at `head`
+    tombstones    {hash: (version, message)} of episodes that are not alive at `head`
+    entries       the entries as read, `entries[n - 1]` is version n
+    used          {segment: sha256 of its episodes.json}
+    """
+
+    def __init__(self, root: Path, corpus_id: str):
+        self.root = root
+        self.tip = corpus_id  # hash of the newest entry read; the first entry's parent is the corpus id
+        self.entries: list[dict[str, Any]] = []
+        self.hashes: list[str] = []
+        self.segments: list[str] = []
+        self.locals: list[int] = []
+        self.added: list[int] = []
+        self.removed: list[int] = []
+        self.live: dict[str, int] = {}
+        self.tombstones: dict[str, tuple[int, str]] = {}
+        self.used: dict[str, str] = {}
+
+    @property
+    def head(self) -> int:
+        """The newest version read so far (see refresh)."""
+        return len(self.entries)
+
+    def path(self, version: int) -> Path:
+        return self.root / "log" / f"{version // FOLDER:04d}" / f"{version:08d}.json"
+
+    def refresh(self) -> int:
+        """Read the entries that others have made since; the head."""
+        pack = self.root / "cache" / "log.jsonl"
+        if not self.entries and pack.exists():
+            self._read_pack(pack)
+        loose = 0
+        while True:
+            try:
+                data = self.path(self.head + 1).read_bytes()
+            except FileNotFoundError:
+                break
+            self._apply(data, str(self.path(self.head + 1)))
+            loose += 1
+        if loose >= PACK:
+            self._write_pack(pack)
+        return self.head
+
+    def commit(self, make: Callable[[], dict[str, Any] | None]) -> int:
+        """Add the entry that `make` returns for the state at head; its version, or the head where `make` returns None.
+
+        `make` is called again, with a refreshed state, whenever another writer was first.
+        """
+        while True:
+            self.refresh()
+            entry = make()
+            if entry is None:
+                return self.head
+            version = self.head + 1
+            body = store.to_json({"version": version, "parent": self.tip, **entry})[:-2]  # without "}\n"
+            data = body + f',"hash":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode()
+            path = self.path(version)
+            store.make_dirs(path.parent)
+            if version % FOLDER == 0 and version > FOLDER:  # our predecessor's name may not be durable yet
+                store.fsync_dir(self.path(version - 1).parent)
+            if store.link_new(path, data):
+                self._apply(data, str(path))
+                return version
+            time.sleep(random.random() * 0.01)
+
+    def _apply(self, data: bytes, where: str) -> None:
+        """Take one entry into the state; CorpusError where it is not the one that was written after its parent."""
+        version = self.head + 1
+        body, tail = data[:-_HASH_TAIL], data[-_HASH_TAIL:]
+        digest = hashlib.sha256(body).hexdigest()
+        if tail != f',"hash":"{digest}"}}\n'.encode():
+            raise CorpusError(f"{where}: version {version} is damaged; restore this file from a copy of the corpus")
+        entry = json.loads(data)
+        if entry["version"] != version or entry["parent"] != self.tip:
+            raise CorpusError(
+                f"{where}: version {entry['version']} with parent {entry['parent'][:12]}, expected version {version} "
+                f"with parent {self.tip[:12]}; files of two corpora are mixed here, restore log/ from a copy"
+            )
+        self.entries.append(entry)
+        self.tip = digest
+        for found in entry["remove"]:
+            row = self.live.pop(found)
+            self.removed[row] = version
+            self.tombstones[found] = (version, entry["message"])
+        for part in entry["add"]:
+            self.used[part["segment"]] = part["sha256"]
+            for index, found in enumerate(part["hashes"]):
+                if found is None:  # in the segment, but another writer had added the same episode first
+                    continue
+                self.live[found] = len(self.hashes)
+                self.tombstones.pop(found, None)
+                self.hashes.append(found)
+                self.segments.append(part["segment"])
+                self.locals.append(index)
+                self.added.append(version)
+                self.removed.append(NEVER)
+
+    def _read_pack(self, pack: Path) -> None:
+        with open(pack, "rb") as lines:
+            for line in lines:
+                try:
+                    self._apply(line, str(pack))
+                except (CorpusError, ValueError, KeyError):  # only a copy: what it lacks is read from the log itself
+                    pack.unlink(missing_ok=True)
+                    return
+
+    def _write_pack(self, pack: Path) -> None:
+        try:
+            store.make_dirs(pack.parent)
+            store.write_atomic(pack, b"".join(self.path(n).read_bytes() for n in range(1, self.head + 1)))
+        except OSError:  # read-only or full: the copy is a convenience
+            if not os.access(self.root, os.W_OK):
+                return
+            pack.unlink(missing_ok=True)

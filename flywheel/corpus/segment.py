@@ -1,0 +1,275 @@
+"""A segment: episodes of one schema in an immutable Zarr v3 group, with their columns in one JSON file.
+
+    segments/<ulid>/
+        zarr.json  obs.state/ action/ reward/ ...   rows of all episodes one after the other, T+1 an episode in every
+                                                    stream (the last row of action and reward is zero, never sampled)
+        start.<key>/ statistics/                    one row an episode
+        episodes.json                               schema, per-episode columns, sha256 of every other file
+
+zarr is imported only to encode or decode. Both go through memory: what is decoded are exactly the bytes whose sha256 was
+compared, so a flipped byte is an error and never data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flywheel import store
+from flywheel.corpus import statistics
+from flywheel.episode import Episode, EpisodeError, check
+
+FORMAT = 1
+COLUMNS = ("hash", "task", "origin", "seed", "success", "terminated", "fps", "length", "return_", "meta")
+CHUNK_ROWS = 1024  # rows of low-dimensional streams in one compressed chunk
+FRAME_BYTES, FRAME_ROWS = 16_384, 16  # a row this large is an image: chunks of 16 frames
+
+
+class CorpusError(ValueError):
+    """The corpus cannot do what was asked, or its files are not what was written; the message says which and what to do."""
+
+
+def ulid() -> str:
+    """26 characters that sort by time: 48 bits of milliseconds, 80 random ones (Crockford's base 32)."""
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    return "".join("0123456789ABCDEFGHJKMNPQRSTVWXYZ"[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def schema(episode: Episode) -> dict[str, Any]:
+    """What episodes of one segment share: {"rows": {stream: [dtype, row shape, T or T+1]}, "start": {key: [dtype, shape]}}."""
+    steps = len(episode)
+    rows = {}
+    for name, value in _streams(episode).items():
+        extra = len(value) - steps  # extras may have T or T+1 rows; a T row stream gets a zero row
+        rows[name] = [_dtype(name, value), list(value.shape[1:]), extra]
+    start = {key: [_dtype(f"start.{key}", value), list(np.shape(value))] for key, value in episode.start.items()}
+    return {"rows": rows, "start": start}
+
+
+def prepare(episode: Episode, where: str) -> Episode:
+    """The episode as the corpus keeps it: checked, with plain Python scalars. EpisodeError says what cannot be kept."""
+    check(episode, where)
+    for name in (*episode.obs, *episode.extras, *episode.start):
+        if not name.isprintable() or set(name) & {"/", "\\"} or name[:1] in ("", "."):
+            raise EpisodeError(f"{where}: key {name!r}; expected a name without slashes that starts with no dot")
+    try:
+        json.dumps(episode.meta)
+    except (TypeError, ValueError) as error:
+        raise EpisodeError(
+            f"{where}: meta is not JSON ({error}); use str, int, float, bool, None, list, dict"
+        ) from error
+    seed = None if episode.seed is None else int(episode.seed)
+    if seed is not None and not -(2**63) < seed < 2**63:
+        raise EpisodeError(f"{where}: seed {seed} does not fit 64 bits")
+    try:
+        schema(episode)
+    except TypeError as error:
+        raise EpisodeError(f"{where}: {error}") from error
+    return episode.replace(
+        terminated=bool(episode.terminated),
+        success=None if episode.success is None else bool(episode.success),
+        seed=seed,
+        fps=float(episode.fps),
+    )
+
+
+def encode(episodes: list[Episode]) -> dict[str, bytes]:
+    """{relative path: bytes} of a segment of `episodes`, which share one schema (see prepare, schema)."""
+    shape = schema(episodes[0])
+    streams: dict[str, np.ndarray] = {}
+    for name, (dtype, row, _) in shape["rows"].items():
+        parts = [_streams(episode)[name] for episode in episodes]
+        pad = [np.zeros((len(e) + 1 - len(part), *row), dtype) for e, part in zip(episodes, parts, strict=True)]
+        pairs = [piece for pair in zip(parts, pad, strict=True) for piece in pair]
+        streams[name] = np.concatenate(pairs).astype(dtype, copy=False)
+    for key, (dtype, _) in shape["start"].items():
+        streams[f"start.{key}"] = np.stack([np.asarray(episode.start[key]) for episode in episodes]).astype(dtype)
+    summed = _summed(shape)
+    if summed:
+        streams["statistics"] = np.stack([_summary(episode, summed) for episode in episodes])
+
+    files = _encode_arrays(streams)
+    index = {
+        "format": FORMAT,
+        "schema": shape,
+        "columns": {
+            "hash": [e.hash for e in episodes],
+            "task": [e.task for e in episodes],
+            "origin": [e.origin for e in episodes],
+            "seed": [e.seed for e in episodes],
+            "success": [e.success for e in episodes],
+            "terminated": [e.terminated for e in episodes],
+            "fps": [e.fps for e in episodes],
+            "length": [len(e) for e in episodes],
+            "return_": [float(e.reward.sum(dtype=np.float64)) for e in episodes],
+            "meta": [e.meta for e in episodes],
+        },
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
+    }
+    # meta is kept in its own order, so no sorted keys here
+    files["episodes.json"] = json.dumps(index, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return files
+
+
+class Segment:
+    """One segment on disk. Its columns are read at once, its arrays when asked for."""
+
+    def __init__(self, folder: Path, sha256: str):
+        self.folder = folder
+        self.name = folder.name
+        data = _verified(folder / "episodes.json", sha256)
+        index = json.loads(data)
+        if index["format"] != FORMAT:
+            raise CorpusError(f"{folder}: segment format {index['format']}, this flywheel reads {FORMAT}; update it")
+        self.schema: dict[str, Any] = index["schema"]
+        self.columns: dict[str, list] = index["columns"]
+        self.files: dict[str, str] = index["files"]
+        self.lengths = np.asarray(self.columns["length"], np.int64)
+        self.first = np.concatenate([[0], np.cumsum(self.lengths + 1)])  # [E+1] first row of each episode, and the end
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def width(self, field: str) -> int | None:
+        """Floats a row of a stream takes, or None where the segment has no such stream."""
+        entry = self.schema["rows"].get(field)
+        return None if entry is None else int(np.prod(entry[1], dtype=np.int64))
+
+    def arrays(self, names: list[str]) -> dict[str, np.ndarray]:
+        """{name: array} of whole streams, decoded from verified bytes. CorpusError names a file that was changed."""
+        files = {}
+        for path, sha256 in self.files.items():
+            if path.split("/")[0] in names or "/" not in path:
+                files[path] = _verified(self.folder / path, sha256)
+        return _decode_arrays(files, names)
+
+    def episode(self, arrays: dict[str, np.ndarray], index: int) -> Episode:
+        """Episode `index` of the segment out of its decoded `arrays` (all of them), equal to the last bit."""
+        first, steps = int(self.first[index]), int(self.lengths[index])
+        groups: dict[str, dict[str, np.ndarray]] = {"obs": {}, "extras": {}, "": {}}
+        for name, (dtype, row, extra) in self.schema["rows"].items():
+            group, _, key = name.rpartition(".") if name in ("action", "reward") else name.partition(".")
+            value = arrays.get(name)
+            value = np.zeros((steps + extra, *row), dtype) if value is None else value[first : first + steps + extra]
+            groups[group][key] = value.copy()
+        start = {}
+        for key, (dtype, shape) in self.schema["start"].items():
+            value = arrays.get(f"start.{key}")
+            start[key] = np.zeros(shape, dtype) if value is None else np.array(value[index])
+        columns = {name: self.columns[name][index] for name in COLUMNS}
+        columns = {key: value for key, value in columns.items() if key not in ("hash", "length", "return_")}
+        return Episode(obs=groups["obs"], extras=groups["extras"], **groups[""], start=start, **columns)
+
+    def everything(self) -> dict[str, np.ndarray]:
+        """All arrays that an episode needs, decoded."""
+        return self.arrays([*self.schema["rows"], *(f"start.{key}" for key in self.schema["start"])])
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """{stream: [E, 4, D] float64} of the numeric streams that are not images (see corpus.statistics)."""
+        whole, at, parts = self.arrays(["statistics"]).get("statistics"), 0, {}
+        for name in _summed(self.schema):
+            width = self.width(name)
+            parts[name] = np.zeros((len(self), 4, 0)) if whole is None else whole[:, :, at : at + width]
+            at += width
+        return parts
+
+
+def _streams(episode: Episode) -> dict[str, np.ndarray]:
+    """{stream: rows}: everything in an episode that has a row for each step."""
+    streams = {f"obs.{key}": value for key, value in sorted(episode.obs.items())}
+    streams |= {"action": episode.action, "reward": episode.reward}
+    return streams | {f"extras.{key}": np.asarray(value) for key, value in sorted(episode.extras.items())}
+
+
+def _dtype(name: str, value: Any) -> str:
+    """The dtype to store, little-endian; TypeError for what is no number."""
+    dtype = np.asarray(value).dtype
+    if dtype.kind not in "biufc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        raise TypeError(f"{name} has dtype {dtype}; expected bool, int, float or complex (put text into meta)")
+    return dtype.newbyteorder("<").str
+
+
+def _summed(shape: dict[str, Any]) -> list[str]:
+    """Streams with statistics: real numbers, at most one axis a row (no images)."""
+    return [
+        name
+        for name, (dtype, row, _) in shape["rows"].items()
+        if len(row) <= 1 and np.dtype(dtype).kind in "biuf" and not name.startswith("extras.")
+    ]
+
+
+def _summary(episode: Episode, names: list[str]) -> np.ndarray:
+    """[4, D] float64: the statistics of one episode, streams side by side."""
+    streams = _streams(episode)
+    return np.concatenate([statistics.summarise(streams[name]) for name in names], axis=1)
+
+
+def _verified(path: Path, sha256: str) -> bytes:
+    """The bytes of a file, which must have this sha256."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CorpusError(f"{path} is missing; restore the segment from a copy of the corpus") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise CorpusError(
+            f"{path}: the bytes changed on disk (sha256 {found[:12]}, written as {sha256[:12]}); "
+            "restore the segment from a copy, or tombstone its episodes and ingest them again"
+        )
+    return data
+
+
+def _encode_arrays(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """{path: bytes} of a Zarr v3 group; an array without elements is left out (its shape is in the schema)."""
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    files: dict[str, Any] = {}
+    memory = zarr.storage.MemoryStore(store_dict=files)
+    zarr.create_group(store=memory, zarr_format=3)
+    for name, value in arrays.items():
+        if value.size == 0:
+            continue
+        row = value[0].nbytes
+        image = row > FRAME_BYTES
+        chunk = FRAME_ROWS if image else CHUNK_ROWS
+        codec = BloscCodec(cname="zstd" if image else "lz4", clevel=3 if image else 5, shuffle="bitshuffle")
+        array = zarr.create_array(
+            store=memory,
+            name=name,
+            shape=value.shape,
+            dtype=value.dtype,
+            chunks=(chunk, *value.shape[1:]),
+            shards=(-(-len(value) // chunk) * chunk, *value.shape[1:]),
+            compressors=codec,
+            fill_value=0,
+            chunk_key_encoding={"name": "default", "separator": "."},
+            config={"write_empty_chunks": True},  # an all-zero chunk may hold -0.0
+        )
+        array[...] = value
+    return {path: buffer.to_bytes() for path, buffer in files.items()}
+
+
+def _decode_arrays(files: dict[str, bytes], names: list[str]) -> dict[str, np.ndarray]:
+    """{name: array} of those `names` that the group has; the inverse of _encode_arrays."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+
+    buffer = default_buffer_prototype().buffer
+    memory = zarr.storage.MemoryStore({path: buffer.from_bytes(data) for path, data in files.items()}, read_only=True)
+    group = zarr.open_group(store=memory, mode="r")
+    return {name: group[name][...] for name in names if f"{name}/zarr.json" in files}
+
+
+def write(folder: Path, episodes: list[Episode]) -> tuple[str, str]:
+    """Write a segment of `episodes` below `folder`; (its name, sha256 of its episodes.json)."""
+    name = ulid()
+    files = encode(episodes)
+    store.write_tree(folder / name, files)
+    return name, hashlib.sha256(files["episodes.json"]).hexdigest()
