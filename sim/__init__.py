@@ -11,9 +11,19 @@ is a task. Importing this package loads neither mujoco nor gymnasium: names are 
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from pathlib import Path
 
-__all__ = ["Batch", "TaskEnv", "load", "register", "tasks"]
+__all__ = ["Batch", "TaskEnv", "load", "make_batch", "register", "tasks"]
+
+if sys.platform == "linux" and not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
+    try:  # without a screen mujoco draws through EGL, which it must be told before it is imported, and only if it is there
+        ctypes.CDLL("libEGL.so.1")
+        os.environ["MUJOCO_GL"] = "egl"
+    except OSError:
+        pass
 
 
 def tasks() -> list[str]:
@@ -28,6 +38,16 @@ def load(name: str):
     from flywheel_sim._task import load_task
 
     return load_task(name)
+
+
+def make_batch(name: str, num_envs: int, threads: int = 2, **options):
+    """A `Batch` whose caller starts the episodes (`autoreset=False`); options other than its own are refused by name."""
+    from flywheel_sim._batch import Batch
+
+    known = {"terminate_on_success"}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"task {name} has no option {', '.join(unknown)}. There is: {', '.join(sorted(known))}")
+    return Batch(load(name), num_envs, nthread=threads, autoreset=False, **options)
 
 
 def register() -> list[str]:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import flywheel_sim
 import mujoco
 import numpy as np
-from mujoco import rollout
-
-import flywheel_sim
 from flywheel_sim._control import Controller
 from flywheel_sim._render import Camera
-from flywheel_sim._task import PHYSICS, Start, Task
+from flywheel_sim._task import PHYSICS, Sensors, Start, Task
+from mujoco import rollout
 
 CONTROL = mujoco.mjtState.mjSTATE_CTRL | mujoco.mjtState.mjSTATE_MOCAP_POS | mujoco.mjtState.mjSTATE_MOCAP_QUAT
 
@@ -85,49 +84,46 @@ class Batch:
     def reset_at(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Start environment i at `seed`, or at `state` (from `get_state`) and call it `seed`; its obs [Do]."""
         self._begin(i, int(seed), state)
-        return self._observe()[i]
+        return self._observe(slice(i, i + 1))[0]
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """One control step with action [N, Da] in -1..1 (clipped).
+    def step(
+        self, action: np.ndarray, active: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """One control step with action [N, Da] in -1..1 (clipped), of the environments `active` (all, if None).
 
-        Returns obs [N, Do] float32, reward [N] (sum of the terms), terminated [N], truncated [N], and info with `success` [N],
-        `terms` {name: [N]}, `final_obs` [N, Do] (the observations before any reset) and `seed` [N], the seeds of the
-        episodes that this step belonged to.
+        Returns obs [N, Do] float32, reward [N] (sum of the terms), terminated [N], truncated [N], and info with `success`
+        [N], `terms` {name: [N]}, `final_obs` [N, Do] (the observations before any reset) and `seed` [N], the seeds of the
+        episodes that this step belonged to. Rows that are not active cost nothing, stay where they are, and are 0.
         """
         action = np.asarray(action)
         if action.shape != (self.num_envs, self.action_dim):
             expected = f"[{self.num_envs}, {self.action_dim}] ({', '.join(self._task.action_names)})"
             raise ValueError(f"{self.task}: action is {list(action.shape)}; expected {expected}")
-        targets, self._goal = self._controller(self._readings, self._goal, action)
-        self._control[:, :, : targets.shape[1]] = targets[:, None]
-        self._pool.rollout(
-            self._models,
-            self._threads,
-            self._physics,
-            self._control,
-            control_spec=CONTROL,
-            skip_checks=True,
-            nstep=self._task.frame_skip,
-            state=self._states_out,
-            sensordata=self._readings_out,
-        )
-        self._physics[:] = self._states_out[:, -1]
-        self._readings = np.ascontiguousarray(self._readings_out[:, -1].T)
-        self._steps += 1
+        everyone = active is None or len(active) == self.num_envs
+        rows = slice(None) if everyone else np.asarray(active)
+        sensors = self._advance(action, rows)
+        self._steps[rows] += 1
 
-        sensors = self._task.sensors(self._readings)
-        final_obs = obs = self._task.observe(sensors, self._goal)
+        obs = np.zeros((self.num_envs, self.obs_dim), np.float32)
+        reward = np.zeros(self.num_envs)
+        success, terminated, truncated = np.zeros((3, self.num_envs), bool)
+        obs[rows] = self._task.observe(sensors, self._goal[:, rows])
         terms = self._task.module.terms(sensors)
-        success = self._task.module.success(sensors)
-        terminated = success.copy() if self.terminate_on_success else np.zeros(self.num_envs, bool)
-        truncated = (self._steps >= self.max_steps) & ~terminated
-        info = {"success": success, "terms": terms, "final_obs": final_obs, "seed": self._seeds.copy()}
+        reward[rows] = sum(terms.values())
+        success[rows] = self._task.module.success(sensors)
+        if self.terminate_on_success:
+            terminated[rows] = success[rows]
+        truncated[rows] = (self._steps[rows] >= self.max_steps) & ~terminated[rows]
+        if not everyone:
+            terms = {name: self._spread(value, rows) for name, value in terms.items()}
+        info = {"success": success, "terms": terms, "final_obs": obs, "seed": self._seeds.copy()}
         done = np.flatnonzero(terminated | truncated)
         if self.autoreset and len(done):
             for i in done:
                 self._begin(i, int(self._seeds[i]) + self.num_envs)
-            obs = self._observe()
-        return obs, sum(terms.values()), terminated, truncated, info
+            obs = obs.copy()
+            obs[done] = self._observe(done)
+        return obs, reward, terminated, truncated, info
 
     def get_state(self, i: int) -> dict[str, np.ndarray]:
         """All that environment i needs to go on exactly as it would: physics [nx], mocap [nm], sensors [ns], goal [5]."""
@@ -139,9 +135,10 @@ class Batch:
             "goal": self._goal[:, i].copy(),
         }
 
-    def set_state(self, i: int, state: dict[str, np.ndarray]) -> None:
-        """Put environment i at `state`; its seed and step counter stay as they are."""
+    def set_state(self, i: int, state: dict[str, np.ndarray]) -> np.ndarray:
+        """Put environment i at `state`, and return its obs [Do]; its seed and step counter stay as they are."""
         self._write(i, self._task.check_state(state))
+        return self._observe(slice(i, i + 1))[0]
 
     def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
         """A picture of environment i, uint8 [height, width, 3]; RuntimeError with what to do where there is no OpenGL."""
@@ -151,6 +148,34 @@ class Batch:
         """Stop the threads and free the renderer; a closed batch cannot be stepped."""
         self._pool.close()
         self._camera.close()
+
+    def _advance(self, action: np.ndarray, rows: slice | np.ndarray) -> Sensors:
+        """Step the environments `rows` and return their new sensors."""
+        targets, goal = self._controller(self._readings[:, rows], self._goal[:, rows], action[rows])
+        self._goal[:, rows] = goal
+        count, nu = targets.shape
+        self._control[rows, :, :nu] = targets[:, None]
+        self._pool.rollout(
+            self._models[:count],
+            self._threads,
+            self._physics[rows],
+            self._control[rows],
+            control_spec=CONTROL,
+            skip_checks=True,
+            nstep=self._task.frame_skip,
+            state=self._states_out[:count],
+            sensordata=self._readings_out[:count],
+        )
+        self._physics[rows] = self._states_out[:count, -1]
+        readings = np.ascontiguousarray(self._readings_out[:count, -1].T)
+        self._readings[:, rows] = readings
+        return self._task.sensors(readings)
+
+    def _spread(self, value: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """[n] -> [N], 0 elsewhere."""
+        spread = np.zeros(self.num_envs)
+        spread[rows] = value
+        return spread
 
     def _begin(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> None:
         self._write(i, self._task.start(self._scratch, seed) if state is None else self._task.check_state(state))
@@ -162,5 +187,5 @@ class Batch:
         self._readings[:, i] = start.sensors
         self._goal[:, i] = start.goal
 
-    def _observe(self) -> np.ndarray:
-        return self._task.observe(self._task.sensors(self._readings), self._goal)
+    def _observe(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        return self._task.observe(self._task.sensors(self._readings[:, rows]), self._goal[:, rows])

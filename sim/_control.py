@@ -12,7 +12,6 @@ inverse kinematics with Jacobian transpose, pseudoinverse and damped least squar
 from __future__ import annotations
 
 import numpy as np
-
 from flywheel_sim._task import HOME, Task
 
 STEP = 0.025  # m a control step at full action

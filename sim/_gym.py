@@ -1,17 +1,16 @@
 """One environment of a task in Gymnasium's form, stepped by mj_step; importing this module registers all tasks.
 
-    env = gymnasium.make("flywheel_sim._gym:flywheel/Lift-v0", render_mode="rgb_array")
+env = gymnasium.make("flywheel_sim._gym:flywheel/Lift-v0", render_mode="rgb_array")
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import flywheel_sim
 import gymnasium
 import mujoco
 import numpy as np
-
-import flywheel_sim
 from flywheel_sim._control import Controller
 from flywheel_sim._render import Camera
 from flywheel_sim._task import PHYSICS, Start, Task
@@ -84,7 +83,12 @@ class TaskEnv(gymnasium.Env):
         physics = np.empty(mujoco.mj_stateSize(self.task.model, PHYSICS))
         mujoco.mj_getState(self.task.model, self._data, physics, PHYSICS)
         mocap = np.concatenate([self._data.mocap_pos.ravel(), self._data.mocap_quat.ravel()])
-        return {"physics": physics, "mocap": mocap, "sensors": self._readings[:, 0].copy(), "goal": self._goal[:, 0].copy()}
+        return {
+            "physics": physics,
+            "mocap": mocap,
+            "sensors": self._readings[:, 0].copy(),
+            "goal": self._goal[:, 0].copy(),
+        }
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Put the environment at `state`; its step counter stays as it is."""

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import mujoco
 import numpy as np
 
-if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-    os.environ.setdefault("MUJOCO_GL", "egl")  # mujoco reads it when it is imported; nothing is opened until a frame is asked for
-import mujoco
-
 PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS
-HOME = (0.0, -0.0066, 0.0, -2.4436, 0.0, 2.437, 0.7854)  # rad; the hand points down at (0.48, 0, 0.2) m, fingers along y
+HOME = (
+    0.0,
+    -0.0066,
+    0.0,
+    -2.4436,
+    0.0,
+    2.437,
+    0.7854,
+)  # rad; the hand points down at (0.48, 0, 0.2) m, fingers along y
 
 
 class Sensors(dict):
@@ -92,7 +95,9 @@ class Task:
         }
         found = {key: np.size(value) for key, value in state.items()}
         if found != expected:
-            raise ValueError(f"{self.name}: the state has sizes {found}; expected {expected}. It belongs to another task or model")
+            raise ValueError(
+                f"{self.name}: the state has sizes {found}; expected {expected}. It belongs to another task or model"
+            )
         return Start(**{key: np.array(value, np.float64) for key, value in state.items()})
 
     def restore(self, data: mujoco.MjData, state: dict[str, np.ndarray]) -> mujoco.MjData:
@@ -126,7 +131,9 @@ def load_task(name: str) -> Task:
     model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name(f"{name}.xml")))
     frame_skip = round(1 / (module.FPS * model.opt.timestep))
     if abs(frame_skip * model.opt.timestep * module.FPS - 1) > 1e-9:
-        raise ValueError(f"{name}: FPS {module.FPS} is no whole number of {model.opt.timestep} s steps; change one of them")
+        raise ValueError(
+            f"{name}: FPS {module.FPS} is no whole number of {model.opt.timestep} s steps; change one of them"
+        )
     slices = {}
     for index in range(model.nsensor):
         sensor = model.sensor(index)
