@@ -1,8 +1,8 @@
 """Names of checkpoints, such as policy/lift: small append-only logs that a gate moves forward and a person moves back.
 
-    <store>/names/policy/lift/00000007.json    {"op": make | promote | refuse | rollback, "id", "run", "reason", "time", ...}
+    <store>/names/policy/lift/00000007.json   {"op": make | promote | refuse | rollback, "id", "run", "reason", "time"}
 
-An entry is created whole or not at all (store.link_new), so of two writers one takes the number and the other the next.
+An entry is created whole or not at all (store.link_new), so of two writers one takes the number, the other the next.
     policy/lift@production    what was promoted last and not rolled back
     policy/lift@9bd1c0        a checkpoint by its id, or a unique beginning of it
     policy/lift               production, or the newest checkpoint made where nothing was promoted yet
@@ -21,7 +21,7 @@ ID_DIGITS = 12
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
-class UnknownName(ValueError):
+class NamesError(ValueError):
     """A name or a checkpoint that is not there; the message lists what there is."""
 
 
@@ -40,7 +40,7 @@ class Names:
         """
         sha256, short = id, id[:ID_DIGITS]
         if not re.fullmatch(r"[0-9a-f]{12,64}", id):
-            raise UnknownName(f"{name}: id {id!r}; expected the sha256 of the weights or its first {ID_DIGITS} digits")
+            raise NamesError(f"{name}: id {id!r}; expected the sha256 of the weights or its first {ID_DIGITS} digits")
 
         def entry(log: list[dict[str, Any]]) -> dict[str, Any]:
             for old in log:
@@ -62,13 +62,13 @@ class Names:
         return self._decide("refuse", name, id, run, reason, more)
 
     def rollback(self, name: str, reason: str) -> str:
-        """Move production back to what it was before; that id. UnknownName where there is nothing to go back to."""
+        """Move production back to what it was before; that id. NamesError where there is nothing to go back to."""
 
         def entry(log: list[dict[str, Any]]) -> dict[str, Any]:
             stack = _productions(log)
             if len(stack) < 2:
                 what = f"only {stack[0]} was ever promoted" if stack else "nothing was promoted yet"
-                raise UnknownName(f"{name}: cannot roll back, {what}; `flywheel lineage {name}` shows its history")
+                raise NamesError(f"{name}: cannot roll back, {what}; `flywheel lineage {name}` shows its history")
             return {"op": "rollback", "id": stack[-2], "from": stack[-1], "run": "", "reason": reason}
 
         return self._append(name, entry)["id"]
@@ -76,7 +76,7 @@ class Names:
     def resolve(self, ref: str) -> dict[str, Any]:
         """The record of NAME, NAME@production or NAME@ID: name, id, sha256, path, run, time and what `make` was given.
 
-        "production" in it says whether it is that now. UnknownName lists what there is.
+        "production" in it says whether it is that now. NamesError lists what there is.
         """
         name, _, wanted = ref.partition("@")
         log = self.log(name)
@@ -84,24 +84,24 @@ class Names:
         stack = _productions(log)
         if wanted in ("", "production"):
             if not stack and wanted:
-                raise UnknownName(f"{ref}: nothing was promoted yet. There are: {_listed(made)}")
+                raise NamesError(f"{ref}: nothing was promoted yet. There are: {_listed(made)}")
             id = stack[-1] if stack else list(made)[-1]
         else:
             found = [id for id in made if id.startswith(wanted) or made[id]["sha256"].startswith(wanted)]
             if len(found) != 1:
                 what = "no checkpoint of that id" if not found else f"{len(found)} begin so"
-                raise UnknownName(f"{ref}: {what}. There are: {_listed(made)}")
+                raise NamesError(f"{ref}: {what}. There are: {_listed(made)}")
             id = found[0]
         return {**made[id], "name": name, "production": bool(stack) and id == stack[-1]}
 
     def log(self, name: str) -> list[dict[str, Any]]:
-        """The entries of a name, oldest first. UnknownName lists the names that there are."""
+        """The entries of a name, oldest first. NamesError lists the names that there are."""
         folder = self._folder(name)
         entries: list[dict[str, Any]] = []
         while (path := folder / f"{len(entries) + 1:08d}.json").exists():
             entries.append(store.read_json(path))
         if not entries:
-            raise UnknownName(f"no name {name!r} in {self.path}. There are: {', '.join(self.names()) or 'none yet'}")
+            raise NamesError(f"no name {name!r} in {self.path}. There are: {', '.join(self.names()) or 'none yet'}")
         return entries
 
     def names(self) -> list[str]:
@@ -126,7 +126,7 @@ class Names:
         while True:
             try:
                 log = self.log(name)
-            except UnknownName:
+            except NamesError:
                 log = []
             entry = make(log)
             if entry in log:
@@ -137,7 +137,7 @@ class Names:
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):
-            raise UnknownName(f"name {name!r}; expected letters, digits, '.', '_', '-' and '/', such as policy/lift")
+            raise NamesError(f"name {name!r}; expected letters, digits, '.', '_', '-' and '/', such as policy/lift")
         return self.path / name
 
 

@@ -121,7 +121,7 @@ def write_tree(folder: str | os.PathLike, files: Mapping[str, bytes]) -> None:
 def to_json(value: Any, indent: int | None = None) -> bytes:
     """JSON with sorted keys and a final newline, so that equal values are equal bytes."""
     separators = (",", ":") if indent is None else None
-    text = json.dumps(value, sort_keys=True, separators=separators, indent=indent, ensure_ascii=False)
+    text = json.dumps(value, sort_keys=True, separators=separators, indent=indent)
     return text.encode() + b"\n"
 
 
@@ -148,9 +148,8 @@ def sha256_file(path: str | os.PathLike) -> str:
 class Lock:
     """An exclusive lock on a folder: `with Lock(store, what="nightly"): ...`.
 
-    It is a flock on <folder>/<name>, so the operating system releases it however the holder ends. The file also says who
-    holds it. A second one raises LockError at once, or waits with wait=True. Do not fork inside and outlive the parent:
-    a forked child holds the lock too.
+    It is a flock on <folder>/<name>, so the operating system releases it however the holder ends. The file also says
+    who holds it. A second one raises LockError at once, or waits with wait=True. A forked child holds the lock too.
     """
 
     def __init__(self, folder: str | os.PathLike, what: str = "flywheel", *, wait: bool = False, name: str = "lock"):

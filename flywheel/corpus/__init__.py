@@ -152,7 +152,7 @@ class Corpus:
     def tombstone(self, hashes: Sequence[str], message: str, *, author: str = "", time: str | None = None) -> int:
         """Remove episodes in a new version (older ones still have them); the version.
 
-        `hashes` may be unique prefixes of at least 6 digits. CorpusError where one matches no living episode or several.
+        `hashes` may be unique prefixes of at least 6 digits. CorpusError where one matches no living one, or several.
         """
         if not message.strip():
             raise CorpusError("tombstone: message is empty; say why, the next who appends this episode will read it")
@@ -197,7 +197,7 @@ class Corpus:
         return {path.name.removesuffix(".json"): store.read_json(path)["version"] for path in found}
 
     def log(self) -> list[dict[str, Any]]:
-        """One line a version, newest last: version, op, time, author, message, added, removed, live, steps, tags, hash."""
+        """A dict a version, newest last: version op time author message added removed live steps tags hash."""
         self.history.refresh()
         tags = defaultdict(list)
         for name, version in self.tags().items():
@@ -231,7 +231,7 @@ class Corpus:
         return Windows(self, version, tuple(fields), Path(cache))
 
     def orphans(self) -> list[Path]:
-        """Folders in segments/ that no version names: left by a writer that was killed, or by one that is at work now."""
+        """Folders in segments/ that no version names: of a writer that was killed, or of one that is at work now."""
         found = [path for path in (self.path / "segments").iterdir()]
         self.history.refresh()
         return sorted(path for path in found if path.name not in self.history.used)

@@ -7,16 +7,16 @@ Commit is `link` to head + 1: of several writers one wins, the others read its e
 applies, and try again. The highest number is the head; there is no pointer that can go stale. An entry's "hash" is the
 sha256 of its own text before that key, which names its parent's hash: version 42 proves the bytes of versions 1 to 42.
 
-The state in memory is one list of rows (an episode each time it was added) with the version that added it and the one that
-removed it, so it serves every version; a process reads only the entries that it has not seen. cache/log.jsonl in the corpus
-is a copy of the entries in one file, derived and rebuilt at will, so that a fresh process opens one file and not thousands.
+The state in memory is one list of rows (an episode each time it was added) with the version that added it and the one
+that removed it, so it serves every version; a process reads only the entries that it has not seen. cache/log.jsonl is a
+derived copy of the entries in one file, so that a fresh process opens one file and not thousands.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import random
 import time
 from collections.abc import Callable
@@ -65,9 +65,8 @@ class Log:
 
     def refresh(self) -> int:
         """Read the entries that others have made since; the head."""
-        pack = self.root / "cache" / "log.jsonl"
-        if not self.entries and pack.exists():
-            self._read_pack(pack)
+        if not self.entries:
+            self._read_pack()
         loose = 0
         while True:
             try:
@@ -77,7 +76,7 @@ class Log:
             self._apply(data, str(self.path(self.head + 1)))
             loose += 1
         if loose >= PACK:
-            self._write_pack(pack)
+            self._write_pack()
         return self.head
 
     def commit(self, make: Callable[[], dict[str, Any] | None]) -> int:
@@ -95,7 +94,7 @@ class Log:
             data = body + f',"hash":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode()
             path = self.path(version)
             store.make_dirs(path.parent)
-            if version % FOLDER == 0 and version > FOLDER:  # our predecessor's name may not be durable yet
+            if version % FOLDER == 0:  # the first of a folder; our predecessor's name may not be durable yet
                 store.fsync_dir(self.path(version - 1).parent)
             if store.link_new(path, data):
                 self._apply(data, str(path))
@@ -134,20 +133,18 @@ class Log:
                 self.added.append(version)
                 self.removed.append(NEVER)
 
-    def _read_pack(self, pack: Path) -> None:
-        with open(pack, "rb") as lines:
-            for line in lines:
-                try:
-                    self._apply(line, str(pack))
-                except (CorpusError, ValueError, KeyError):  # only a copy: what it lacks is read from the log itself
-                    pack.unlink(missing_ok=True)
-                    return
-
-    def _write_pack(self, pack: Path) -> None:
+    def _read_pack(self) -> None:
+        """Start from the copy, as far as it agrees with the log: what it lacks is read from the log itself."""
         try:
+            lines = (self.root / "cache" / "log.jsonl").read_bytes().splitlines(keepends=True)
+            if lines and self.path(len(lines)).read_bytes() == lines[-1]:
+                for line in lines:
+                    self._apply(line, "cache/log.jsonl")
+        except (OSError, CorpusError):
+            return
+
+    def _write_pack(self) -> None:
+        pack = self.root / "cache" / "log.jsonl"
+        with contextlib.suppress(OSError):  # read-only or full: the copy is a convenience
             store.make_dirs(pack.parent)
             store.write_atomic(pack, b"".join(self.path(n).read_bytes() for n in range(1, self.head + 1)))
-        except OSError:  # read-only or full: the copy is a convenience
-            if not os.access(self.root, os.W_OK):
-                return
-            pack.unlink(missing_ok=True)

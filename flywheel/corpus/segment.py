@@ -6,8 +6,8 @@
         start.<key>/ statistics/                    one row an episode
         episodes.json                               schema, per-episode columns, sha256 of every other file
 
-zarr is imported only to encode or decode. Both go through memory: what is decoded are exactly the bytes whose sha256 was
-compared, so a flipped byte is an error and never data.
+zarr is imported only to encode or decode. Both go through memory: what is decoded are exactly the bytes whose sha256
+was compared, so a flipped byte is an error and never data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FRAME_BYTES, FRAME_ROWS = 16_384, 16  # a row this large is an image: chunks of 
 
 
 class CorpusError(ValueError):
-    """The corpus cannot do what was asked, or its files are not what was written; the message says which and what to do."""
+    """The corpus cannot do what was asked, or its files are not what was written; the message says what to do."""
 
 
 def ulid() -> str:
@@ -42,7 +42,10 @@ def ulid() -> str:
 
 
 def schema(episode: Episode) -> dict[str, Any]:
-    """What episodes of one segment share: {"rows": {stream: [dtype, row shape, T or T+1]}, "start": {key: [dtype, shape]}}."""
+    """What episodes of one segment share.
+
+    {"rows": {stream: [dtype, shape of a row, 0 for T rows or 1 for T+1]}, "start": {key: [dtype, shape]}}
+    """
     steps = len(episode)
     rows = {}
     for name, value in _streams(episode).items():
@@ -113,7 +116,7 @@ def encode(episodes: list[Episode]) -> dict[str, bytes]:
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
     }
     # meta is kept in its own order, so no sorted keys here
-    files["episodes.json"] = json.dumps(index, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    files["episodes.json"] = json.dumps(index, separators=(",", ":")).encode() + b"\n"
     return files
 
 

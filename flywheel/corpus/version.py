@@ -51,8 +51,8 @@ class Version:
     def table(self) -> dict[str, np.ndarray]:
         """Columns over the episodes, [E] each.
 
-        hash task origin  str;   seed int64, -1 where unknown;   success int8, 1 0 or -1 where unknown;   terminated bool
-        length int64 (T); fps return_ float64;   added int64 (the version that added it);   meta dicts (object)
+        hash task origin  str;  seed int64, -1 where unknown;  success int8, 1 0 or -1 where unknown;  terminated bool;
+        length int64 (T);  fps return_ float64;  added int64 (the version that added it);  meta dicts (object)
         """
         return self.corpus.columns(self.rows)
 
@@ -122,7 +122,7 @@ class Version:
         options = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray)) else [wanted]
         if column.dtype.kind == "U":
             values, inverse = np.unique(column, return_inverse=True)
-            hit = [any(fnmatchcase(value, str(pattern)) for pattern in options) for value in values]
+            hit = [any(value == pattern or fnmatchcase(value, str(pattern)) for pattern in options) for value in values]
             return np.asarray(hit, bool)[inverse] if len(values) else np.zeros(0, bool)
         options = [-1 if option is None else option for option in options]
         return np.isin(column, np.asarray(options).astype(column.dtype))

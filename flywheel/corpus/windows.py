@@ -5,11 +5,11 @@
 
     <cache>/windows-<key>/     key = corpus id, fields, their widths, dtype
         index.json             which segment starts at which row, with checksums; published by rename
-        rows-<ulid>.f32        only ever grows; bytes beyond what the index names are a killed writer's and are overwritten
+        rows-<ulid>.f32        only ever grows; bytes beyond the index are a killed writer's and are overwritten
 
-Since the log only appends, one file serves every version: a version is a list of (first row, length). Segments are added
-when a version first needs them, under a lock. A cache that fails its check is built again beside the old file, which stays
-mapped where it is in use.
+Since the log only appends, one file serves every version: a version is a list of (first row, length). Segments are
+added when a version first needs them, under a lock. A cache that fails its check is built again beside the old file,
+which stays mapped where it is in use.
 """
 
 from __future__ import annotations
@@ -83,16 +83,16 @@ class Windows:
     ) -> np.ndarray:
         """Rows `index + offset`, clipped to [low, high] (both included): [B, L, W] float32, contiguous.
 
-        index [B] row numbers, offsets [L], low and high [B]: the bounds of each row's episode, so that a window repeats the
-        first or last row instead of reaching into a neighbour. `out` [B, L, W] is filled and returned if given.
+        index [B] row numbers, offsets [L], low and high [B]: the bounds of each row's episode, so that a window repeats
+        the first or last row instead of reaching into a neighbour. `out` [B, L, W] is filled and returned if given.
         """
+        low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
+        if len(low) and (low.min() < 0 or high.max() >= len(self._flat) or (low > high).any()):
+            found = f"low {low.min()} to {low.max()}, high {high.min()} to {high.max()}"
+            raise IndexError(f"gather: {found}; expected 0 <= low <= high < {len(self._flat)} rows")
         rows = np.asarray(index, np.int64)[:, None] + np.asarray(offsets, np.int64)
-        np.maximum(rows, np.asarray(low, np.int64)[:, None], out=rows)
-        np.minimum(rows, np.asarray(high, np.int64)[:, None], out=rows)
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self._flat)):
-            raise IndexError(
-                f"gather: rows {rows.min()} to {rows.max()}, the cache has {len(self._flat)}; check low, high"
-            )
+        np.maximum(rows, low[:, None], out=rows)
+        np.minimum(rows, high[:, None], out=rows)
         return np.take(self._flat, rows, axis=0, out=out, mode="clip")  # "raise" would copy through a buffer
 
     def extend(self, version: Version) -> Windows:
@@ -121,9 +121,9 @@ class Windows:
                 os.fsync(file.fileno())
             index.pop("check", None)
             store.write_json(self.folder / "index.json", {**index, "check": _check(index)})
-        for path in self.folder.glob("rows-*.f32"):
-            if path.name != index["file"]:
-                path.unlink(missing_ok=True)
+            for path in self.folder.glob("rows-*.f32"):
+                if path.name != index["file"]:
+                    path.unlink(missing_ok=True)
         return index, len(missing)
 
     def _decode(self, segment: Segment, width: int) -> np.ndarray:
