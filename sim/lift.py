@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from flywheel_sim._demonstrator import hold, quarter, towards
+
 FPS = 20
 MAX_STEPS = 100
 WORKSPACE = ((0.32, 0.66), (-0.22, 0.22), (0.012, 0.35))  # m, where the controller's goal may go
@@ -22,6 +24,7 @@ OBS = {
     "cube_yaw": (2, "cos, sin of four times the angle"),
     "cube_to_eef": (3, "m"),
 }
+FLAWS = ("misjudges", "closes_early", "lets_go")
 HALF = 0.022  # m, half the cube's edge
 HEIGHT = 0.10  # m
 
@@ -71,3 +74,27 @@ def success(s: dict[str, np.ndarray]) -> np.ndarray:
     """[N] bool."""
     x, y, z = s["cube_vel"]
     return (s["cube_pos"][2] > HALF + HEIGHT) & (x * x + y * y + z * z < 0.3 * 0.3)
+
+
+def demonstrate(see: dict[str, np.ndarray], rng: np.random.Generator, flaw: str | None):
+    """Above the cube, down, close, up. Yields actions; `see` is the newest observation."""
+    speed = rng.uniform(0.55, 0.85)
+    miss = rng.normal(0, 0.003, 2)
+    if flaw == "misjudges":
+        miss = rng.choice([-1, 1], 2) * rng.uniform(0.026, 0.04, 2)
+    depth = rng.uniform(0.035, 0.05) if flaw == "closes_early" else rng.uniform(-0.004, 0.004)
+    lets_go = rng.integers(2, 5) if flaw == "lets_go" else 10**6
+
+    for height, near in ((0.09, 0.015), (depth, 0.008)):
+        for _ in range(35):
+            point = see["cube_pos"] + [*miss, height]
+            yield towards(see, point, yaw=quarter(see["cube_yaw"]), speed=speed, grip=-1.0)
+            if np.abs(point - see["robot0_eef_pos"]).max() < near:
+                break
+    for _ in range(rng.integers(5, 8)):
+        yield hold(see, grip=1.0)
+    top = see["robot0_eef_pos"] + [0, 0, 0.17]
+    for step in range(30):
+        yield towards(see, top, speed=0.8 * speed, grip=-1.0 if step > lets_go else 1.0)
+    while True:
+        yield hold(see, grip=-1.0)
