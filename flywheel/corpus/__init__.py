@@ -228,7 +228,9 @@ class Corpus:
         self, version: Version, fields: Sequence[str] = ("obs.state", "action", "reward"), *, cache: str | Path
     ) -> Windows:
         """The memory-mapped rows of `version` (or a selection) for training; see corpus.windows."""
-        return Windows(self, version, tuple(fields), Path(cache))
+        if version.corpus.id != self.id:
+            raise CorpusError(f"windows: version {version.number} is of {version.corpus.path}, this is {self.path}")
+        return Windows(version, tuple(fields), Path(cache))
 
     def orphans(self) -> list[Path]:
         """Folders in segments/ that no version names: of a writer that was killed, or of one that is at work now."""

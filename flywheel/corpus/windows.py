@@ -28,7 +28,6 @@ from flywheel import store
 from flywheel.corpus.segment import CorpusError, Segment, ulid
 
 if TYPE_CHECKING:
-    from flywheel.corpus import Corpus
     from flywheel.corpus.version import Version
 
 CHECK_BYTES = (
@@ -47,9 +46,9 @@ class Windows:
     decoded   how many segments this opening had to decode
     """
 
-    def __init__(self, corpus: Corpus, version: Version, fields: tuple[str, ...], cache: Path):
-        self.corpus, self.version, self.fields, self.cache = corpus, version, fields, cache
-        log = corpus.history
+    def __init__(self, version: Version, fields: tuple[str, ...], cache: Path):
+        self.version, self.fields, self.cache = version, fields, cache
+        corpus, log = version.corpus, version.corpus.history
         names = dict.fromkeys(log.segments[row] for row in version.rows)
         widths = _widths([corpus.segment(name) for name in names], fields, version)
         ends = np.cumsum(widths)
@@ -97,14 +96,14 @@ class Windows:
 
     def extend(self, version: Version) -> Windows:
         """The windows of another version over the same file; only segments that it lacks are decoded."""
-        return Windows(self.corpus, version, self.fields, self.cache)
+        return Windows(version, self.fields, self.cache)
 
     def _open(self, segments: list[Segment], width: int) -> tuple[dict[str, Any], int]:
         """The index of a cache that has all `segments`, and how many of them had to be decoded."""
         index = self._read(width)
         if index and all(segment.name in index["segments"] for segment in segments):
             return index, 0
-        with store.Lock(self.folder, f"extending the window cache of {self.corpus.path}", wait=True):
+        with store.Lock(self.folder, f"extending the window cache of {self.version.corpus.path}", wait=True):
             index = self._read(width) or self._fresh()
             missing = [segment for segment in segments if segment.name not in index["segments"]]
             if not missing:

@@ -1,0 +1,101 @@
+"""Writers that are killed with -9 at random points, and writers at the same moment: nothing acknowledged is ever lost.
+
+Run as a program this file is such a writer; see `write`.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+
+from test_corpus import episode, same
+
+from flywheel.corpus import Corpus, segment
+
+MANY = 10**9
+
+
+def write(folder, first, count, events):
+    """Append `count` episodes from seed `first`, one a version, printing each as it is acknowledged.
+
+    After `events` Python or C calls from the first append on the process kills itself with -9: a random point, the same
+    one each time. Seeds that are multiples of 5 are the same for all writers.
+    """
+    corpus = Corpus(folder)
+    segment.encode([episode(0)])  # imports zarr: not the part where a kill is of interest
+    left = [int(events)]
+
+    def tick(*_):
+        left[0] -= 1
+        if left[0] <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(tick)
+    for seed in range(int(first), int(first) + int(count)):
+        shared = seed % 100 if seed % 5 == 0 else seed
+        done = corpus.append([episode(shared)])
+        print(done.version, shared, len(done.added), flush=True)
+    sys.setprofile(None)
+
+
+def start(folder, first, count, events=MANY):
+    command = [sys.executable, __file__, *map(str, (folder, first, count, events))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(__file__))
+
+
+def finish(writer):
+    """(exit status, acknowledged [(version, seed, added)]); a line cut short was not acknowledged."""
+    lines = writer.communicate()[0].splitlines(keepends=True)
+    return writer.returncode, [tuple(map(int, line.split())) for line in lines if line.endswith("\n")]
+
+
+def check(folder, acknowledged):
+    """Every acknowledged episode is in its version, equal to the last bit, and once."""
+    corpus = Corpus(folder)
+    head = corpus.at("latest")
+    assert len(set(head.hashes)) == len(head.hashes)
+    for version, seed, _ in acknowledged:
+        one = episode(seed)
+        assert one.hash in corpus.at(version).hashes
+        same(head.read(one.hash), one)
+    for one in head:
+        same(one, episode(one.seed))
+    return corpus
+
+
+def test_ten_kills_of_two_writers_lose_nothing(tmp_path):
+    corpus = Corpus(tmp_path, create=True)
+    corpus.append([episode(0)])
+    chance = random.Random(3)
+    acknowledged = []
+    for turn in range(5):
+        # an append is some 8,000 calls
+        writers = [start(tmp_path, 1000 * (2 * turn + n) + 1, 50, chance.randrange(50_000)) for n in (0, 1)]
+        for writer in writers:
+            status, lines = finish(writer)
+            assert status == -signal.SIGKILL
+            acknowledged += lines
+        check(tmp_path, acknowledged)
+    assert acknowledged
+    left = corpus.orphans()
+    assert all(path.name not in corpus.history.used for path in left)
+    more = Corpus(tmp_path).append([episode(99_999)])
+    assert more.version == Corpus(tmp_path).head == corpus.head
+
+
+def test_writers_at_the_same_moment_lose_nothing_and_add_nothing_twice(tmp_path):
+    Corpus(tmp_path, create=True)
+    writers = [start(tmp_path, 100 * (n + 1), 12) for n in range(3)]
+    ended = [finish(writer) for writer in writers]
+    assert [status for status, _ in ended] == [0, 0, 0]
+    lines = [line for _, part in ended for line in part]
+    assert len(lines) == 36
+    corpus = check(tmp_path, lines)
+    # each writer has 9 seeds of its own and 3 (0, 5, 10) that all have
+    added = [version for version, _, new in lines if new]
+    assert len(added) == len(set(added)) == corpus.head == len(corpus.at("latest")) == 3 * 9 + 3
+
+
+if __name__ == "__main__":
+    write(*sys.argv[1:])

@@ -1,0 +1,125 @@
+"""The window cache: equal to naive slices, extended by new segments only, one file for every version."""
+
+import numpy as np
+import pytest
+from test_corpus import episode
+
+from flywheel.corpus import Corpus, CorpusError
+
+FIELDS = ("obs.state", "action", "reward")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    corpus = Corpus(tmp_path / "corpus", create=True)
+    for first in (0, 4, 8):
+        corpus.append([episode(seed) for seed in range(first, first + 4)])
+    return corpus
+
+
+def rows_of(one):
+    """[T+1, W] what the cache must hold for an episode."""
+    pad = np.zeros((1, one.action.shape[1] + 1), np.float32)
+    return np.hstack([one.obs["state"], np.vstack([np.column_stack([one.action, one.reward]), pad])])
+
+
+def check(windows):
+    """Every episode of the windows' version has its rows, where start and length say."""
+    assert len(windows) == len(windows.version)
+    for one, start, length in zip(windows.version, windows.start, windows.length, strict=True):
+        assert length == len(one)
+        np.testing.assert_array_equal(windows.rows[start : start + length + 1], rows_of(one))
+
+
+def test_rows_are_the_episodes_and_columns_say_where_the_fields_are(corpus, tmp_path):
+    windows = corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path / "cache")
+    assert windows.columns == {"obs.state": slice(0, 3), "action": slice(3, 5), "reward": slice(5, 6)}
+    assert windows.rows.shape == ((windows.length + 1).sum(), 6) and windows.rows.dtype == np.float32
+    assert windows.decoded == 3
+    check(windows)
+    backwards = corpus.at(2).select(np.arange(8)[::-1])
+    check(corpus.windows(backwards, FIELDS, cache=tmp_path / "cache"))
+    other = corpus.windows(corpus.at(1), ("action",), cache=tmp_path / "cache")
+    np.testing.assert_array_equal(other.rows[other.start[1] : other.start[1] + len(episode(1))], episode(1).action)
+
+
+def test_gather_clips_each_window_to_its_episode(corpus, tmp_path):
+    windows = corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path / "cache")
+    random = np.random.default_rng(0)
+    which = random.integers(0, len(windows), 64)
+    low, high = windows.start[which], windows.start[which] + windows.length[which]
+    index, offsets = random.integers(low, high), [-3, -1, 0, 1, 2, 7]
+    got = windows.gather(index, offsets, low, high)
+    assert got.shape == (64, 6, 6) and got.dtype == np.float32 and got.flags.c_contiguous
+    for row, at, e in zip(got, index, which, strict=True):
+        rows, t = rows_of(windows.version.read(int(e))), at - windows.start[e]
+        want = [rows[min(max(t + offset, 0), len(rows) - 1)] for offset in offsets]
+        np.testing.assert_array_equal(row, want)
+    out = np.empty_like(got)
+    assert windows.gather(index, offsets, low, high, out=out) is out
+    np.testing.assert_array_equal(out, got)
+    with pytest.raises(IndexError, match="0 <= low <= high"):
+        windows.gather([0], [0], [0], [len(windows.rows)])
+
+
+def test_the_file_is_extended_by_new_segments_only_and_serves_every_version(corpus, tmp_path):
+    first = corpus.windows(corpus.at(1), FIELDS, cache=tmp_path / "cache")
+    assert first.decoded == 1
+    second = first.extend(corpus.at("latest"))
+    assert second.decoded == 2
+    corpus.append([episode(20), episode(21)])
+    corpus.tombstone([episode(1).hash, episode(20).hash], "bad")
+    third = second.extend(corpus.at("latest"))
+    assert third.decoded == 1
+    again = Corpus(corpus.path).windows(Corpus(corpus.path).at("latest"), FIELDS, cache=tmp_path / "cache")
+    assert again.decoded == 0
+    assert episode(20).hash not in third.table["hash"] and len(third) == 12
+    assert len(list((tmp_path / "cache").glob("*/rows-*.f32"))) == 1
+    for windows in (first, second, third, again, third.extend(corpus.at(2))):
+        check(windows)
+
+
+def test_only_the_segments_of_a_selection_are_decoded(corpus, tmp_path):
+    corpus.append([episode(30, task="push", width=5), episode(31, task="push", width=5)])
+    push = corpus.windows(corpus.at("latest").select(task="push"), FIELDS, cache=tmp_path / "cache")
+    assert push.decoded == 1 and push.rows.shape[1] == 8
+    lift = push.extend(corpus.at("latest").select(task="lift"))
+    assert lift.decoded == 3
+    check(push)
+    check(lift)
+
+
+@pytest.mark.parametrize("damage", ["rows", "short", "index", "gone", "tail"])
+def test_a_damaged_cache_is_built_again_and_the_old_map_stays(corpus, tmp_path, damage):
+    old = corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path / "cache")
+    rows, index = next((tmp_path / "cache").glob("*/rows-*")), next((tmp_path / "cache").glob("*/index.json"))
+    if damage == "rows":
+        with open(rows, "r+b") as file:
+            file.seek(40)
+            file.write(b"\x01\x02\x03")
+    elif damage == "short":
+        rows.write_bytes(rows.read_bytes()[:-8])
+    elif damage == "index":
+        index.write_bytes(index.read_bytes().replace(b'"rows":', b'"rows": 1'))
+    elif damage == "gone":
+        rows.unlink()
+    else:  # a writer that was killed before it published: no damage
+        with open(rows, "ab") as file:
+            file.write(b"half a row")
+    new = old.extend(corpus.at("latest"))
+    assert new.decoded == (0 if damage == "tail" else 3)
+    check(new)
+    corpus.append([episode(40)])
+    check(new.extend(corpus.at("latest")))
+    if damage == "gone":
+        check(old)
+
+
+def test_errors_name_the_field_and_the_tasks(corpus, tmp_path):
+    corpus.append([episode(30, task="push", width=5)])
+    with pytest.raises(CorpusError, match=r"obs.state is 3 wide in task lift .* and 5 in task push .*select"):
+        corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path)
+    with pytest.raises(CorpusError, match=r"no field 'obs.pose' in the episodes of task lift\. There are: obs\.state"):
+        corpus.windows(corpus.at(1), ("obs.pose",), cache=tmp_path)
+    with pytest.raises(CorpusError, match="no episode is selected from version 1"):
+        corpus.windows(corpus.at(1).select(task="push"), FIELDS, cache=tmp_path)
