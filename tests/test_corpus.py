@@ -7,47 +7,13 @@ import tempfile
 
 import numpy as np
 import pytest
+from corpus_cases import episode, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flywheel.corpus import Corpus, CorpusError
 from flywheel.episode import Episode, EpisodeError
-
-
-def episode(seed, steps=None, width=3, task="lift", origin="human:vr", success=True, **more):
-    """A small episode that follows from its seed; its arrays differ from those of any other seed."""
-    random = np.random.default_rng(seed)
-    steps = int(random.integers(2, 9)) if steps is None else steps
-    return Episode(
-        task=task,
-        obs={"state": random.normal(size=(steps + 1, width)).astype(np.float32)},
-        action=random.normal(size=(steps, 2)).astype(np.float32),
-        reward=random.normal(size=steps).astype(np.float32),
-        terminated=bool(success),
-        success=success,
-        origin=origin,
-        seed=seed,
-        fps=20.0,
-        **more,
-    )
-
-
-def same(a, b):
-    """Equal to the last bit, dtypes, shapes, keys and scalars included."""
-    for name in ("obs", "extras", "start"):
-        left, right = getattr(a, name), getattr(b, name)
-        assert left.keys() == right.keys()
-        for key, value in left.items():
-            assert (value.dtype, value.shape) == (right[key].dtype, right[key].shape), key
-            assert value.tobytes() == right[key].tobytes(), key
-    for name in ("action", "reward"):
-        left, right = getattr(a, name), getattr(b, name)
-        assert (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes()), name
-    for name in ("task", "terminated", "success", "origin", "seed", "fps", "meta"):
-        left, right = getattr(a, name), getattr(b, name)
-        assert left == right and type(left) is type(right), name
-    assert a.hash == b.hash
 
 
 @pytest.fixture
@@ -261,6 +227,14 @@ def test_changed_bytes_are_named_and_never_served(corpus):
         Corpus(corpus.path).at(1)
 
 
+def test_the_log_goes_on_in_the_next_folder(corpus, monkeypatch):
+    monkeypatch.setattr("flywheel.corpus.log.FOLDER", 3)
+    for seed in range(7):
+        assert corpus.append([episode(seed)]).version == seed + 1
+    assert sorted(path.name for path in (corpus.path / "log").iterdir()) == ["0000", "0001", "0002"]
+    assert Corpus(corpus.path).at("latest").id == corpus.at(7).id
+
+
 def test_the_copy_of_the_log_is_only_a_copy(corpus, monkeypatch):
     monkeypatch.setattr("flywheel.corpus.log.PACK", 3)
     for seed in range(5):
@@ -324,7 +298,7 @@ def episodes(draw):
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(episodes(), min_size=1, max_size=3, unique_by=lambda episode: episode.hash))
 def test_any_episode_comes_back_equal_to_the_last_bit(made):
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 
-from test_corpus import episode, same
+from corpus_cases import episode, same
 
 from flywheel.corpus import Corpus, segment
 

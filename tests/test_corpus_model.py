@@ -3,10 +3,10 @@
 import tempfile
 
 import pytest
+from corpus_cases import episode, same
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from test_corpus import episode, same
 
 from flywheel.corpus import Corpus, CorpusError
 

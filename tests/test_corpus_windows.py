@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_corpus import episode
+from corpus_cases import episode
 
 from flywheel.corpus import Corpus, CorpusError
 
@@ -43,14 +43,15 @@ def test_rows_are_the_episodes_and_columns_say_where_the_fields_are(corpus, tmp_
     np.testing.assert_array_equal(other.rows[other.start[1] : other.start[1] + len(episode(1))], episode(1).action)
 
 
-def test_gather_clips_each_window_to_its_episode(corpus, tmp_path):
+@pytest.mark.parametrize("offsets", [[-3, -1, 0, 1, 2, 7], [-1, 0, 1, 2, 3], [0], list(range(-99, 100))])
+def test_gather_clips_each_window_to_its_episode(corpus, tmp_path, offsets):
     windows = corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path / "cache")
     random = np.random.default_rng(0)
     which = random.integers(0, len(windows), 64)
     low, high = windows.start[which], windows.start[which] + windows.length[which]
-    index, offsets = random.integers(low, high), [-3, -1, 0, 1, 2, 7]
+    index = random.integers(low, high)
     got = windows.gather(index, offsets, low, high)
-    assert got.shape == (64, 6, 6) and got.dtype == np.float32 and got.flags.c_contiguous
+    assert got.shape == (64, len(offsets), 6) and got.dtype == np.float32 and got.flags.c_contiguous
     for row, at, e in zip(got, index, which, strict=True):
         rows, t = rows_of(windows.version.read(int(e))), at - windows.start[e]
         want = [rows[min(max(t + offset, 0), len(rows) - 1)] for offset in offsets]

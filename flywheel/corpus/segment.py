@@ -51,7 +51,9 @@ def schema(episode: Episode) -> dict[str, Any]:
     for name, value in _streams(episode).items():
         extra = len(value) - steps  # extras may have T or T+1 rows; a T row stream gets a zero row
         rows[name] = [_dtype(name, value), list(value.shape[1:]), extra]
-    start = {key: [_dtype(f"start.{key}", value), list(np.shape(value))] for key, value in episode.start.items()}
+    start = {
+        key: [_dtype(f"start.{key}", value), list(np.shape(value))] for key, value in sorted(episode.start.items())
+    }
     return {"rows": rows, "start": start}
 
 

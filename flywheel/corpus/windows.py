@@ -89,10 +89,28 @@ class Windows:
         if len(low) and (low.min() < 0 or high.max() >= len(self._flat) or (low > high).any()):
             found = f"low {low.min()} to {low.max()}, high {high.min()} to {high.max()}"
             raise IndexError(f"gather: {found}; expected 0 <= low <= high < {len(self._flat)} rows")
-        rows = np.asarray(index, np.int64)[:, None] + np.asarray(offsets, np.int64)
+        index, offsets = np.asarray(index, np.int64), np.asarray(offsets, np.int64)
+        size, width = len(offsets), self._flat.shape[1]
+        if out is not None or not 0 < size <= len(self._flat) or (np.diff(offsets) != 1).any():
+            return self._take(index, offsets, low, high, out)
+        # neighbouring rows are one stretch of memory: copy each window at once, then redo those that needed clipping
+        first = index + offsets[0]
+        stretches = np.ndarray(
+            (len(self._flat) - size + 1, size, width), np.float32, self._flat, strides=(4 * width, 4 * width, 4)
+        )
+        out = stretches[np.clip(first, 0, len(stretches) - 1)]
+        clipped = np.flatnonzero((first < low) | (first + size - 1 > high))
+        if len(clipped):
+            out[clipped] = self._take(index[clipped], offsets, low[clipped], high[clipped])
+        return out
+
+    def _take(
+        self, index: np.ndarray, offsets: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        rows = index[:, None] + offsets
         np.maximum(rows, low[:, None], out=rows)
         np.minimum(rows, high[:, None], out=rows)
-        return np.take(self._flat, rows, axis=0, out=out, mode="clip")  # "raise" would copy through a buffer
+        return np.take(self._flat, rows, axis=0, out=out, mode="clip")  # mode="raise" copies through a buffer
 
     def extend(self, version: Version) -> Windows:
         """The windows of another version over the same file; only segments that it lacks are decoded."""
