@@ -14,9 +14,12 @@ import numpy as np
 
 from flywheel.episode import Episode, EpisodeError
 
-ALLOWED = {
-    (f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.numeric", "_frombuffer"), ("_codecs", "encode")}
+ALLOWED = {(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")} | {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("_codecs", "encode"),
+}
 
 DOOR_OPEN = 1.35  # rad; AdroitHandDoor-v1's own threshold
 
@@ -53,7 +56,9 @@ def read(path: Path, origin: str = "human:vr", fps: float = 100.0) -> Iterator[E
             reward = np.asarray(recording["rewards"], np.float32)
             init = recording["init_state_dict"]
         except (KeyError, TypeError, ValueError) as error:
-            raise EpisodeError(f"{where}: {error!r}; expected observations, actions, rewards, init_state_dict") from error
+            raise EpisodeError(
+                f"{where}: {error!r}; expected observations, actions, rewards, init_state_dict"
+            ) from error
         if obs.ndim != 2 or action.ndim != 2 or not len(obs) == len(action) == len(reward):
             raise EpisodeError(
                 f"{where}: observations {list(obs.shape)}, actions {list(action.shape)}, rewards {list(reward.shape)};"
@@ -73,7 +78,7 @@ def read(path: Path, origin: str = "human:vr", fps: float = 100.0) -> Iterator[E
             origin=origin,
             fps=fps,
             extras={"env_reward": reward[:-1]},
-            start=door_start(exact[0], init),
+            start=door_start(exact, init),
             meta={"file": Path(path).name, "demo": i},
         )
 
@@ -84,17 +89,20 @@ def door_open(obs: np.ndarray) -> np.ndarray | None:
 
 
 def door_start(obs: np.ndarray, init: dict) -> dict[str, np.ndarray]:
-    """The simulator state of a door recording's first observation [39].
+    """The simulator state of a door recording's first observation; obs [T, 39].
 
-    init_state_dict has zeros for the arm's joints, so positions come from the observation: qpos[1:28] = obs[:27], hinge
-    obs[28], latch obs[27]; qpos[0] is not observed (NaN) and follows from where the palm was seen.
+    init_state_dict has zeros for the arm's joints and for all velocities, where the recording begins in motion; so the
+    positions come from the first observation (qpos[1:28] = obs[:27], hinge obs[28], latch obs[27]) and the velocities,
+    at replay, from the second. qpos[0] is not observed (NaN) and follows from where the palm was seen.
     """
-    if len(obs) != 39 or "door_body_pos" not in init:
+    if obs.shape[1] != 39 or "door_body_pos" not in init:
         return {}
-    qpos = np.concatenate([[np.nan], obs[:27], [obs[28], obs[27]]])
+    qpos = [np.concatenate([[np.nan], row[:27], [row[28], row[27]]]) for row in obs[:2]]
     return {
-        "qpos": qpos,
+        "qpos": qpos[0],
         "qvel": np.asarray(init["qvel"], np.float64),
         "body_pos.frame": np.asarray(init["door_body_pos"], np.float64),
-        "site_pos.S_grasp": obs[29:32],
+        "site_pos.S_grasp": obs[0, 29:32],
+        "qpos_next": qpos[1],
+        "site_next.S_grasp": obs[1, 29:32],
     }

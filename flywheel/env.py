@@ -16,6 +16,8 @@ import numpy as np
 from flywheel.episode import Episode
 from flywheel.guard import Guard
 
+MEASURED = ("also", "within", "compare")  # keys of a task's config that say what to measure, not what to make
+
 
 class TaskError(ValueError):
     """An environment that cannot be a task; the message names what it lacks."""
@@ -23,20 +25,12 @@ class TaskError(ValueError):
 
 def make(task: dict[str, Any], num_envs: int = 32, threads: int = 2):
     """The batch for a task's config: {"name": "lift"}, or {"name": "gym", "id": ..., "max_steps": ...}."""
-    task = dict(task)
-    name = task.pop("name")
-    if name == "gym":
-        task.pop("also", None)
-        return GymBatch(num_envs=num_envs, threads=threads, **task)
+    options = {k: v for k, v in task.items() if k not in ("name", *MEASURED)}
+    if task["name"] == "gym":
+        return GymBatch(num_envs=num_envs, threads=threads, **options)
     import flywheel_sim
 
-    task.pop("also", None)
-    return flywheel_sim.make_batch(name, num_envs, threads, **task)
-
-
-def title(task: dict[str, Any]) -> str:
-    """The name that episodes and checkpoints carry: the task's own, or the Gymnasium id."""
-    return task["id"] if task["name"] == "gym" else task["name"]
+    return flywheel_sim.make_batch(task["name"], num_envs, threads, **options)
 
 
 class GymBatch:
@@ -77,7 +71,9 @@ class GymBatch:
         obs, action = env.observation_space, env.action_space
         boxes = list(obs.spaces.values()) if isinstance(obs, gym.spaces.Dict) else [obs]
         if not boxes or not all(isinstance(box, gym.spaces.Box) for box in boxes):
-            raise TaskError(f"{id}: observation space {obs} is neither Box nor Dict of Box; flywheel learns from arrays")
+            raise TaskError(
+                f"{id}: observation space {obs} is neither Box nor Dict of Box; flywheel learns from arrays"
+            )
         if not isinstance(action, gym.spaces.Box):
             raise TaskError(f"{id}: action space {action} is not Box; flywheel's policies make continuous actions")
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
@@ -141,6 +137,11 @@ class GymBatch:
         if not (hasattr(env, "model") and hasattr(env, "data") and hasattr(env, "_get_obs")):
             raise TaskError(f"{self.task} cannot set its state: it is not a MuJoCo environment of Gymnasium's kind")
         return env
+
+    def physics(self, i: int):
+        """MuJoCo's (model, data) of environment `i`."""
+        env = self._mujoco(i)
+        return env.model, env.data
 
     def get_state(self, i: int) -> dict[str, np.ndarray]:
         """Everything that decides what environment `i` does next."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flywheel.policy.base import Policy, build
 from flywheel.critic import Critic
+from flywheel.policy.base import Policy, build
 
 
 class BestOfN(Policy):

@@ -1,6 +1,6 @@
 """Diffusion policy: predict the noise, sample by DDIM (Ho et al. 2006.11239; Song et al. 2010.02502; Chi et al. 2303.04137).
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   loss = || eps_theta(x_t, t, obs) - eps ||^2
+x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   loss = || eps_theta(x_t, t, obs) - eps ||^2
 """
 
 from __future__ import annotations

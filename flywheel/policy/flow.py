@@ -1,6 +1,6 @@
 """Flow matching: a velocity field carries noise to actions in a few Euler steps (Lipman et al., arXiv 2210.02747).
 
-    x_0 ~ N(0, I),  x_1 = action,  x_t = (1 - t) x_0 + t x_1,   loss = || v(x_t, t, obs) - (x_1 - x_0) ||^2
+x_0 ~ N(0, I),  x_1 = action,  x_t = (1 - t) x_0 + t x_1,   loss = || v(x_t, t, obs) - (x_1 - x_0) ||^2
 """
 
 from __future__ import annotations

@@ -1,0 +1,180 @@
+"""The command line, thin over the Python API. What only looks things up imports neither hydra nor torch.
+
+flywheel STAGE key=value ... [--json] [--dry-run] [--help]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+HELP = """flywheel: robot learning that keeps getting better by itself, with proof.
+
+  flywheel ingest   source=GLOB format=robomimic_hdf5 task=lift       recordings into the corpus
+  flywheel pretrain corpus=latest task=lift policy=flow algorithm=bc  imitation, offline RL
+  flywheel retrain  checkpoint=NAME[@ID] task=lift rounds=3           collect, evaluate, improve
+  flywheel evaluate checkpoint=NAME[@ID] task=lift episodes=200 [against=NAME[@ID]] [video=FILE]
+  flywheel nightly  [source=GLOB format=... task=...] [experiment=NAME] [rounds=+N] [budget=8h]
+  flywheel replay   RUN                                               exit 0 only if every output hash is equal
+  flywheel promote  NAME@ID [force=REASON] | rollback NAME | lineage NAME[@ID] | runs | report | gc
+  flywheel corpus   log | show | diff A B | tag TAG VERSION | tombstone EPISODE message=...
+  flywheel tasks | formats | algorithms | show algorithm=NAME
+
+  store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
+  --json       the last line on stdout is one object: status, run, inputs, outputs, metrics, seconds, error
+  --dry-run    say for each stage: hit, resume or miss, and why
+  --help       after a stage: its keys with their defaults
+"""
+
+STAGES = ("ingest", "pretrain", "retrain", "evaluate", "promote", "nightly")
+COMMANDS = ("replay", "rollback", "lineage", "runs", "report", "gc", "corpus", "tasks", "formats", "algorithms", "show")
+FLAGS = ("--json", "--dry-run", "--help", "-h", "--version")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; its exit code: 0 done, noop or refused, 1 failed, 2 bad usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = {w for w in words if w in FLAGS}
+    words = [w for w in words if w not in FLAGS]
+    if unknown := [w for w in words if w.startswith("--")]:
+        return _usage(f"no flag {unknown[0]}. There are: {', '.join(FLAGS)}")
+    if "--version" in flags:
+        from flywheel import __version__
+
+        print(__version__)
+        return 0
+    if not words:
+        print(HELP, end="")
+        return 0 if flags & {"--help", "-h"} else 2
+    command, *rest = words
+    if command not in (*STAGES, *COMMANDS):
+        return _usage(f"no command {command!r}. There are: {', '.join((*STAGES, *COMMANDS))}")
+    if flags & {"--help", "-h"}:
+        print(_help(command), end="")
+        return 0
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from flywheel.config import UsageError
+
+    try:
+        result = _dispatch(command, rest, "--dry-run" in flags)
+    except UsageError as error:
+        return _usage(str(error))
+    except KeyboardInterrupt:
+        return _failed("interrupted; the same command goes on where it stopped", flags)
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        if os.environ.get("FLYWHEEL_TRACEBACK"):
+            raise
+        return _failed(f"{error}", flags)
+    if "--json" in flags:
+        print(json.dumps(result, default=str))
+    elif command in STAGES or command == "replay":
+        _tell(result)
+    return 1 if result.get("status") == "failed" else 0
+
+
+def _usage(text: str) -> int:
+    print(f"flywheel: {text}", file=sys.stderr)
+    return 2
+
+
+def _failed(text: str, flags: set[str]) -> int:
+    print(f"flywheel: {text}", file=sys.stderr)
+    if "--json" in flags:
+        print(json.dumps({"status": "failed", "error": text}))
+    return 1
+
+
+def _help(command: str) -> str:
+    """The general help's line of a command and, for a stage, its keys from conf/stage/."""
+    text = "\n".join(line for line in HELP.splitlines() if f" {command} " in f"{line} ".replace("|", " ")) + "\n"
+    if command in STAGES:
+        import importlib.util
+        from pathlib import Path
+
+        conf = Path(importlib.util.find_spec("flywheel_conf").origin).parent
+        text += f"\nKeys and defaults (conf/stage/{command}.yaml; task, policy, algorithm are groups of conf/):\n\n"
+        text += "".join(f"  {line}\n" for line in (conf / "stage" / f"{command}.yaml").read_text().splitlines()[1:])
+    return text
+
+
+def _store(words: list[str]):
+    """The store that the words name, and the other words."""
+    from flywheel.run import Store
+
+    root = next((w.partition("=")[2] for w in words if w.startswith("store=")), None)
+    return Store(root or os.environ.get("FLYWHEEL_STORE") or "store"), [w for w in words if not w.startswith("store=")]
+
+
+def _dispatch(command: str, words: list[str], dry: bool) -> dict[str, Any]:
+    place, rest = _store(words)
+    if command in STAGES:
+        return _stage(command, rest, place, dry)
+    if command == "replay":
+        return _replay(rest, place)
+    from flywheel import commands
+
+    return getattr(commands, command)(rest, place)
+
+
+def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
+    from flywheel import config, run
+
+    if stage == "promote" and words and "=" not in words[0]:
+        words = [f"checkpoint={words[0]}", *words[1:]]
+    cfg = config.load(stage, words, place.root)
+    _threads()
+    if stage == "nightly":
+        from flywheel import nightly
+
+        return nightly.plan(cfg, place) if dry else nightly.nightly(cfg, place, config.seconds(cfg.get("budget")))
+    if dry:
+        planned = run.plan(stage, cfg, place)
+        print(f"{stage}: {planned['action']} {planned['run']} ({planned['why']})")
+        return {"status": "noop", "run": planned["run"], "action": planned["action"], "why": planned["why"]}
+    budget = config.seconds(cfg.get("budget"))
+    import time
+
+    return run.execute(stage, cfg, place, deadline=time.monotonic() + budget if budget else None)
+
+
+def _threads() -> None:
+    """One thread for small nets: a busy neighbour stalls two; the simulator has threads of its own."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _replay(words: list[str], place) -> dict[str, Any]:
+    from flywheel import run
+    from flywheel.config import UsageError
+
+    names = [w for w in words if "=" not in w]
+    if len(names) != 1:
+        raise UsageError("replay takes one run: `flywheel replay RUN`; `flywheel runs` lists them")
+    _threads()
+    changes = dict(w.split("=", 1) for w in words if "=" in w)
+    if not changes:
+        return run.replay(names[0], place)
+    import yaml
+
+    done = place.find(names[0])
+    cfg = yaml.safe_load((place.dir(done) / "config.yaml").read_text())
+    if unknown := set(changes) - set(cfg):
+        raise UsageError(f"{done['stage']} has no {', '.join(unknown)}; it has: {', '.join(sorted(cfg))}")
+    return run.execute(done["stage"], {**cfg, **changes}, place)
+
+
+def _tell(result: dict[str, Any]) -> None:
+    """The result for people, on stdout."""
+    print(f"{result['status']}: {result.get('run', '')} ({result.get('seconds', 0)} s)")
+    for kind, value in (result.get("outputs") or {}).items():
+        print(f"  {kind}: {value}")
+    for key, value in (result.get("metrics") or {}).items():
+        if not isinstance(value, (dict, list)) and value is not None:
+            print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+    for line in result.get("different", []):
+        print(f"  different: {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

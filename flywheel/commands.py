@@ -1,0 +1,215 @@
+"""The commands that look things up or keep house: each `name(words, place) -> result`, printing for people as it goes."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from flywheel import config
+from flywheel.config import UsageError
+
+GRACE = 24 * 3600  # s: younger leftovers may belong to somebody at work
+
+
+def _result(**more: Any) -> dict[str, Any]:
+    return {"status": "done", "run": None, "inputs": {}, "outputs": {}, "metrics": {}, "seconds": 0, **more}
+
+
+def _words(words: list[str], count: int, usage: str) -> tuple[list[str], dict[str, str]]:
+    """Positional words and key=value ones; UsageError unless there are `count` positional ones."""
+    plain = [w for w in words if "=" not in w]
+    if len(plain) != count:
+        raise UsageError(f"usage: flywheel {usage}")
+    return plain, dict(w.split("=", 1) for w in words if "=" in w)
+
+
+def tasks(words, place) -> dict[str, Any]:
+    """The tasks there are."""
+    import flywheel_sim
+
+    for name in flywheel_sim.tasks():
+        print(f"{name:10} {_summary(Path(flywheel_sim.__file__).parent / f'{name}.py')}")
+    print(f"{'gym':10} any registered Gymnasium environment: task=gym task.id=AdroitHandDoor-v1 task.max_steps=200")
+    return _result(tasks=[*flywheel_sim.tasks(), "gym"])
+
+
+def formats(words, place) -> dict[str, Any]:
+    """The formats that ingest reads."""
+    import flywheel_datasets
+
+    from flywheel.stages import ingest
+
+    names = ingest.formats()
+    for name in names:
+        print(f"{name:18} {_summary(Path(next(iter(flywheel_datasets.__path__))) / f'{name}.py')}")
+    return _result(formats=names)
+
+
+def _summary(path: Path) -> str:
+    """The first sentence of a module's docstring, without importing it."""
+    import ast
+
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n")[0]
+
+
+def _tables() -> dict[str, dict[str, Any]]:
+    import yaml
+
+    return {p.stem: yaml.safe_load(p.read_text()) for p in sorted((config.folder() / "algorithm").glob("*.yaml"))}
+
+
+def algorithms(words, place) -> dict[str, Any]:
+    """Each algorithm: where its data comes from, how often it updates, what it evaluates and improves."""
+    tables = _tables()
+    print(f"{'algorithm':10} {'source':10} {'rounds x (evaluate, improve)':30} evaluate -> improve")
+    for name, table in tables.items():
+        c = table["cadence"]
+        acts = [
+            ", ".join(f"{net}: {' + '.join(losses)}" for net, losses in (table.get(act) or {}).items()) or "nothing"
+            for act in ("evaluate", "improve")
+        ]
+        print(
+            f"{name:10} {table['source']:10} {c['rounds']:>6} x ({c['evaluate']}, {c['improve']}){'':9} {' -> '.join(acts)}"
+        )
+    return _result(algorithms=list(tables))
+
+
+def show(words, place) -> dict[str, Any]:
+    """One algorithm on one page: the loop, its table, the source of each loss that it names."""
+    name = next((w.partition("=")[2] for w in words if w.startswith("algorithm=")), None)
+    tables = _tables()
+    if name not in tables:
+        raise UsageError(f"no algorithm {name!r}. There are: {', '.join(tables)}. Usage: flywheel show algorithm=NAME")
+    from flywheel.rl import fit as loop
+    from flywheel.rl.learner import resolve
+
+    print(inspect.getsource(loop.fit))
+    print((config.folder() / "algorithm" / f"{name}.yaml").read_text())
+    for act in ("evaluate", "improve"):
+        for losses in (tables[name].get(act) or {}).values():
+            for loss, args in losses.items():
+                function, filled = resolve(act, loss, args)
+                print(inspect.getsource(function))
+                if callable(filled.get("next_value")):
+                    print(inspect.getsource(filled["next_value"]))
+    return _result(algorithm=tables[name])
+
+
+def runs(words, place) -> dict[str, Any]:
+    """The finished runs, oldest first."""
+    rows = place.runs()
+    for done in rows:
+        result = done["result"]
+        success = result["metrics"].get("success")
+        figure = f"success {success:.3f}" if isinstance(success, float) else ""
+        print(
+            f"{done['finished']}  {done['stage'] + '/' + done['key']:28} {result['status']:8} {result['seconds']:>8} s  {figure}"
+        )
+    if not rows:
+        print(f"no finished runs in {place.root}")
+    return _result(runs=[f"{d['stage']}/{d['key']}" for d in rows])
+
+
+def lineage(words, place) -> dict[str, Any]:
+    """From a checkpoint back to the demonstrations."""
+    from flywheel.run import lineage as walk
+
+    (ref,), _ = _words(words, 1, "lineage NAME[@ID]")
+    lines = walk(ref, place)
+    for line in lines:
+        print(f"{'  ' * line['depth']}{line['what']}  {line['run']}  {line['detail']}".rstrip())
+    for entry in place.names.log(ref.partition("@")[0]):
+        if entry["op"] != "make":
+            print(f"{entry['time']}  {entry['op']} {entry['id']}: {entry['reason']}")
+    return _result(lineage=lines)
+
+
+def rollback(words, place) -> dict[str, Any]:
+    """Production moves back to what it was before."""
+    (name,), more = _words(words, 1, "rollback NAME [reason=TEXT]")
+    id_ = place.names.rollback(name, more.get("reason") or more.get("message") or "rolled back by hand")
+    print(f"{name}@production is {id_} again")
+    return _result(outputs={"checkpoint": f"{name}@{id_}"})
+
+
+def report(words, place) -> dict[str, Any]:
+    """The HTML page of a store."""
+    from flywheel.stages.report import build
+
+    page = build(place)
+    print(page)
+    return _result(outputs={"report": str(page)})
+
+
+def corpus(words, place) -> dict[str, Any]:
+    """log | show [VERSION] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."""
+    usage = "corpus log | show [VERSION|EPISODE] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."
+    if not words:
+        raise UsageError(f"usage: flywheel {usage}")
+    act, *rest = words
+    held = place.corpus()
+    if act == "log":
+        for e in held.log():
+            tags = f" ({', '.join(e['tags'])})" if e["tags"] else ""
+            print(
+                f"{e['version']:6} {e['time']} {e['op']:9} +{e['added']} -{e['removed']} = {e['live']}{tags}  {e['message']}"
+            )
+        return _result(log=held.log())
+    if act == "show":
+        version = held.at(rest[0] if rest else "latest")
+        summary = version.summary()
+        print(f"corpus@{version.number}  {version.id[:12]}")
+        for key, value in summary.items():
+            print(f"  {key}: {value}")
+        return _result(outputs={"corpus": version.number}, metrics=summary)
+    if act == "diff":
+        (a, b), _ = _words(rest, 2, "corpus diff A B")
+        found = held.diff(a, b)
+        for way in ("added", "removed"):
+            print(f"{way}: {len(found[way])} episodes  {found['counts'][way]}")
+        return _result(diff=found)
+    if act == "tag":
+        (tag, version), _ = _words(rest, 2, "corpus tag TAG VERSION")
+        number = held.tag(tag, version)
+        print(f"{tag} is corpus@{number}")
+        return _result(outputs={"corpus": number})
+    if act == "tombstone":
+        (episode,), more = _words(rest, 1, "corpus tombstone EPISODE message=...")
+        if not more.get("message"):
+            raise UsageError("a tombstone needs message=...: the next person wants to know why")
+        number = held.tombstone([episode], more["message"])
+        print(f"corpus@{number} no longer holds {episode}; corpus@{number - 1} still does")
+        return _result(outputs={"corpus": number})
+    raise UsageError(f"usage: flywheel {usage}")
+
+
+def gc(words, place) -> dict[str, Any]:
+    """Leftovers that nothing names: runs never finished, orphaned segments, composed commands. `apply=true` removes."""
+    _, more = _words(words, 0, "gc [apply=true]")
+    apply = more.get("apply", "false").lower() in ("true", "1", "yes")
+    old = time.time() - GRACE
+    found: list[Path] = []
+    for folder in place.root.glob("runs/*/*"):
+        if not (folder / "_DONE.json").exists() and _newest(folder) < old:
+            found.append(folder)
+    if place.corpus_path.exists():
+        found += [p for p in place.corpus().orphans() if _newest(p) < old]
+    found += [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
+    freed = 0
+    for path in found:
+        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+        freed += size
+        print(f"{'removed' if apply else 'would remove'} {path.relative_to(place.root)} ({size / 1e6:.1f} MB)")
+        if apply:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    print(f"{freed / 1e6:.1f} MB in {len(found)} places{'' if apply or not found else '; apply=true removes them'}")
+    return _result(metrics={"bytes": freed, "places": len(found), "applied": apply})
+
+
+def _newest(path: Path) -> float:
+    times = [p.stat().st_mtime for p in path.rglob("*")] if path.is_dir() else []
+    return max([*times, path.stat().st_mtime])

@@ -1,0 +1,95 @@
+"""What a run says while it works: metrics as JSON lines always, to Weights & Biases if asked; progress for people.
+
+On a terminal a loop shows a bar; elsewhere (a cron mail, CI) a line when it begins, every half minute, and when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal (stderr: stdout is for results)."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts towards `total`; call it with the number of units just done."""
+
+    def __init__(self, what: str, total: int, done: int = 0):
+        self.what, self.total, self.done = what, total, done
+        self.bar = None
+        self.began = self.said = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=done, desc=what, leave=False, dynamic_ncols=True)
+
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        if self.bar is not None:
+            self.bar.update(n)
+            if note:
+                self.bar.set_postfix_str(note)
+        elif time.monotonic() - self.said > 30:
+            self.said = time.monotonic()
+            say(f"  {self.what}: {self.done} of {self.total} {note}".rstrip())
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif time.monotonic() - self.began > 10:
+            say(f"  {self.what}: {self.done} of {self.total}, {time.monotonic() - self.began:.0f} s")
+
+
+@contextmanager
+def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
+    """`with progress("collect", 64) as tick: ... tick()`."""
+    bar = Progress(what, total, done)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+class Log:
+    """Metrics of one run: `log(kind, **values)` appends a line to log.jsonl; `wandb` mirrors numbers."""
+
+    def __init__(self, path: Path, wandb: dict[str, Any] | None = None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.run = None
+        if wandb:
+            import wandb as client
+
+            settings = {k: v for k, v in wandb.items() if k not in ("name", "config") and v is not None}
+            self.run = client.init(config=wandb.get("config"), dir=str(path.parent), **settings)
+
+    def __call__(self, kind: str, **values: Any) -> None:
+        self.file.write(json.dumps({"kind": kind, **values}, default=float) + "\n")
+        self.file.flush()
+        if self.run is not None:
+            self.run.log({f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))})
+
+    def close(self) -> None:
+        self.file.close()
+        if self.run is not None:
+            self.run.finish()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; a half-written last line (a killed run) is left out."""
+    lines = []
+    if Path(path).exists():
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return lines

@@ -1,0 +1,188 @@
+"""A learner: nets, the optimiser of each, slow copies (`lag`), and the tables that say which loss moves which net."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flywheel.rl import evaluate, improve
+
+ACTS = {"evaluate": evaluate, "improve": improve}
+
+
+def resolve(act: str, name: str, args: dict[str, Any]):
+    """The loss `name` of an act, with its arguments; ValueError with the list where there is none."""
+    module = ACTS[act]
+    losses = {k: f for k, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
+    if name not in losses:
+        raise ValueError(f"no loss {name!r} in rl/{act}.py. There are: {', '.join(sorted(losses))}")
+    args = dict(args or {})
+    known = inspect.signature(losses[name]).parameters
+    if unknown := set(args) - set(known):
+        raise ValueError(
+            f"loss {name} has no {', '.join(sorted(unknown))}; it has: {', '.join(list(known)[2:]) or 'none'}"
+        )
+    if "next_value" in args:
+        args["next_value"] = getattr(evaluate, args["next_value"])
+    return losses[name], args
+
+
+class Learner:
+    """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}.
+
+    `restart` is a state dict of the policy: each round's improvement then begins from it (the anchor), not from the
+    last round.
+    """
+
+    def __init__(
+        self,
+        nets: dict[str, nn.Module],
+        *,
+        evaluate: dict,
+        improve: dict,
+        lag: dict[str, float],
+        lr: float = 3e-4,
+        clip: float = 10.0,
+        weight_decay: float = 1e-4,
+        seed: int = 0,
+        device: str = "cpu",
+        restart: bool = False,
+    ):
+        self.nets = {name: net.to(device) for name, net in nets.items()}
+        self.lag, self.clip, self.device = dict(lag), clip, device
+        for name in self.lag:
+            if name not in nets:
+                raise ValueError(f"lag names {name!r}; there are the nets: {', '.join(nets)}")
+            self.nets[f"{name}.lag"] = copy.deepcopy(self.nets[name]).requires_grad_(False)
+        self.tables = {"evaluate": self._table("evaluate", evaluate), "improve": self._table("improve", improve)}
+        moved = {net for table in self.tables.values() for net in table}
+        self.optim = {
+            net: torch.optim.AdamW(
+                [p for p in self.nets[net].parameters() if p.requires_grad],
+                lr=lr,
+                weight_decay=weight_decay,
+                fused=True,
+            )
+            for net in sorted(moved)
+        }
+        self.rng = torch.Generator(device).manual_seed(seed)
+        self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
+        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def _table(self, act: str, rows: dict) -> dict:
+        table = {}
+        for net, losses in (rows or {}).items():
+            if net not in self.nets:
+                raise ValueError(f"{act} names the net {net!r}; there are: {', '.join(self.nets)}")
+            table[net] = [(name, *resolve(act, name, args)) for name, args in losses.items()]
+        return table
+
+    def act(self, act: str, batch: dict[str, Tensor]) -> None:
+        """One update of every net in the act's table, in the table's order; then the slow copies follow."""
+        batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        batch["rng"] = self.rng
+        for net, losses in self.tables[act].items():
+            params = self.optim[net].param_groups[0]["params"]
+            total = 0.0
+            for name, loss, args in losses:
+                value, info = loss(self.nets, batch, **args)
+                total = total + value
+                self._note(f"{net}.{name}", value)
+                for key, number in info.items():
+                    self._note(f"{net}.{key}", number)
+            for p, g in zip(params, torch.autograd.grad(total, params), strict=True):
+                p.grad = g
+            norm = torch.nn.utils.clip_grad_norm_(params, self.clip)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"{act}: the gradient of {net} is not finite (loss {float(total):.3g})")
+            self.optim[net].step()
+        for net, rate in self.lag.items():
+            if net in self.tables[act]:
+                self._follow(net, rate)
+
+    @torch.no_grad()
+    def _follow(self, net: str, rate: float) -> None:
+        slow, fast = list(self.nets[f"{net}.lag"].parameters()), list(self.nets[net].parameters())
+        torch._foreach_lerp_(slow, fast, rate)
+
+    def _note(self, key: str, value: Tensor) -> None:
+        self.sums[key] += value.detach()
+        self.counts[key] += 1
+
+    def metrics(self) -> dict[str, float]:
+        """Means since the last call."""
+        means = {key: float(total) / self.counts[key] for key, total in self.sums.items()}
+        self.sums.clear()
+        self.counts.clear()
+        return means
+
+    def begin_improve(self) -> None:
+        """With an anchor: the policy, its slow copy and its optimiser begin this round where they began the first."""
+        if self.anchor is not None:
+            for name in ("policy", "policy.lag"):
+                if name in self.nets:
+                    self.nets[name].load_state_dict(self.anchor)
+            self.optim["policy"].state.clear()
+
+    def try_all(self, batches: dict[str, dict[str, Tensor]]) -> None:
+        """Run every loss once on a tiny batch, without a step: what cannot work fails in the first second."""
+        before = self.rng.get_state()
+        for act, batch in batches.items():
+            batch = {k: v.to(self.device) for k, v in batch.items()} | {"rng": self.rng}
+            for net, losses in self.tables[act].items():
+                for name, loss, args in losses:
+                    try:
+                        loss(self.nets, batch, **args)
+                    except KeyError as error:
+                        raise ValueError(
+                            f"{act}.{net}.{name} needs the net or batch entry {error}; nets: {', '.join(self.nets)}; "
+                            f"batch: {', '.join(batch)}. Add it to the algorithm's table (or to lag, for NAME.lag)"
+                        ) from error
+        self.rng.set_state(before)
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that decides what comes next, as flat tensors."""
+        flat = {f"nets/{n}/{k}": v for n, net in self.nets.items() for k, v in net.state_dict().items()}
+        for net, optim in self.optim.items():
+            for i, slots in optim.state_dict()["state"].items():
+                flat |= {f"optim/{net}/{i}/{k}": v for k, v in slots.items()}
+        flat["rng"] = self.rng.get_state()
+        flat |= {f"sums/{k}": v for k, v in self.sums.items()}
+        flat |= {f"counts/{k}": torch.tensor(v) for k, v in self.counts.items()}
+        return {k: v.detach().cpu().clone() for k, v in flat.items()}
+
+    def load_state(self, flat: dict[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        nets: dict[str, dict] = defaultdict(dict)
+        optim: dict[str, dict] = defaultdict(lambda: defaultdict(dict))
+        for key, value in flat.items():
+            if key.startswith("nets/"):
+                _, net, name = key.split("/", 2)
+                nets[net][name] = value
+            elif key.startswith("optim/"):
+                _, net, i, name = key.split("/", 3)
+                optim[net][int(i)][name] = value
+            elif key.startswith("sums/"):
+                self.sums[key.removeprefix("sums/")] = value.to(self.device)
+            elif key.startswith("counts/"):
+                self.counts[key.removeprefix("counts/")] = int(value)
+        for net, state in nets.items():
+            self.nets[net].load_state_dict(state)
+        for net, own in self.optim.items():
+            own.load_state_dict({"state": dict(optim[net]), "param_groups": own.state_dict()["param_groups"]})
+        self.rng.set_state(flat["rng"])
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return self.state()
+
+    def restore(self, before: dict[str, Tensor], reason: str) -> None:
+        """Roll everything back: weights, optimiser, normaliser, random state."""
+        self.load_state(before)

@@ -1,0 +1,149 @@
+"""Where the data comes from. A source collects (or does not) and hands out batches of chunk transitions.
+
+    time     t-1   t   t+1  t+2  t+3  t+4
+    obs       o    o                          obs      [B, To, Do]
+    action         a    a    a    a           action   [B, Ta, Da]
+    reward         r    r    r    r           reward   [B]  sum_j gamma^j r_{t+j}, over the n <= Ta steps that are left
+    next                     o    o           next_obs [B, To, Do] ending at t+n, next_action [B, Ta, Da] from there
+                                              discount [B]  gamma^n * (1 - terminated);  return [B]  to the episode's end
+
+An episode ends for the learner at its first success: that step has reward 1 and `terminated`; what came after is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Pool:
+    """Rows of the window cache that belong to some episodes, in one fixed order, and how to draw from them."""
+
+    def __init__(self, windows, which: np.ndarray, gamma: float):
+        rows, columns = windows.rows, windows.columns
+        reward = columns["reward"]
+        self.start = windows.start[which].astype(np.int64)
+        length, terminated = windows.length[which].astype(np.int64), np.zeros(len(which), bool)
+        returns = []
+        for e, (first, steps) in enumerate(zip(self.start, length, strict=True)):
+            r = np.asarray(rows[first : first + steps, reward]).ravel().astype(np.float64)
+            if (r > 0).any():
+                steps = length[e] = int((r > 0).argmax()) + 1
+                terminated[e], r = True, r[:steps]
+            power = gamma ** np.arange(steps)
+            returns.append((np.cumsum((r * power)[::-1])[::-1] / power).astype(np.float32))
+        self.length, self.terminated = length, terminated
+        self.ends = np.cumsum(length)
+        self.returns = np.concatenate(returns) if returns else np.zeros(0, np.float32)
+
+    def __len__(self) -> int:
+        """Steps to draw from."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def draw(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """n steps, uniformly: the episode's index in this pool [n], the step in it [n]."""
+        flat = rng.integers(len(self), size=n)
+        episode = np.searchsorted(self.ends, flat, side="right")
+        return episode, flat - (self.ends[episode] - self.length[episode])
+
+
+class Offline:
+    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: indices into `windows`}."""
+
+    def __init__(
+        self,
+        windows,
+        pools: dict[str, np.ndarray],
+        mixture: dict[str, dict[str, float]],
+        *,
+        obs_steps: int,
+        action_steps: int,
+        batch_size: int = 256,
+        gamma: float = 0.99,
+        seed: int = 0,
+    ):
+        self.To, self.Ta, self.gamma, self.batch_size, self.mixture = (
+            obs_steps,
+            action_steps,
+            gamma,
+            batch_size,
+            mixture,
+        )
+        self.rng = np.random.default_rng(seed)
+        self.use(windows, pools)
+
+    def use(self, windows, pools: dict[str, np.ndarray]) -> None:
+        """Draw from these episodes from now on."""
+        self.windows = windows
+        self.pools = {name: Pool(windows, np.asarray(which, np.int64), self.gamma) for name, which in pools.items()}
+
+    def collect(self, learner) -> None:
+        """Offline: nothing."""
+
+    def batch(self, act: str, size: int | None = None) -> dict[str, torch.Tensor]:
+        """One batch for an act. Shares of pools that are still empty go to the others."""
+        size = size or self.batch_size
+        shares = {n: w for n, w in self.mixture[act].items() if w > 0 and len(self.pools[n])}
+        if not shares:
+            raise ValueError(f"nothing to draw {act} from: {', '.join(self.mixture[act])} hold no step")
+        total, left, parts = sum(shares.values()), size, []
+        for i, (name, share) in enumerate(shares.items()):
+            n = left if i == len(shares) - 1 else min(left, round(size * share / total))
+            left -= n
+            if n:
+                parts.append(self._transitions(self.pools[name], n))
+        return {k: torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in parts[0]}
+
+    def _transitions(self, pool: Pool, n: int) -> dict[str, np.ndarray]:
+        episode, t = pool.draw(self.rng, n)
+        first, length = pool.start[episode], pool.length[episode]
+        last = first + length  # the row of the final observation
+        here = first + t
+        left = np.minimum(self.Ta, length - t)  # n of the picture
+        columns, gather = self.windows.columns, self.windows.gather
+        obs, action = columns["obs.state"], columns["action"]
+        stack, chunk = np.arange(1 - self.To, 1), np.arange(2 * self.Ta)
+        rows = gather(here, chunk, first, last - 1)  # [n, 2 Ta, W]
+        power = self.gamma ** np.arange(self.Ta)
+        inside = np.arange(self.Ta) < left[:, None]
+        reward = (rows[:, : self.Ta, columns["reward"]][..., 0] * power * inside).sum(1)
+        ends = pool.terminated[episode] & (t + left == length)
+        return {
+            "obs": gather(here, stack, first, last)[..., obs].copy(),
+            "action": rows[:, : self.Ta, action].copy(),
+            "reward": reward.astype(np.float32),
+            "next_obs": gather(here + left, stack, first, last)[..., obs].copy(),
+            "next_action": rows[:, self.Ta :, action].copy(),
+            "discount": (self.gamma**left * ~ends).astype(np.float32),
+            "return": pool.returns[pool.ends[episode] - length + t],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What decides the next batch, as JSON values."""
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["rng"]
+
+
+class Rounds(Offline):
+    """Off-policy in rounds: `gather_round(learner, state)` rolls out, appends and returns the windows and pools to draw
+    from next; its own memory is the JSON dict `state`."""
+
+    def __init__(self, *args, gather_round: Callable, memory: dict[str, Any], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gather_round, self.memory = gather_round, memory
+
+    def collect(self, learner) -> None:
+        self.use(*self.gather_round(learner, self.memory))
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "memory": self.memory}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.memory.clear()
+        self.memory.update(state["memory"])

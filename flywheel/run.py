@@ -1,0 +1,442 @@
+"""A run: one execution of a stage, found again by its key, gone on with after a kill, repeated to compare.
+
+    key  = sha256 over stage, config (less what only steers the run), ids of the inputs, code and libraries that decide
+    runs/<stage>/<key>/   config.yaml  inputs.json  log.jsonl  ckpt/  out/  _DONE.json (whole or not at all: the commit point)
+
+A stage is a module of flywheel/stages/ with `inputs(cfg, store) -> {kind: {"id": ...}}`, which is quick (no torch), and
+`run(cfg, run) -> {"outputs": ..., "metrics": ...}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import signal
+import time
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from flywheel import log, store
+from flywheel.names import Names
+
+PACKAGES = {"flywheel": Path(__file__).parent}
+LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
+RUNTIME = {"store", "log", "device", "json", "budget", "video", "threads", "progress"}  # steer a run, decide no output
+
+
+class RunError(ValueError):
+    """A run that cannot begin or is not there; the message says what there is and what to do."""
+
+
+class Store:
+    """The folder that holds everything: corpus/ runs/ names/ cache/ report/."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser().absolute()
+
+    @property
+    def corpus_path(self) -> Path:
+        return self.root / "corpus"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.root)
+
+    def corpus(self, create: bool = False):
+        """The corpus of this store; an error that says what to do where there is none yet."""
+        from flywheel.corpus import Corpus
+
+        return Corpus(self.corpus_path, create=create)
+
+    def runs(self, stage: str = "*") -> list[dict[str, Any]]:
+        """The finished runs, oldest first: what their _DONE.json says."""
+        paths = sorted(self.root.glob(f"runs/{stage}/*/_DONE.json"), key=lambda p: p.stat().st_mtime_ns)
+        return [store.read_json(path) for path in paths]
+
+    def find(self, run: str) -> dict[str, Any]:
+        """The finished run that `run` names: stage/key, or a beginning of key; RunError lists the newest."""
+        stage, _, key = run.strip("/").removeprefix("runs/").rpartition("/")
+        found = [r for r in self.runs(stage or "*") if r["key"].startswith(key)] if key else []
+        if len(found) != 1:
+            newest = ", ".join(f"{r['stage']}/{r['key']}" for r in self.runs()[-5:]) or "none yet"
+            what = "is no finished run" if not found else f"names {len(found)} runs"
+            raise RunError(f"{run!r} {what} in {self.root}. The newest: {newest}; `flywheel runs` lists all")
+        return found[0]
+
+    def dir(self, run: dict[str, Any]) -> Path:
+        return self.root / "runs" / run["stage"] / run["key"]
+
+    def checkpoint(self, ref: str) -> dict[str, Any]:
+        """The record of NAME or NAME@ID with `file`, where its weights lie."""
+        record = self.names.resolve(ref)
+        return {**record, "file": self.root / record["path"]}
+
+
+class Run:
+    """What a stage is given: its folder, its inputs, a log, and a place to save its state."""
+
+    def __init__(self, stage: str, key: str, cfg: dict, store_: Store, inputs: dict, deadline: float | None = None):
+        self.stage, self.key, self.cfg, self.store, self.inputs, self.deadline = (
+            stage,
+            key,
+            cfg,
+            store_,
+            inputs,
+            deadline,
+        )
+        self.dir = store_.root / "runs" / stage / key
+        self.out, self.ckpt = self.dir / "out", self.dir / "ckpt"
+        self.stopping = False
+        self.saved = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}/{self.key}"
+
+    def begin(self) -> None:
+        import yaml
+
+        for folder in (self.out, self.ckpt):
+            store.make_dirs(folder)
+        store.write_atomic(self.dir / "config.yaml", yaml.safe_dump(self.cfg, sort_keys=False).encode())
+        store.write_json(self.dir / "inputs.json", self.inputs, indent=1)
+        wandb = (self.cfg.get("log") or {}).get("wandb")
+        if wandb:
+            wandb = {**wandb, "id": f"{self.stage}-{self.key}", "resume": "allow", "config": self.cfg}
+        self.log = log.Log(self.dir / "log.jsonl", wandb)
+
+    def save(self, tensors: dict, state: dict[str, Any]) -> None:
+        """Write the stage's state as one safetensors file, whole or not at all."""
+        from safetensors.torch import save
+
+        store.write_atomic(self.ckpt / "state.safetensors", save(tensors, {"state": json.dumps(state)}))
+        self.saved = time.monotonic()
+
+    def load(self) -> tuple[dict, dict[str, Any]] | None:
+        """What `save` wrote last, or None."""
+        from safetensors import safe_open
+
+        path = self.ckpt / "state.safetensors"
+        if not path.exists():
+            return None
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+
+    def due(self, seconds: float = 20.0) -> bool:
+        """Time to save? Also when someone asked the run to stop."""
+        return self.stopping or time.monotonic() - self.saved > seconds
+
+    def stop_if_asked(self) -> None:
+        """Call right after `save`."""
+        if self.stopping:
+            raise KeyboardInterrupt
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def publish(self, file: str, name: str, **more: Any) -> str:
+        """Give the checkpoint out/`file` a place under `name`; its reference NAME@ID."""
+        path = self.out / file
+        digest = store.sha256_file(path)
+        record = self.store.names.make(
+            name, digest, path.relative_to(self.store.root).as_posix(), self.name, **more
+        )  # fmt: skip
+        return f"{name}@{record['id']}"
+
+    @contextmanager
+    def careful(self):
+        """The first Ctrl-C or SIGTERM asks the run to save and stop; the second stops it at once."""
+
+        def ask(number, frame):
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+            log.say("Saving and stopping; once more to stop at once.")
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+
+def canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+
+
+def modules(start: Path, seen: set[Path] | None = None) -> set[Path]:
+    """The files of flywheel that `start` imports, directly or through others, itself included."""
+    seen = set() if seen is None else seen
+    if start in seen or not start.exists():
+        return seen
+    seen.add(start)
+    root = PACKAGES["flywheel"]
+    text = start.read_text(encoding="utf-8")
+    for base, names in re.findall(r"^\s*from (flywheel[\w.]*) import (\([^)]*\)|[\w, ]+)", text, re.M):
+        folder = root.joinpath(*base.split(".")[1:])
+        for name in ["", *re.findall(r"\w+", names)]:
+            part = folder / name if name else folder
+            for path in (part.with_suffix(".py"), part / "__init__.py"):
+                modules(path, seen)
+    return seen
+
+
+def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, str]:
+    """Which code and which libraries decide what this stage makes: {"code": sha256, library: version}."""
+    here = PACKAGES["flywheel"]
+    files = modules(here / "stages" / f"{stage}.py")
+    if any(path.parent.name == "policy" for path in files):
+        for path in (here / "policy").glob("*.py"):  # built by name
+            files |= modules(path)
+    task = (cfg.get("task") or {}).get("name", "gym")
+    if task != "gym":
+        import flywheel_sim
+
+        sim = Path(flywheel_sim.__file__).parent
+        files |= {*sim.glob("_*.py"), *sim.glob("panda.xml"), *sim.glob(f"{task}.*")}
+    if cfg.get("format"):
+        import flywheel_datasets
+
+        files.add(Path(next(iter(flywheel_datasets.__path__))) / f"{cfg['format']}.py")
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        if path.exists():
+            digest.update(path.name.encode() + path.read_bytes())
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = "none"
+    return {"code": digest.hexdigest()[:16], **versions}
+
+
+def identity(stage: str, cfg: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the outputs of a run; its sha256 is the key."""
+    return {
+        "stage": stage,
+        "config": {k: v for k, v in cfg.items() if k not in RUNTIME and k not in inputs},
+        "inputs": {kind: value["id"] for kind, value in inputs.items()},
+        "fingerprint": fingerprint(stage, cfg),
+    }
+
+
+def key_of(what: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(what)).hexdigest()[:16]
+
+
+# -- execution --------------------------------------------------------------------------------------------------------
+
+
+def stage_module(stage: str):
+    names = sorted(p.stem for p in (PACKAGES["flywheel"] / "stages").glob("*.py") if not p.stem.startswith("_"))
+    if stage not in names:
+        raise RunError(f"no stage {stage!r} in flywheel/stages/. There are: {', '.join(names)}")
+    return importlib.import_module(f"flywheel.stages.{stage}")
+
+
+def plan(stage: str, cfg: dict[str, Any], place: Store) -> dict[str, Any]:
+    """What `execute` would do: {"action": hit | resume | miss, "run", "inputs", "why"}."""
+    inputs = stage_module(stage).inputs(cfg, place)
+    what = identity(stage, cfg, inputs)
+    key = key_of(what)
+    folder = place.root / "runs" / stage / key
+    if (folder / "_DONE.json").exists():
+        action, why = "hit", "done before"
+    elif (folder / "config.yaml").exists():
+        action, why = "resume", "begun before and not finished"
+    else:
+        action, why = "miss", difference(what, place)
+    return {"action": action, "run": f"{stage}/{key}", "key": key, "inputs": inputs, "identity": what, "why": why}
+
+
+def difference(what: dict[str, Any], place: Store) -> str:
+    """How a new run differs from the most similar finished one of its stage, in words."""
+    best: list[str] | None = None
+    for done in place.runs(what["stage"]):
+        old = done.get("identity") or {}
+        words = []
+        for part, word in (("config", "config"), ("inputs", "new version of"), ("fingerprint", "changed")):
+            a, b = old.get(part, {}), what[part]
+            for name in sorted({*a, *b}):
+                if a.get(name) != b.get(name):
+                    detail = "" if part == "inputs" else f" {a.get(name)!r} -> {b.get(name)!r}"
+                    words.append(f"{word} {name}{detail[:160]}")
+        if best is None or len(words) < len(best):
+            best = words
+    return "; ".join(best) if best else "never run"
+
+
+def execute(
+    stage: str,
+    cfg: dict[str, Any],
+    place: Store,
+    *,
+    lock: bool = True,
+    deadline: float | None = None,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Look the run up, or go on with it, or do it; the result (see README, --json). Raises what the stage raises."""
+    planned = plan(stage, cfg, place)
+    folder = place.root / "runs" / planned["run"]
+    if planned["action"] == "hit" and not again:
+        done = store.read_json(folder / "_DONE.json")
+        return {**done["result"], "status": "noop" if done["result"]["status"] == "done" else done["result"]["status"]}
+    run = Run(stage, planned["key"], cfg, place, planned["inputs"], deadline)
+    with store.Lock(place.root, stage) if lock else nullcontext(), run.careful():
+        began = time.monotonic()
+        run.begin()
+        log.say(f"{run.name}: {planned['why']}" if planned["action"] != "resume" else f"{run.name}: going on")
+        try:
+            made = stage_module(stage).run(cfg, run)
+        finally:
+            run.log.close()
+        seconds = round(time.monotonic() - began, 1)
+        result = {
+            "status": made.get("status", "done"),
+            "run": run.name,
+            "inputs": {kind: value.get("ref", value["id"]) for kind, value in run.inputs.items()},
+            "outputs": made.get("outputs", {}),
+            "metrics": made.get("metrics", {}),
+            "seconds": seconds,
+        }
+        done = {
+            "stage": stage,
+            "key": run.key,
+            "identity": planned["identity"],
+            "inputs": run.inputs,
+            "result": result,
+            "content": made.get("content", {}),
+            "files": hashes(run.out),
+            "finished": store.now(),
+        }
+        store.write_json(run.dir / "_DONE.json", done, indent=1)
+        state = run.ckpt / "state.safetensors"
+        if state.exists():
+            os.remove(state)
+    return result
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """{relative path: sha256} of a folder's files."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): store.sha256_file(p) for p in files}
+
+
+# -- replay and lineage -----------------------------------------------------------------------------------------------
+
+
+def scratch(place: Store, folder: Path, leave_out: set[str]) -> Store:
+    """A store beside `place` in which runs can be done again: its files are hard links, its names a copy."""
+    import shutil
+
+    def link(a, b):
+        try:
+            os.link(a, b)
+        except OSError:
+            shutil.copy2(a, b)
+
+    if place.corpus_path.exists():
+        shutil.copytree(place.corpus_path, folder / "corpus", copy_function=link)
+    if (place.root / "names").exists():
+        shutil.copytree(place.root / "names", folder / "names")
+    for done in place.runs():
+        if f"{done['stage']}/{done['key']}" not in leave_out:
+            shutil.copytree(place.dir(done), folder / "runs" / done["stage"] / done["key"], copy_function=link)
+        else:  # the checkpoints that it made stay readable for others until they are made again
+            (folder / "runs" / done["stage"]).mkdir(parents=True, exist_ok=True)
+    return Store(folder)
+
+
+def replay(name: str, place: Store) -> dict[str, Any]:
+    """Do a finished run again, in a scratch store, from its config and input versions; compare every output hash.
+
+    A nightly is replayed stage by stage. {"status": done | failed, "metrics": {"equal", "different"}, "different": [...]}.
+    """
+    import tempfile
+
+    import yaml
+
+    done = place.find(name)
+    parts = [place.find(child) for child in done.get("content", {}).get("runs", [])] or [done]
+    different, equal = [], 0
+    with tempfile.TemporaryDirectory(prefix="flywheel-replay-") as folder:
+        for part in parts:
+            one = Path(folder) / part["key"]
+            copy = scratch(place, one, {f"{part['stage']}/{part['key']}"})
+            cfg = yaml.safe_load((place.dir(part) / "config.yaml").read_text())
+            run = Run(part["stage"], part["key"], cfg, copy, part["inputs"])
+            with run.careful():
+                run.begin()
+                log.say(f"replay {run.name}")
+                made = stage_module(part["stage"]).run(cfg, run)
+                run.log.close()
+            for what, old, new in (
+                ("outputs", part["result"]["outputs"], made.get("outputs", {})),
+                ("content", part["content"], made.get("content", {})),
+                ("files", part["files"], hashes(run.out)),
+            ):
+                for item in sorted({*old, *new}):
+                    if what == "outputs" and item == "corpus":
+                        continue  # a version number; the content is compared by hash
+                    if old.get(item) == new.get(item):
+                        equal += 1
+                    else:
+                        different.append(f"{run.name} {what} {item}: {old.get(item)!s:.64} -> {new.get(item)!s:.64}")
+    return {
+        "status": "failed" if different else "done",
+        "run": f"{done['stage']}/{done['key']}",
+        "inputs": {},
+        "outputs": {},
+        "metrics": {"equal": equal, "different": len(different)},
+        "different": different,
+        **({"error": "; ".join(different)} if different else {}),
+    }
+
+
+def lineage(ref: str, place: Store) -> list[dict[str, Any]]:
+    """From a checkpoint back to the demonstrations: [{"depth", "what", "run", "detail"}], a walk in depth."""
+    lines: list[dict[str, Any]] = []
+    seen: set[str] = set()
+
+    def checkpoint(ref: str, depth: int) -> None:
+        record = place.names.resolve(ref)
+        lines.append({"depth": depth, "what": f"{record['name']}@{record['id']}", "run": record["run"], "detail": ""})
+        walk(record["run"], depth + 1)
+
+    def walk(run: str, depth: int) -> None:
+        if run in seen:
+            return
+        seen.add(run)
+        try:
+            done = place.find(run)
+        except RunError:
+            return
+        for kind, value in done["inputs"].items():
+            if kind in ("checkpoint", "against"):
+                checkpoint(value["ref"], depth)
+            elif kind == "corpus":
+                detail = ", ".join(f"{n} {origin}" for origin, n in value.get("origins", {}).items())
+                files = ", ".join(value.get("files", []))
+                what = f"corpus@{value.get('version')} ({value['id'][:12]})"
+                lines.append({"depth": depth, "what": what, "run": run, "detail": f"{detail} {files}".strip()})
+
+    checkpoint(ref, 0)
+    return lines

@@ -1,0 +1,121 @@
+"""evaluate: how often does a checkpoint succeed, on seeds that no other stage touches?
+
+Success = the predicate is true at any control step; the rate at the last step is printed beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flywheel import stats
+from flywheel.log import progress, say
+from flywheel.stages import _inputs
+
+
+def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    found = {"checkpoint": _inputs.checkpoint(cfg["checkpoint"], store)}
+    if cfg.get("against"):
+        found["against"] = _inputs.checkpoint(cfg["against"], store)
+    return found
+
+
+def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    env = _inputs.open_env(cfg)
+    block = cfg.get("block") or "report"
+    chosen = _inputs.seeds(block, cfg, int(cfg.get("first") or 0), int(cfg["episodes"]))
+    results = {}
+    for kind in ("checkpoint", "against"):
+        if kind in run.inputs:
+            policy = load(run.inputs[kind]["ref"], run.store, cfg)
+            results[kind] = score(policy, env, chosen, what=run.inputs[kind]["ref"], also=cfg["task"].get("also"))
+            np.savez(run.out / f"{kind}.npz", **results[kind])
+    metrics = summary(results["checkpoint"], cfg)
+    if "against" in results:
+        metrics["against"] = summary(results["against"], cfg)
+        metrics["paired"] = stats.mcnemar(results["checkpoint"]["success"], results["against"]["success"])
+    run.log("evaluate", **metrics)
+    if cfg.get("video"):
+        film(load(run.inputs["checkpoint"]["ref"], run.store, cfg), env, chosen[0], cfg["video"])
+    env.close()
+    return {"outputs": {}, "metrics": metrics}
+
+
+def load(ref: str, store, cfg: dict[str, Any]):
+    """The policy of NAME[@ID], on the device the config asks for."""
+    from flywheel.policy import base
+
+    return base.load(store.checkpoint(ref)["file"], _inputs.device(cfg))
+
+
+def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> dict[str, np.ndarray]:
+    """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (to the first success, or all), and
+    first observation; each [n]. `also` [{name, obs, above}]: did column `obs` ever pass `above`, as also.NAME."""
+    from flywheel.env import rollout
+
+    with progress(f"evaluate {what}", len(seeds)) as tick:
+        episodes, _ = rollout(env, policy, seeds, origin="evaluation", stop_at_success=stop_at_success, progress=tick)
+    first = [int(e.reward.argmax()) + 1 if e.success else len(e) for e in episodes]
+    columns = {
+        "seed": np.array([e.seed for e in episodes], np.int64),
+        "success": np.array([e.success for e in episodes], bool),
+        "success_at_end": np.array([e.meta["success_at_end"] for e in episodes], bool),
+        "steps": np.array(first, np.int64),
+        "length": np.array([len(e) for e in episodes], np.int64),
+        "obs0": np.stack([e.obs["state"][0] for e in episodes]),
+    }
+    for extra in also or []:
+        seen = [np.flatnonzero(e.obs["state"][:, extra["obs"]] > extra["above"]) for e in episodes]
+        columns[f"also.{extra['name']}"] = np.array([int(s[0]) if len(s) else -1 for s in seen])
+    return columns
+
+
+def summary(result: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any]:
+    """Rates with Wilson intervals: success, at the last step, and, for each of `within` (steps), by then."""
+    out = dict(stats.rate(result["success"]))
+    out["success_at_end"] = float(result["success_at_end"].mean())
+    won = result["success"]
+    out["steps_to_success"] = float(result["steps"][won].mean()) if won.any() else None
+    for limit in cfg["task"].get("within") or []:
+        out[f"success_within_{limit}"] = stats.rate(won & (result["steps"] <= limit))
+        for key, at in result.items():
+            if key.startswith("also."):
+                out[f"{key.removeprefix('also.')}_within_{limit}"] = stats.rate((at >= 0) & (at <= limit))
+    return out
+
+
+def film(policy, env, seed: int, path: str, every: int = 2) -> int:
+    """Write one episode as a video (mp4) of what the environment draws; the number of frames, 0 without OpenGL."""
+    frames = clip(policy, env, seed, every)
+    if not frames:
+        return 0
+    import av
+
+    with av.open(path, "w") as file:
+        rate = max(1, round((env.fps or 20) / every))
+        stream = file.add_stream("h264", rate=rate)
+        stream.height, stream.width = frames[0].shape[0], frames[0].shape[1]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        file.mux(stream.encode())
+    return len(frames)
+
+
+def clip(policy, env, seed: int, every: int = 2, width: int = 320, height: int = 240) -> list[np.ndarray]:
+    """Frames [H, W, 3] uint8 of one episode, every `every` steps; none where nothing can draw."""
+    from flywheel.env import rollout
+
+    frames: list[np.ndarray] = []
+
+    def watch(step: int, obs: np.ndarray) -> None:
+        if step % every == 0:
+            frames.append(env.frame(0, width, height).copy())
+
+    try:
+        rollout(env, policy, [seed], origin="evaluation", watch=watch)
+    except RuntimeError as error:
+        say(f"  no clip: {error}")
+        return []
+    return frames

@@ -1,0 +1,218 @@
+"""ingest: recordings of any format in datasets/ into the corpus; each episode is committed or quarantined with a reason.
+
+A bad file never stops the good ones; the same file twice adds nothing.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib
+import inspect
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flywheel import store as files
+from flywheel.episode import Episode, EpisodeError, check
+from flywheel.log import progress, say
+from flywheel.stages import _inputs
+
+FROZEN = 25  # steps of bit-equal observation under a changing action: a sensor that hangs
+OPTIONS = ("obs_keys", "origin", "fps", "rollouts", "seed")
+
+
+def formats() -> list[str]:
+    """The formats there are: the modules of datasets/."""
+    import flywheel_datasets
+
+    return sorted(p.stem for d in flywheel_datasets.__path__ for p in Path(d).glob("*.py") if p.stem[0] != "_")
+
+
+def reader(name: str):
+    if name not in formats():
+        raise ValueError(f"no format {name!r} in datasets/. There are: {', '.join(formats())}")
+    return importlib.import_module(f"flywheel_datasets.{name}").read
+
+
+def matches(source: str) -> list[Path]:
+    """The files that `source` names: itself, the files of a folder, or a glob; ValueError if none."""
+    source = os.path.expanduser(source)
+    if os.path.isdir(source):
+        found = [p for p in Path(source).iterdir() if p.is_file()]
+    elif os.path.exists(source):
+        found = [Path(source)]
+    else:
+        found = [Path(p) for p in glob.glob(source, recursive=True) if os.path.isfile(p)]
+    if not found:
+        raise ValueError(
+            f"source={source!r} names no file (from {os.getcwd()}). Quote a glob, so that the shell leaves it"
+        )
+    return sorted(found)
+
+
+def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    reader(cfg["format"])
+    paths = matches(cfg["source"])
+    digest = hashlib.sha256("\n".join(files.sha256_file(p) for p in paths).encode()).hexdigest()
+    return {"source": {"id": digest, "ref": cfg["source"], "files": [p.name for p in paths]}}
+
+
+def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    read = reader(cfg["format"])
+    known = inspect.signature(read).parameters
+    options = {k: cfg[k] for k in OPTIONS if k in known and cfg.get(k) is not None}
+    env = _inputs.open_env(cfg, 1)
+    corpus = run.store.corpus(create=True)
+    rows, quarantined, added, duplicates, refused = [], [], [], [], []
+    replayed: list[dict[str, Any]] = []
+    clipped = 0
+    for path in matches(cfg["source"]):
+        good: list[Episode] = []
+        bad = 0
+        for number, found in enumerate(_all(read, path, options)):
+            try:
+                if isinstance(found, EpisodeError):
+                    raise found
+                episode, outside = sound(found.replace(task=env.task), env, f"{path.name}, episode {number}")
+                clipped += outside
+                good.append(episode)
+            except EpisodeError as error:
+                bad += 1
+                quarantined.append({"file": path.name, "episode": number, "reason": str(error)})
+                keep(found, run.out / "quarantine" / f"{path.stem}-{number}.npz")
+                say(f"  quarantined {path.name}, episode {number}: {error}")
+        if cfg.get("check") == "replay":
+            replayed += back(env, good, cfg)
+        done = corpus.append(good, message=f"ingest {path.name}", author=run.name, restore=bool(cfg.get("restore")))
+        added += done.added
+        duplicates += done.duplicates
+        refused += done.refused
+        rows.append((path.name, len(good) + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
+    env.close()
+    say(f"  {'file':40} episodes  added  duplicate  tombstoned  quarantined")
+    for name, *counts in rows:
+        say(f"  {name:40} " + "  ".join(f"{c:>{w}}" for c, w in zip(counts, (8, 5, 9, 10, 11), strict=True)))
+    for hash_, message in refused:
+        say(f"  {hash_[:12]} was removed before ({message}); restore=true brings it back")
+    if clipped:
+        say(f"  {clipped} action values lay outside the range: clipped in `action`, kept in extras['recorded_action']")
+    metrics: dict[str, Any] = {"added": len(added), "duplicates": len(duplicates), "quarantined": len(quarantined)}
+    metrics |= {"refused": len(refused), "clipped_values": clipped}
+    if replayed:
+        metrics["replay"] = told(replayed)
+    files.write_json(run.out / "quarantine.json", quarantined, indent=1)
+    if replayed:
+        files.write_json(run.out / "replay.json", replayed, indent=1)
+    run.log("ingest", **{k: v for k, v in metrics.items() if not isinstance(v, dict)})
+    outputs = {"corpus": corpus.head}
+    return {
+        "outputs": outputs,
+        "metrics": metrics,
+        "content": {"episodes": added + duplicates, "quarantined": quarantined},
+    }
+
+
+def _all(read, path: Path, options: dict[str, Any]):
+    """What a reader yields; what it raises becomes the last thing it yields."""
+    try:
+        yield from read(path, **options)
+    except (EpisodeError, OSError, KeyError, ValueError) as error:
+        yield error if isinstance(error, EpisodeError) else EpisodeError(f"{path}: {error!r}")
+
+
+def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
+    """The episode as it may enter the corpus, and how many action values had to be clipped; EpisodeError if it may not."""
+    check(episode, where)
+    width = episode.obs["state"].shape[1] if "state" in episode.obs else None
+    if width is not None and width != env.obs_dim:
+        raise EpisodeError(
+            f"{where}: obs['state'] is [T+1, {width}]; expected {env.obs_dim} numbers, as {env.task} gives"
+        )
+    if episode.action.shape[1] != env.action_dim:
+        raise EpisodeError(
+            f"{where}: action is [T, {episode.action.shape[1]}]; expected [T, {env.action_dim}] of {env.task}"
+        )
+    low, high = np.float32(env.action_low), np.float32(env.action_high)
+    reach = np.maximum(np.abs(low), np.abs(high))
+    median = np.median(np.abs(episode.action), axis=0)
+    if (median > 2 * reach).any():
+        column = int(np.argmax(median / reach))
+        raise EpisodeError(
+            f"{where}: the median of |action[{column}]| is {median[column]:.3g}, over twice the range [{low[column]:.3g}, "
+            f"{high[column]:.3g}] of {env.task}; are these other units (degrees, millimetres)?"
+        )
+    same = (
+        (episode.obs["state"][1:] == episode.obs["state"][:-1]).all(axis=1) if width else np.zeros(len(episode), bool)
+    )
+    moving = np.r_[False, (episode.action[1:] != episode.action[:-1]).any(axis=1)]
+    longest = streak(same & moving)
+    if longest >= FROZEN:
+        raise EpisodeError(
+            f"{where}: the observation is bit-equal for {longest} steps while the action changes; expected < {FROZEN}"
+        )
+    outside = int(((episode.action < low) | (episode.action > high)).sum())
+    extras = {**episode.extras, "recorded_action": episode.action}
+    return episode.replace(action=np.clip(episode.action, low, high), extras=extras), outside
+
+
+def streak(flags: np.ndarray) -> int:
+    """The longest run of True; flags [T] bool."""
+    longest = now = 0
+    for flag in flags:
+        now = now + 1 if flag else 0
+        longest = max(longest, now)
+    return longest
+
+
+def keep(found: Any, path: Path) -> None:
+    """Keep a quarantined episode's arrays beside the reason: nothing is lost."""
+    if isinstance(found, Episode):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {f"obs.{k}": v for k, v in found.obs.items()} | {"action": found.action, "reward": found.reward}
+        np.savez_compressed(path, **{k: v for k, v in arrays.items() if v.dtype != object})
+
+
+def back(env, episodes: list[Episode], cfg: dict[str, Any]) -> list[dict[str, Any]]:
+    """Replay each episode open-loop; how far it strays, by the task's `compare` (default: all columns, in their std)."""
+    from flywheel.replay import replay
+
+    rows = []
+    with progress("replay", len(episodes)) as tick:
+        for episode in episodes:
+            seen, told_ = replay(env, episode), episode.obs["state"]
+            row: dict[str, Any] = {
+                "episode": episode.hash[:12],
+                "demo": episode.meta.get("demo"),
+                "success": seen.success,
+            }
+            for item in cfg["task"].get("compare") or [
+                {"name": "state", "obs": list(range(told_.shape[1])), "std": True}
+            ]:
+                columns = item["obs"] if isinstance(item["obs"], list) else [item["obs"]]
+                scale = np.maximum(told_[:, columns].std(0), 1e-3) if item.get("std") else 1.0
+                if item.get("peak"):
+                    gap = np.abs(seen.obs[:, columns].max(0) - told_[:, columns].max(0)).max()
+                    row[f"{item['name']} peak error"] = float(gap)
+                else:
+                    gap = np.linalg.norm((seen.obs[:, columns] - told_[:, columns]) / scale, axis=1)
+                    row[f"{item['name']} median error"] = float(np.median(gap))
+                    row[f"{item['name']} largest error"] = float(gap.max())
+            rows.append(row)
+            tick()
+    return rows
+
+
+def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Print how closely the recordings came back; the worst and the middle of each figure."""
+    out: dict[str, Any] = {"episodes": len(rows), "success": Counter(bool(r["success"]) for r in rows)[True]}
+    say(f"  replayed {len(rows)} open-loop; {out['success']} succeed")
+    for name in rows[0]:
+        if name.endswith("error"):
+            values = np.array([r[name] for r in rows])
+            out[name] = {"median": float(np.median(values)), "worst": float(values.max()), "all": values.tolist()}
+            say(f"  {name:28} median {np.median(values):.3g}, worst {values.max():.3g}")
+    return out

@@ -1,0 +1,181 @@
+"""pretrain: imitation or offline RL from the demonstrations of a corpus version.
+
+The policy is scored along its own training curve on gate seeds; what comes out is the best of that curve, and the anchor:
+the best of the curve's first part, from which retraining begins with fewer updates behind it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from flywheel import stats
+from flywheel.log import progress, say
+from flywheel.stages import _inputs
+
+
+def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    return {"corpus": _inputs.describe(_inputs.demonstrations(cfg, store))}
+
+
+def nets(algorithm: dict[str, Any], policy) -> dict[str, Any]:
+    """The nets that an algorithm's tables name, sharing the policy's frozen normaliser: policy, q (ensemble), v."""
+    from flywheel.critic import Critic
+
+    shape = {k: policy.spec[k] for k in ("obs_dim", "obs_steps")}
+    made = {"policy": policy}
+    wanted = {net for act in ("evaluate", "improve") for net in algorithm.get(act) or {}}
+    size = dict(algorithm.get("critic") or {})
+    if "q" in wanted:
+        own = {k: policy.spec[k] for k in ("action_dim", "action_steps")}
+        made["q"] = Critic(**shape, **own, **size).like(policy)
+    if "v" in wanted:
+        made["v"] = Critic(**shape, **{**size, "members": 1}).like(policy)
+    if unknown := wanted - set(made):
+        raise ValueError(f"the algorithm's table names {', '.join(sorted(unknown))}; there are policy, q and v")
+    return made
+
+
+def learner(algorithm: dict[str, Any], policy, cfg: dict[str, Any], **more):
+    """A learner for an algorithm's tables."""
+    from flywheel.rl.learner import Learner
+
+    keys = ("lr", "clip", "weight_decay")
+    return Learner(
+        nets(algorithm, policy) | more.pop("nets", {}),
+        evaluate=algorithm.get("evaluate") or {},
+        improve=algorithm["improve"],
+        lag=algorithm.get("lag") or {},
+        seed=int(cfg["seed"]),
+        device=_inputs.device(cfg),
+        **{k: algorithm[k] for k in keys if k in algorithm},
+        **more,
+    )
+
+
+def new_policy(cfg: dict[str, Any], env, windows):
+    """The policy of the config for this environment, its normaliser fitted to the rows of `windows`."""
+    from flywheel.policy import base
+
+    policy = base.build(
+        {
+            **cfg["policy"],
+            "obs_dim": env.obs_dim,
+            "action_dim": env.action_dim,
+            "action_low": env.action_low.tolist(),
+            "action_high": env.action_high.tolist(),
+        }
+    )
+    columns = windows.columns
+    width = columns["obs.state"].stop - columns["obs.state"].start
+    if width != env.obs_dim:
+        raise ValueError(
+            f"the corpus has observations of {width} numbers, task {env.task} has {env.obs_dim}. Name the keys that it "
+            "observes, in its order, with ingest's obs_keys=[...]"
+        )
+    spans = [slice(s, s + n) for s, n in zip(windows.start, windows.length, strict=True)]
+    rows = np.concatenate([windows.rows[span] for span in spans])
+    policy.fit_normaliser(rows[:, columns["obs.state"]], rows[:, columns["action"]])
+    return policy
+
+
+def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    import torch
+
+    from flywheel.policy import base
+    from flywheel.rl.fit import At, Cadence, fit
+    from flywheel.rl.source import Offline
+
+    algorithm = cfg["algorithm"]
+    if algorithm["source"] != "offline":
+        raise ValueError(f"pretrain learns offline; algorithm {algorithm.get('name')} asks for {algorithm['source']}")
+    torch.manual_seed(int(cfg["seed"]))
+    corpus = run.store.corpus()
+    version = _inputs.demonstrations(cfg, run.store)
+    windows = corpus.windows(version, cache=run.store.cache)
+    env = _inputs.open_env(cfg)
+    policy = new_policy(cfg, env, windows)
+    learning = learner(algorithm, policy, cfg)
+    source = Offline(
+        windows, {"demos": np.arange(len(version))}, {act: {"demos": 1.0} for act in ("evaluate", "improve")},
+        obs_steps=policy.obs_steps, action_steps=policy.action_steps, batch_size=int(cfg["batch_size"]),
+        gamma=float(cfg["gamma"]), seed=int(cfg["seed"]),
+    )  # fmt: skip
+    cadence = Cadence(**algorithm["cadence"])
+    total, every = cadence.rounds * cadence.improve, int(cfg["score_every"])
+    learning.try_all({act: source.batch(act, 2) for act in ("evaluate", "improve")})
+    source.rng = np.random.default_rng(int(cfg["seed"]))
+
+    curve: list[dict[str, Any]] = []
+    at = At()
+    if saved := run.load():
+        learning.load_state(saved[0])
+        source.load_state(saved[1]["source"])
+        curve, at = saved[1]["curve"], At(**saved[1]["at"])
+        say(f"  going on at update {at.round * cadence.improve + at.step}")
+    gate_seeds = _inputs.seeds("gate", cfg, _inputs.CURVE, int(cfg["score_episodes"]))
+    acting = "policy.lag" if "policy.lag" in learning.nets else "policy"
+
+    def save() -> None:
+        run.save(learning.state(), {"source": source.state(), "curve": curve, "at": vars(at)})
+
+    def pause(at: At) -> None:
+        updates = at.round * cadence.improve + at.step
+        if at.phase == 2:
+            tick(
+                note=f"loss {float(learning.sums['policy.' + first]) / max(1, learning.counts['policy.' + first]):.3f}"
+            )
+            if updates and (updates % every == 0 or updates == total) and (not curve or curve[-1]["updates"] < updates):
+                point(updates)
+        if run.due():
+            save()
+            run.stop_if_asked()
+
+    def point(updates: int) -> None:
+        file = f"at_{updates}.safetensors"
+        base.save(learning.nets[acting], run.out / file)
+        entry = {"updates": updates, "file": file, **learning.metrics()}
+        if gate_seeds:
+            actor = copy.deepcopy(learning.nets[acting]).eval()
+            result = _score(actor, env, gate_seeds, f"at {updates} updates")
+            entry |= stats.rate(result["success"])
+            say(f"  {updates} updates: success {entry['success']:.2f} on {entry['n']} gate seeds")
+        curve.append(entry)
+        run.log("curve", **entry)
+        save()
+
+    first = next(iter(algorithm["improve"]["policy"]))
+    with progress("pretrain", total, at.round * cadence.improve + at.step) as tick:
+        fit(learning, source, cadence, at=at, pause=pause)
+    env.close()
+
+    best = max(curve, key=lambda e: (e.get("success", 0), e["updates"]))
+    early = [e for e in curve if e["updates"] <= (cfg.get("anchor_until") or total)] or curve[:1]
+    anchor = max(early, key=lambda e: (e.get("success", 0), e["updates"]))
+    for entry in curve:
+        if entry not in (best, anchor):
+            (run.out / entry["file"]).unlink(missing_ok=True)
+    score = {k: best[k] for k in ("success", "n", "ci95") if k in best}
+    name = _inputs.name_of(cfg)
+    outputs = {}
+    for kind, entry in (("anchor", anchor), ("checkpoint", best)):
+        tried = {k: entry[k] for k in ("success", "n") if k in entry}
+        outputs[kind] = run.publish(entry["file"], name, kind="pretrained", updates=entry["updates"], tried=tried)
+    return {
+        "outputs": outputs,
+        "metrics": {
+            **score,
+            "updates": best["updates"],
+            "anchor_updates": anchor["updates"],
+            "demonstrations": len(version),
+        },
+        "content": {"curve": curve},
+    }
+
+
+def _score(policy, env, seeds, what):
+    from flywheel.stages.evaluate import score
+
+    return score(policy, env, seeds, what=what, stop_at_success=True)

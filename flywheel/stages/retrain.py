@@ -1,0 +1,250 @@
+"""retrain: rounds of collect, evaluate, improve from a checkpoint. N rounds are one `fit` with rounds = N.
+
+    collect    episodes by best-of-N over (policy, anchor) with a little noise; appended to the corpus, failures too
+    evaluate   critics of action chunks on everything seen
+    improve    the policy on demonstrations and own successes, half and half (or whatever the algorithm's table says)
+
+Where the base never succeeds, episodes start along replayed demonstrations, and the start moves backwards.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from flywheel.log import progress, say
+from flywheel.stages import _inputs
+from flywheel.stages.pretrain import learner
+
+
+def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    return {
+        "corpus": _inputs.describe(_episodes(cfg, store)[0]),
+        "checkpoint": _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store),
+    }
+
+
+def _episodes(cfg: dict[str, Any], store):
+    """The input episodes, and which of them are demonstrations and which earlier rollouts (`prior`)."""
+    demos = _inputs.demonstrations(cfg, store)
+    if not cfg.get("prior"):
+        return demos, demos, None
+    own = demos.corpus.at(demos.number).select(task=_inputs.title(cfg), origin="policy:*")
+    own = own.select(~np.isin(own.rows, demos.rows)).canonical()
+    if not len(own):
+        return demos, demos, None
+    both = type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]))
+    return both, demos, own
+
+
+def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    import torch
+
+    from flywheel.policy import base
+    from flywheel.policy.best_of_n import BestOfN
+    from flywheel.rl.fit import At, Cadence, fit
+    from flywheel.rl.source import Rounds
+
+    algorithm, collect = cfg["algorithm"], cfg["collect"]
+    torch.manual_seed(int(cfg["seed"]))
+    cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
+    corpus = run.store.corpus()
+    everything, demos, _ = _episodes(cfg, run.store)
+    inputs = everything.hashes
+    record = run.store.checkpoint(run.inputs["checkpoint"]["ref"])
+    loaded = base.load(record["file"])
+    critic = None
+    if isinstance(loaded, BestOfN):
+        loaded, critic = loaded.base, loaded.critic
+    anchor = copy.deepcopy(loaded).to(_inputs.device(cfg)).eval()
+    policy = loaded.train().requires_grad_(True)
+    learning = learner(
+        algorithm, policy, cfg, nets={"q": critic} if critic else {}, restart=cfg.get("restart") == "anchor"
+    )  # fmt: skip
+    acting, judging = learning.nets["policy.lag"], learning.nets.get("q.lag")
+    env = _inputs.open_env(cfg)
+    memory: dict[str, Any] = {"round": 0, "episodes": [], "steps": 0, "window": [], "backward": None, "history": []}
+    origin = f"policy:{record['id']}"
+
+    def actor(explore: float):
+        """Whoever acts now: the plain policy until there are critics that have learnt."""
+        if judging is None or (memory["round"] == 0 and critic is None):
+            return anchor
+        made = BestOfN.of(acting, judging, anchor, n=int(collect["n"]), k=float(collect["k"]))
+        made.explore = explore
+        return made.eval()
+
+    def pools():
+        """Windows over inputs and own episodes, and which are which; in an order that only this run decides."""
+        version = corpus.at("latest")
+        where = {h: i for i, h in enumerate(version.hashes)}
+        order = [*inputs, *memory["episodes"]]
+        chosen = version.select(np.array([where[h] for h in order]))
+        won = np.asarray(chosen.table["success"]) == 1
+        index = np.arange(len(order))
+        is_demo = np.isin(np.array(order), np.array(demos.hashes))
+        return corpus.windows(chosen, cache=run.store.cache), {
+            "demos": index[is_demo],
+            "own": index[~is_demo & won],
+            "all": index,
+        }
+
+    def gather_round(learning, memory):
+        tried = record.get("tried") or {}
+        if memory["backward"] is None and tried.get("n", 0) >= 50:
+            memory["backward"] = tried["success"] == 0
+        done, counts = _collect(cfg, run, env, actor(float(collect["explore"])), memory, along, origin)
+        added = corpus.append(done, message=f"{run.name} round {memory['round']}", author=run.name)
+        note = _remember(memory, done, added, counts, collect, cadence)
+        run.log("round", **note)
+        say(
+            "  "
+            + ", ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in note.items() if v is not None
+            )
+        )
+        return pools()
+
+    along = _Along(cfg, run, demos, env, memory)
+    source = Rounds(
+        *pools(), dict(cfg["mixture"]),
+        obs_steps=policy.obs_steps, action_steps=policy.action_steps, batch_size=int(cfg["batch_size"]),
+        gamma=float(cfg["gamma"]), seed=int(cfg["seed"]), gather_round=gather_round, memory=memory,
+    )  # fmt: skip
+    learning.try_all({act: source.batch(act, 2) for act in ("evaluate", "improve")})
+    source.rng = np.random.default_rng(int(cfg["seed"]))
+    at = At()
+    if saved := run.load():
+        learning.load_state(saved[0])
+        source.load_state(saved[1]["source"])
+        source.use(*pools())
+        at = At(**saved[1]["at"])
+        say(
+            f"  going on in round {at.round}, phase {('collect', 'evaluate', 'improve', 'gate')[at.phase]}, update {at.step}"
+        )
+
+    total = cadence.rounds * (cadence.evaluate + cadence.improve)
+    done_before = at.round * (cadence.evaluate + cadence.improve) + (at.phase == 2) * cadence.evaluate + at.step
+
+    def pause(at: At) -> None:
+        if at.step:
+            tick(note=f"round {at.round}")
+        if run.due():
+            run.save(learning.state(), {"source": source.state(), "at": vars(at)})
+            run.stop_if_asked()
+
+    def each(round: int) -> bool:
+        run.log("learned", round=round, **learning.metrics())
+        limit = cfg.get("max_steps")
+        return run.out_of_time() or bool(limit and memory["steps"] >= int(limit))
+
+    with progress("retrain", total, done_before) as tick:
+        fit(learning, source, cadence, at=at, pause=pause, each=each)
+    env.close()
+
+    base.save(acting, run.out / "policy.safetensors")
+    name = _inputs.name_of(cfg)
+    parents = [run.inputs["checkpoint"]["ref"]]
+    updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
+    outputs = {"policy": run.publish("policy.safetensors", name, kind="retrained", parents=parents, updates=updates)}
+    if judging is not None:
+        base.save(
+            BestOfN.of(acting, judging, anchor, n=int(collect["n"]), k=float(collect["k"])),
+            run.out / "best.safetensors",
+        )
+        outputs["checkpoint"] = run.publish(
+            "best.safetensors", name, kind="best-of-N", parents=parents, updates=updates
+        )
+    else:
+        outputs["checkpoint"] = outputs["policy"]
+    outputs["corpus"] = corpus.head
+    return {
+        "outputs": outputs,
+        "metrics": {
+            "rounds": memory["round"],
+            "steps": memory["steps"],
+            "episodes": len(memory["episodes"]),
+            "updates": updates,
+        },
+        "content": {"episodes": memory["episodes"], "history": memory["history"]},
+    }
+
+
+def _collect(cfg, run, env, policy, memory, along, origin):
+    """One round's episodes, and the guard's counts."""
+    from flywheel.env import rollout
+
+    collect = cfg["collect"]
+    n = int(collect["episodes"])
+    seeds = _inputs.seeds("collect", cfg, memory["round"] * n, n)
+    starts = along.starts(n) if memory["backward"] else None
+    with progress(f"collect round {memory['round']}", n) as tick:
+        done, counts = rollout(env, policy, seeds, origin=origin, starts=starts, progress=tick)
+    return [e.replace(meta={**e.meta, "round": memory["round"], "run": run.name}) for e in done], counts
+
+
+def _remember(memory, done, added, counts, collect, cadence):
+    """Put a round's outcome into `memory`; the line that is logged."""
+    table = {"round": memory["round"], "episodes": len(done)}
+    own = [e.success for e in done if "start_from" not in e.meta]
+    started = [e.success for e in done if "start_from" in e.meta]
+    memory["steps"] += sum(len(e) for e in done)
+    memory["episodes"] += [e.hash for e in done if e.hash not in set(memory["episodes"])]
+    memory["round"] += 1
+    table["success"] = float(np.mean(own)) if own else None
+    table["from_demos"] = float(np.mean(started)) if started else None
+    if started:
+        table["window_low"] = memory["window"][0]
+        rate, low = table["from_demos"], memory["window"][0]
+        back = collect["back"]
+        move = back["far"] if rate > back["good"] else back["near"] if rate > back["fair"] else 0.0
+        memory["window"] = [max(0.0, low - move)]
+    elif memory["backward"] is None and len(own) >= 50:
+        memory["backward"] = not any(own)
+    if memory["backward"] and not memory["window"]:
+        memory["window"] = [float(collect["back"]["begin"])]
+    table |= {"steps": memory["steps"], "clipped": counts.get("clipped", 0), "held": counts.get("held", 0)}
+    memory["history"].append(table)
+    return table
+
+
+class _Along:
+    """Start states along replayed demonstrations: a window of each one's length, moving backwards with success."""
+
+    def __init__(self, cfg, run, demos, env, memory):
+        self.cfg, self.demos, self.env, self.memory = cfg, demos, env, memory
+        self.states: list[tuple[str, list, int]] | None = None
+
+    def _replay(self):
+        from flywheel.replay import replay
+
+        self.states = []
+        with progress("replay demonstrations", len(self.demos)) as tick:
+            for episode in self.demos:
+                back = replay(self.env, episode, keep_states=True)
+                # up to the success; of a recording without one, up to its last quarter's end
+                end = int(episode.reward.argmax()) + 1 if episode.success else len(episode)
+                self.states.append((episode.hash, back.states, min(end, len(back.states))))
+                tick()
+
+    def starts(self, n: int) -> list[dict[str, Any] | None]:
+        """n starts: one of `own_every` from the environment's own reset (None), the others along demonstrations."""
+        if self.states is None:
+            self._replay()
+        back = self.cfg["collect"]["back"]
+        if not self.memory["window"]:
+            self.memory["window"] = [float(back["begin"])]
+        low = self.memory["window"][0]
+        rng = np.random.default_rng([int(self.cfg["seed"]), 0xBAC, self.memory["round"]])
+        chosen: list[dict[str, Any] | None] = []
+        for i in range(n):
+            hash_, states, end = self.states[int(rng.integers(len(self.states)))]
+            place = low + rng.random() * min(float(back["width"]), 1 - low)
+            step = min(int(place * end), end - 1)
+            if i % int(back["own_every"]) == 0:
+                chosen.append(None)
+            else:
+                chosen.append({"state": states[step], "meta": {"start_from": hash_, "start_step": step}})
+        return chosen
