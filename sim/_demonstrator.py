@@ -11,9 +11,9 @@ import numpy as np
 from flywheel_sim._control import STEP, TURN
 from flywheel_sim._task import Task
 
-FLAWED = 0.26  # share of episodes with a flaw
-DAWDLES = 0.22  # share of episodes with pauses or a detour
-WAVER, MEMORY = 0.12, 0.8  # size (of full action) and autocorrelation of the hand's noise
+FLAWED = 0.23  # share of episodes with a flaw
+DAWDLES = 0.25  # share of episodes with pauses or a detour
+WAVER, MEMORY = 0.15, 0.8  # size (of full action) and autocorrelation of the hand's noise
 
 
 def towards(see, point, *, speed: float, grip: float, yaw: float | None = None) -> np.ndarray:
@@ -83,5 +83,5 @@ class Demonstrator:
         size = self._noise.size
         self._noise = MEMORY * self._noise + np.sqrt(1 - MEMORY**2) * WAVER * self._rng.standard_normal(size)
         # a hand wavers when it moves, not when it rests
-        action[:-1] += self._noise * min(1.0, 0.3 + float(np.abs(action[:-1]).max()))
+        action[:-1] += self._noise * min(1.0, 0.15 + float(np.abs(action[:-1]).max()))
         return (np.round(np.clip(action, -1, 1) * 127) / 127).astype(np.float32)

@@ -73,7 +73,7 @@ class Task:
         rng = np.random.default_rng(seed)
         init = self.module.start(rng)
         mujoco.mj_resetData(self.model, data)
-        joints = np.array(HOME) + rng.uniform(-0.02, 0.02, 7)
+        joints = np.array(HOME) + rng.uniform(-0.05, 0.05, 7)
         data.qpos[:7] = joints
         self.module.place(data, init)
         mujoco.mj_forward(self.model, data)

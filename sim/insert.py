@@ -1,4 +1,4 @@
-"""Insert: take a square peg that stands on the table, turn it straight, and put it into a socket 6 mm wider on each side.
+"""Insert: take a square peg that stands on the table, turn it straight, and put it into a socket 2.5 mm wider on each side.
 
 Success: the peg stands in the socket, its lower end at most 1.5 cm above the table.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from flywheel_sim._demonstrator import hold, quarter, towards
 
 FPS = 20
-MAX_STEPS = 150
+MAX_STEPS = 120
 WORKSPACE = ((0.34, 0.66), (-0.24, 0.24), (0.02, 0.30))  # m, where the controller's goal may go
 ACTION = ("dx", "dy", "dz", "dyaw", "gripper")
 OBS = {
@@ -34,11 +34,11 @@ GRASP = 0.02  # m, where the hand takes the peg, above its centre
 def start(rng: np.random.Generator) -> dict[str, float]:
     """Initial conditions in m and rad."""
     return {
-        "peg_x": float(rng.uniform(0.42, 0.54)),
-        "peg_y": float(rng.uniform(-0.15, -0.05)),
-        "peg_yaw": float(rng.uniform(-0.5, 0.5)),
-        "hole_x": float(rng.uniform(0.44, 0.56)),
-        "hole_y": float(rng.uniform(0.07, 0.15)),
+        "peg_x": float(rng.uniform(0.40, 0.56)),
+        "peg_y": float(rng.uniform(-0.17, -0.05)),
+        "peg_yaw": float(rng.uniform(-0.7, 0.7)),
+        "hole_x": float(rng.uniform(0.42, 0.56)),
+        "hole_y": float(rng.uniform(0.06, 0.16)),
     }
 
 
@@ -91,14 +91,12 @@ def success(s: dict[str, np.ndarray]) -> np.ndarray:
 def demonstrate(see: dict[str, np.ndarray], rng: np.random.Generator, flaw: str | None):
     """Above the peg, down, close, up, above the hole, down, open. Yields actions; `see` is the newest observation."""
     speed = rng.uniform(0.55, 0.85)
-    turn = np.array([-see["robot0_eef_yaw"][1], see["robot0_eef_yaw"][0]])  # along the fingers' opening
     miss = (
         np.array([rng.choice([-1, 1]) * rng.uniform(0.024, 0.032), 0.0])
         if flaw == "misses_peg"
         else rng.normal(0, 0.002, 2)
     )
     off = rng.choice([-1, 1], 2) * rng.uniform(0.008, 0.016, 2) if flaw == "misjudges_hole" else np.zeros(2)
-    del turn
 
     for height, near in ((0.10, 0.015), (GRASP, 0.008)):
         for _ in range(35):
@@ -109,21 +107,18 @@ def demonstrate(see: dict[str, np.ndarray], rng: np.random.Generator, flaw: str 
     for _ in range(rng.integers(5, 8)):
         yield hold(see, grip=1.0)
     drop_at = rng.integers(6, 22) if flaw == "lets_go" else 10**6
-    count = 0
-    over = see["robot0_eef_pos"] + [0, 0, 0.075]
-    for phase in ("up", "over", "down"):
-        for _ in range(40):
-            count += 1
-            if phase == "up":
-                point, near = over, 0.015
-            else:
-                to_hole = see["hole_to_peg"][:2] + off
-                level = 0.145 - HALF + 0.01 if phase == "over" else 0.02 + GRASP + HALF - 0.02
-                point, near = np.array([*(see["robot0_eef_pos"][:2] + to_hole), level]), 0.005
-            yield towards(
-                see, point, yaw=None if phase == "up" else 0.0, speed=speed, grip=-1.0 if count > drop_at else 1.0
-            )
-            if np.abs(point - see["robot0_eef_pos"]).max() < near:
-                break
+    raised, entering = see["robot0_eef_pos"] + [0, 0, 0.075], False
+    for step in range(80):
+        to_hole = see["hole_to_peg"][:2] + off
+        height = -see["hole_to_peg"][2]  # of the peg's lower end
+        grip = -1.0 if step > drop_at else 1.0
+        if step < 5 or (step < 20 and height < 0.04 and not entering):
+            yield towards(see, raised, speed=speed, grip=grip)
+            continue
+        entering = np.abs(to_hole).max() < 0.003 or (entering and height < 0.033)
+        point = see["robot0_eef_pos"] + [*to_hole, (0.005 if entering else 0.05) - height]
+        yield towards(see, point, yaw=0.0, speed=0.4 if entering else speed, grip=grip)
+        if entering and height < 0.01:
+            break
     while True:
         yield hold(see, grip=-1.0)

@@ -12,7 +12,7 @@ import numpy as np
 from flywheel_sim._demonstrator import hold, quarter, towards
 
 FPS = 20
-MAX_STEPS = 100
+MAX_STEPS = 80
 WORKSPACE = ((0.32, 0.66), (-0.22, 0.22), (0.012, 0.35))  # m, where the controller's goal may go
 ACTION = ("dx", "dy", "dz", "dyaw", "gripper")
 OBS = {
@@ -25,15 +25,15 @@ OBS = {
     "cube_to_eef": (3, "m"),
 }
 FLAWS = ("misjudges", "closes_early", "lets_go")
-HALF = 0.022  # m, half the cube's edge
+HALF = 0.033  # m, half the cube's edge
 HEIGHT = 0.10  # m
 
 
 def start(rng: np.random.Generator) -> dict[str, float]:
     """Initial conditions in m and rad."""
     return {
-        "cube_x": float(rng.uniform(0.40, 0.56)),
-        "cube_y": float(rng.uniform(-0.15, 0.15)),
+        "cube_x": float(rng.uniform(0.38, 0.58)),
+        "cube_y": float(rng.uniform(-0.18, 0.18)),
         "cube_yaw": float(rng.uniform(-math.pi / 4, math.pi / 4)),
     }
 
@@ -81,8 +81,8 @@ def demonstrate(see: dict[str, np.ndarray], rng: np.random.Generator, flaw: str 
     speed = rng.uniform(0.55, 0.85)
     miss = rng.normal(0, 0.003, 2)
     if flaw == "misjudges":
-        miss = rng.choice([-1, 1], 2) * rng.uniform(0.026, 0.04, 2)
-    depth = rng.uniform(0.035, 0.05) if flaw == "closes_early" else rng.uniform(-0.004, 0.004)
+        miss = rng.choice([-1, 1], 2) * rng.uniform(0.022, 0.04, 2)
+    depth = rng.uniform(0.042, 0.055) if flaw == "closes_early" else rng.uniform(-0.004, 0.004)
     lets_go = rng.integers(2, 5) if flaw == "lets_go" else 10**6
 
     for height, near in ((0.09, 0.015), (depth, 0.008)):

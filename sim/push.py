@@ -1,6 +1,6 @@
 """Push: slide a puck along the table onto a target, between open fingers.
 
-Success: the puck's centre is within 2.5 cm of the target's and slower than 0.1 m/s: sliding across it does not count.
+Success: the puck's centre is within 1.5 cm of the target's and slower than 0.1 m/s: sliding across it does not count.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from flywheel_sim._demonstrator import hold, towards
 
 FPS = 20
-MAX_STEPS = 100
+MAX_STEPS = 80
 WORKSPACE = ((0.30, 0.72), (-0.30, 0.30), (0.015, 0.30))  # m, where the controller's goal may go
 ACTION = ("dx", "dy", "dz", "gripper")
 OBS = {
@@ -24,7 +24,7 @@ OBS = {
 }
 FLAWS = ("overshoots", "stops_short", "glances")
 RADIUS = 0.05  # m, of the puck: wider than the open gripper, so that both fingers touch it
-TOLERANCE = 0.025  # m
+TOLERANCE = 0.015  # m
 STILL = 0.1  # m/s
 
 
