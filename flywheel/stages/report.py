@@ -1,0 +1,395 @@
+"""report: one self-contained HTML page about a store, as a person wants to see it in the morning: the answer first.
+
+`build` writes <store>/report/index.html. It is no stage that is looked up: it is quick, and always tells of the newest state.
+The page is a function of the store alone. A part that cannot be told says so in its place; the others are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flywheel import stats, store
+from flywheel.log import say
+from flywheel.stages import _report_charts as charts
+from flywheel.stages import _report_clip, _report_lineage, _report_starts
+from flywheel.stages import _report_facts as facts
+from flywheel.stages import _report_page as html
+from flywheel.stages._report_page import esc
+
+
+def build(place, nightly: dict[str, Any] | None = None, task: dict[str, Any] | None = None) -> Path:
+    """Write the page of the store `place` and return its path.
+
+    nightly   the record of a nightly that ends just now (default: the newest finished one)
+    task      the task's config (default: that of the newest run)
+    """
+    seen = look(place, nightly, task)
+    title = headline(seen)
+    parts = [f"<header>{title['html']}</header>\n<main>\n"]
+    for name, heading, tell in SECTIONS:
+        try:
+            parts.append(tell(seen))
+        except Exception as error:  # the rest of the page is worth having
+            say(f"  report: {heading}: {error!r}")
+            parts.append(
+                html.section(name, heading, "", html.card("Not shown", html.empty(f"This part failed: {error!r}")))
+            )
+    when = html.moment(seen["runs"][-1].get("finished", "")) if seen["runs"] else "before the first run"
+    parts.append(f"</main>\n<footer>As of {when}. Store: <code>{esc(place.root)}</code></footer>\n")
+    path = store.make_dirs(place.root / "report") / "index.html"
+    store.write_atomic(path, html.page(title["text"], "".join(parts)).encode())
+    return path
+
+
+def look(place, nightly: dict | None = None, task: dict | None = None) -> dict[str, Any]:
+    """What several sections need, read once."""
+    runs = place.runs()
+    night = facts.newest_night(runs, nightly)
+    decisions = facts.gates(place)
+    name = facts.subject(place, runs, night, decisions)
+    task = facts.task_of(runs, name, task)
+    held = facts.corpus(place)
+    outcomes = facts.outcomes(place, facts.of_task(runs, "evaluate", task) if task else runs, night)
+    return {
+        "place": place, "runs": runs, "night": night, "gates": decisions, "name": name, "task": task, "corpus": held,
+        "outcomes": outcomes, "scores": facts.scores(night, outcomes), "standing": facts.standing(place, name),
+        "retrains": facts.of_task(runs, "retrain", task), "pretrains": facts.of_task(runs, "pretrain", task),
+    }  # fmt: skip
+
+
+# -- the answer -------------------------------------------------------------------------------------------------------
+
+
+def verdict(seen: dict[str, Any]) -> dict[str, Any] | None:
+    """The gate's last word on the name that the page is about (of the nightly, where it decided something)."""
+    mine = [g for g in seen["gates"] if g["name"] == seen["name"]]
+    tonight = set((seen["night"] or {}).get("content", {}).get("runs") or [])
+    return next((g for g in mine if g["run"] in tonight), mine[0] if mine else None)
+
+
+def headline(seen: dict[str, Any]) -> dict[str, str]:
+    """{"html", "text"}: NAME: 0.54 -> 0.88 (n = 300, p = 1e-12), promoted."""
+    rows, last, name = seen["scores"], verdict(seen), seen["name"]
+    now = f"{name}@{seen['standing']['id']}" if seen["standing"] else None
+    word, chip, below = "", "", ""
+    if last:
+        word = {"promote": "promoted", "refuse": "refused", "rollback": "rolled back"}.get(last["op"], last["op"])
+        chip = f'<span class="chip{" no" if last["op"] != "promote" else ""}">{esc(word)}</span>'
+        below = f"<p>{html.moment(last['time'])}: {esc(last['reason'])}.</p>"
+    if not rows:
+        held = seen["corpus"]
+        text = f"{len(held['table']['hash'])} episodes, no scored policy yet" if held else "Nothing here yet"
+        todo = "flywheel evaluate" if now else "flywheel pretrain" if held else "flywheel nightly"
+        name_ = f"<b>{esc(name)}</b> {chip}" if name else "<b>flywheel</b>"
+        html_ = f'<h1>{name_}<span class="big">{esc(text)}</span></h1><p>Next: <code>{todo} store={esc(seen["place"].root)} …</code></p>'
+        return {"html": html_ + below, "text": f"{name or 'flywheel'}: {text}"}
+    base = next((r for r in rows if r["policy"] == "incumbent"), rows[0])
+    told = f"{name}@{last['id']}" if last and last["op"] != "rollback" else now
+    new = next((r for r in rows if r["checkpoint"] == told), rows[-1])
+    if new is base:
+        figures, how = html.rate(base["success"]), f"(n = {base['n']})"
+    else:
+        p = facts.better(new["checkpoint"], base["checkpoint"], seen["outcomes"])
+        p = new.get("p") if p is None and base is rows[0] else p
+        figures = f"{html.rate(base['success'])} → {html.rate(new['success'])}"
+        how = f"(n = {new['n']})" if p is None else f"(n = {new['n']}, p = {html.p_value(p)})"
+    words = f"success on report seeds, {base['policy']}" + ("" if new is base else f" → {new['policy']}")
+    comma = ", " if word else ""
+    html_ = (
+        f'<h1><b>{esc(name)}:</b> <span class="big">{figures}</span> '
+        f"<span>{how}{comma}{chip}</span></h1><p>{esc(words[0].upper() + words[1:])}.</p>{below}"
+    )
+    if last and last["op"] == "refuse" and now:
+        html_ += f"<p>In production stays <code>{esc(now)}</code>.</p>"
+    return {"html": html_, "text": f"{name}: {figures} {how}{comma}{word}"}
+
+
+def scores(seen: dict[str, Any]) -> str:
+    """Pretrained, retrained, best-of-N: each once on the report seeds."""
+    lead = "Each policy once on the same report seeds, which no other stage touches. Bars are 95 % Wilson intervals; p is the exact paired test."
+    if not seen["scores"]:
+        return html.section(
+            "success",
+            "Success",
+            "",
+            html.card(
+                "Not scored yet",
+                html.empty("No policy was scored on report seeds yet.", "flywheel evaluate checkpoint=NAME"),
+            ),
+        )
+    now = seen["standing"]["id"] if seen["standing"] else None
+    first, items = seen["scores"][0], []
+    for row in seen["scores"]:
+        low, high = row["ci95"]
+        mark = ' <span class="chip">production</span>' if now and row["checkpoint"].endswith(f"@{now}") else ""
+        p = f"p = {html.p_value(row['p'])} against {esc(first['policy'])}" if row.get("p") is not None else ""
+        end = f"{row['success_at_end']:.2f} at the last step" if row.get("success_at_end") is not None else ""
+        more = [f"{esc(k)} {v['success']:.2f} [{v['ci95'][0]:.2f}, {v['ci95'][1]:.2f}]" for k, v in row["more"].items()]
+        items.append(
+            f'<div class="name"><b>{esc(row["policy"])}</b>{mark}<span class="sub id">{esc(row["checkpoint"])}</span></div>'
+            + html.interval(row["success"], low, high, str(row["policy"]))
+            + f'<div class="num"><b>{row["success"]:.3f}</b> [{low:.2f}, {high:.2f}]<span class="sub">n = {row["n"]}</span></div>'
+            f'<div class="sub" style="grid-column:1/-1">{"; ".join([x for x in (p, end, *more) if x])}</div>'
+        )
+    body = '<div class="rows">' + '<div class="sep"></div>'.join(items) + "</div>"
+    return html.section("success", "Success", lead, html.card("On report seeds", body))
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------
+
+
+def learning(seen: dict[str, Any]) -> str:
+    """Success over rounds and nights, imitation's curve, losses, values."""
+    place, retrains, pretrains = seen["place"], seen["retrains"], seen["pretrains"]
+    done = facts.rounds(retrains, seen["corpus"]["table"] if seen["corpus"] else None)
+    cards = []
+    if done:
+        base = seen["scores"][0]["success"] if seen["scores"] else None
+        last = done[-1]
+        held = sum(int(r.get("held") or 0) for r in done)
+        note = (
+            f"{len(done)} rounds, {last['steps']:,} environment steps. Collection explores, so a policy on its own does better. "
+            f"The guard clipped {sum(int(r.get('clipped') or 0) for r in done):,} action values and held {held:,}."
+        )
+        cards.append(html.chart("Success over rounds", charts.success(done, base), note))
+    else:
+        cards.append(
+            html.card("Success over rounds", html.empty("No rounds yet.", "flywheel retrain checkpoint=NAME rounds=3"))
+        )
+    if len(past := facts.nights(seen["runs"], seen["name"])) > 1:
+        cards.append(
+            html.chart(
+                "Success night by night",
+                charts.nights(past),
+                "What was in production after each, on that night's report seeds.",
+            )
+        )
+    curve = pretrains[-1]["content"].get("curve", []) if pretrains else []
+    chosen = pretrains[-1]["result"]["metrics"].get("updates") if pretrains else None
+    if [p for p in curve if "success" in p]:
+        note = f"Scored on {curve[-1].get('n')} gate seeds each time; the best is the pretrained policy."
+        cards.append(html.chart("Imitation's training curve", charts.curve(curve, chosen), note))
+    if curve and (loss := facts.policy_loss(pretrains[-1], curve[0])):
+        x = [p["updates"] / 1000 for p in curve]
+        cards.append(
+            html.chart(
+                "Imitation loss",
+                charts.lines("imitation", "Imitation loss", x, {loss: [p[loss] for p in curve]}, "thousand updates"),
+                "Mean since the point before.",
+            )
+        )
+    elif not curve:
+        cards.append(
+            html.card(
+                "Imitation's training curve", html.empty("Nothing was pretrained yet.", "flywheel pretrain task=lift")
+            )
+        )
+    cards += curves(facts.learned(place, retrains), retrains)
+    return html.section("learning", "Learning", "", html.grid(*cards))
+
+
+def curves(lines: list[dict[str, float]], retrains: list[dict]) -> list[str]:
+    """Loss, value and error after each round."""
+    cards = []
+    for title, key, spread, note in (
+        (
+            "Policy loss in rounds",
+            facts.policy_loss(retrains[-1] if retrains else None, lines[-1] if lines else {}),
+            None,
+            "Mean over the round.",
+        ),
+        (
+            "Value (Q) and its spread",
+            "q.q",
+            "q.q_std",
+            "What the critics expect of the data's actions: 1 is success now. The band is how much the members differ.",
+        ),
+        ("Critics' error", "q.td", None, "Squared temporal-difference error, mean over the round."),
+    ):
+        told = [line for line in lines if key in line and (spread is None or spread in line)]
+        if told:
+            band = [line[spread] for line in told] if spread else None
+            name = title.split()[0].lower().strip("'s")
+            svg = charts.lines(
+                name, title, [line["at"] for line in told], {key: [line[key] for line in told]}, "round", band
+            )
+            cards.append(html.chart(title, svg, note))
+    return cards
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def failures(seen: dict[str, Any]) -> str:
+    """Where the failures start, and a clip of each kind."""
+    name, heading = "failures", "Where the failures start"
+    now = f"{seen['name']}@{seen['standing']['id']}" if seen["standing"] else None
+    ref = now if now in seen["outcomes"] else next(reversed(seen["outcomes"]), None)
+    if ref is None:
+        return html.section(
+            name, heading, "", html.card("Not known yet", html.empty("No policy was scored on report seeds yet."))
+        )
+    columns = seen["outcomes"][ref]["columns"]
+    cards, first = [], None
+    found = _report_starts.where(columns, seen["task"])
+    if "why" in found:
+        lead = esc(found["why"])
+    else:
+        lead = esc(_report_starts.advice(found))
+        note = (
+            f"{len(columns['seed'])} report episodes of <code>{esc(ref)}</code>. Boxed: the success rate of each cell. Chosen among "
+            f"{found['pairs']} pair{'s' if found['pairs'] > 1 else ''} of {esc(found['source'])}."
+        )
+        cards.append(html.chart("Success by initial condition", charts.starts(found), note))
+        (_, vx, ex), (_, vy, ey), (i, j) = found["x"], found["y"], found["worst"]
+        first = (ex[j] <= vx) & (vx <= ex[j + 1]) & (ey[i] <= vy) & (vy <= ey[i + 1])
+    config = {"num_envs": 1, "threads": 1, **seen["outcomes"][ref]["config"], "task": seen["task"]}
+    clips = _report_clip.film(seen["place"], ref, config, columns, _report_clip.choose(columns, first))
+    for kind, clip in clips.items():
+        title = f"A {kind}"
+        if isinstance(clip, str):
+            cards.append(html.card(title, html.empty(clip)))
+            continue
+        moving, still, seed = clip
+        picture = (
+            f'<figure><picture><source media="(prefers-reduced-motion:reduce)" srcset="{still}">'
+            f'<img src="{moving}" width="320" height="240" alt="{kind}: the episode of seed {seed}, filmed"></picture></figure>'
+        )
+        cards.append(html.card(title, picture, f"Seed {seed}, <code>{esc(ref)}</code>."))
+    return html.section(name, heading, lead, html.grid(*cards))
+
+
+def corpus(seen: dict[str, Any]) -> str:
+    """How the corpus grew, how good it is, what was kept out."""
+    held, bad = seen["corpus"], facts.quarantined(seen["runs"])
+    if held is None:
+        body = html.card(
+            "Empty",
+            html.empty(
+                "There are no episodes yet.", "flywheel ingest source='demos/*.hdf5' format=robomimic_hdf5 task=lift"
+            ),
+        )
+        return html.section("corpus", "Corpus", "", body + _kept_out(bad))
+    table, rows = held["table"], facts.quality(held)
+    removed = sum(line["removed"] for line in held["log"])
+    lead = f"Version {held['version']}: {len(table['hash'])} episodes, {int(table['length'].sum()):,} steps"
+    lead += f"; {removed} removed by tombstones. Failures are kept." if removed else ". Failures are kept."
+    items = []
+    for row in rows:
+        low, high = stats.wilson(row["k"], row["known"])
+        share = row["k"] / row["known"] if row["known"] else None
+        bar = (
+            html.interval(share, low, high, str(row["who"]))
+            if row["known"]
+            else '<div class="sub">outcome unknown</div>'
+        )
+        told = f"<b>{share:.2f}</b> of {row['known']}" if row["known"] else f"{row['episodes']}"
+        items.append(f'<div class="name">{esc(row["who"], 60)}</div>{bar}<div class="num">{told}</div>')
+    fps = float(table["fps"].max()) if len(table["fps"]) else 0.0
+    share = html.card(
+        "Success by who acted",
+        '<div class="rows">' + '<div class="sep"></div>'.join(items) + "</div>",
+        "With 95 % intervals; exploration included.",
+    )
+    note = f"The middle episode, and the range of the middle 80 %.{f' {fps:g} steps are a second.' if fps else ''}"
+    cards = html.grid(
+        html.chart("Episodes by version", charts.growth(*facts.growth(held)), "Those that are alive today, by the version that added them."),
+        share, html.chart("Length of episodes", charts.lengths(rows, fps), note),
+    )  # fmt: skip
+    return html.section("corpus", "Corpus", esc(lead), cards, _kept_out(bad))
+
+
+def _kept_out(bad: list[dict[str, Any]]) -> str:
+    if not bad:
+        return ""
+    rows = [[esc(b.get("file")), esc(b.get("episode")), esc(b.get("reason"))] for b in bad[:25]]
+    more = f"and {len(bad) - 25} more, in the ingest runs' out/quarantine.json" if len(bad) > 25 else ""
+    return html.card(
+        f"Quarantined: {len(bad)}", html.table(["file", "episode", "why it was kept out"], rows, "mn"), more
+    )
+
+
+# -- history ----------------------------------------------------------------------------------------------------------
+
+
+def gate(seen: dict[str, Any]) -> str:
+    """What the gate decided, newest first."""
+    if not seen["gates"]:
+        return html.section(
+            "gate",
+            "Gate decisions",
+            "",
+            html.card("None yet", html.empty("Nothing was promoted or refused yet.", "flywheel promote NAME@ID")),
+        )
+    words = {"promote": "promoted", "refuse": "refused", "rollback": "rolled back to"}
+    items = []
+    for g in seen["gates"][:15]:
+        chip = f'<span class="chip{" no" if g["op"] != "promote" else ""}">{words.get(g["op"], esc(g["op"]))}</span>'
+        by = f", by <code>{esc(g['run'])}</code>" if g.get("run") else ", by hand"
+        items.append(
+            f'<li>{chip} <span class="id">{esc(g["name"])}@{esc(g["id"])}</span><div>{esc(g["reason"])}</div><span class="sub">{html.moment(g["time"])}{by}</span></li>'
+        )
+    left = len(seen["gates"]) - len(items)
+    more = f'<p class="more">{left} earlier ones: <code>flywheel lineage NAME</code>.</p>' if left else ""
+    return html.section(
+        "gate", "Gate decisions", "", html.card("Newest first", f'<ol class="log">{"".join(items)}</ol>{more}')
+    )
+
+
+def lineage(seen: dict[str, Any]) -> str:
+    """From the name back to the demonstrations."""
+    lead = "From the policy back to the demonstrations it came from."
+    if not seen["standing"]:
+        return html.section(
+            "lineage", "Lineage", "", html.card("Nothing to trace", html.empty("No checkpoint was made yet."))
+        )
+    ref = f"{seen['name']}@{seen['standing']['id']}"
+    return html.section(
+        "lineage",
+        "Lineage",
+        lead,
+        html.card(ref, _report_lineage.draw(*_report_lineage.graph(seen["place"], seen["runs"], ref))),
+    )
+
+
+def work(seen: dict[str, Any]) -> str:
+    """What ran, and what lies on the disk."""
+    wanted = (seen["night"] or {}).get("content", {}).get("runs") or []
+    ran = [r for r in seen["runs"] if f"{r['stage']}/{r['key']}" in wanted] or seen["runs"][-10:]
+    rows = [
+        [
+            f"{esc(r['stage'])}/{esc(r['key'])}",
+            esc(r["result"].get("status", "")),
+            f"{r['result'].get('seconds', 0):,.0f} s",
+        ]
+        for r in ran
+    ]
+    runs = html.card(
+        "What ran",
+        html.table(["run", "status", "time"], rows, "mxn") if rows else html.empty("No run has finished yet."),
+    )
+    used = facts.disk(seen["place"].root)
+    most = max([size for _, size, _ in used], default=0) or 1
+    items = [
+        f'<div class="name">{esc(n)}/</div>{html.bar(b / most)}<div class="num">{html.size(b)}<span class="sub">{f:,} files</span></div>'
+        for n, b, f in used
+    ]
+    disk = html.card(
+        "On disk",
+        '<div class="rows">' + "".join(items) + "</div>" if items else html.empty("Nothing."),
+        f"{html.size(sum(b for _, b, _ in used))} in all. <code>flywheel gc</code> says what could go.",
+    )
+    return html.section("work", "Runs and disk", "", html.grid(runs, disk))
+
+
+SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+    ("success", "Success", scores),
+    ("learning", "Learning", learning),
+    ("failures", "Where the failures start", failures),
+    ("corpus", "Corpus", corpus),
+    ("gate", "Gate decisions", gate),
+    ("lineage", "Lineage", lineage),
+    ("work", "Runs and disk", work),
+]
