@@ -61,7 +61,7 @@ class BestOfN(Policy):
             actions = actions + jitter
         actions = actions.clamp(low, high)
         q = self.critic(obs.repeat_interleave(self.n, 0), actions.flatten(0, 1)).view(-1, len(obs), self.n)
-        bound = q.mean(0) - self.k * q.std(0)
+        bound = q.mean(0) - self.k * q.std(0, correction=min(1, len(q) - 1))
         return actions[torch.arange(len(obs)), bound.argmax(1)]
 
 

@@ -42,7 +42,7 @@ class Diffusion(Policy):
         levels = torch.linspace(self.train_steps - 1, 0, self.steps, device=x.device).round().long()
         for i, t in enumerate(levels):
             eps = self.noise(x, t.expand(len(x)), features)
-            clean = ((x - (1 - self.abar[t]).sqrt() * eps) / self.abar[t].sqrt()).clamp(-5, 5)
+            clean = ((x - (1 - self.abar[t]).sqrt() * eps) / self.abar[t].sqrt()).clamp(-3, 3)
             if i + 1 < len(levels):
                 after = self.abar[levels[i + 1]]
                 eps = (x - self.abar[t].sqrt() * clean) / (1 - self.abar[t]).sqrt()

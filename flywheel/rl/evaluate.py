@@ -35,7 +35,7 @@ def td(nets, batch, *, next_value, lower_bound=False):
         if lower_bound:
             target = torch.maximum(target, batch["return"].expand_as(target))
     q = nets["q"](batch["obs"], batch["action"])  # [E, B]
-    return F.mse_loss(q, target.expand_as(q)), {"q": q.mean(), "q_std": q.std(0).mean()}
+    return F.mse_loss(q, target.expand_as(q)), {"q": q.mean(), "q_std": q.std(0, correction=0).mean()}
 
 
 def expectile(nets, batch, *, tau=0.7):

@@ -1,0 +1,146 @@
+"""Arithmetic by hand: each number is worked out in a comment, then asserted."""
+
+import pytest
+import torch
+
+from flywheel.rl import evaluate, improve
+from flywheel.rl.learner import Learner, resolve
+
+
+def value(*numbers):
+    """A net that answers these numbers, whatever it is asked; [E, B] from nested lists."""
+    return lambda *args: torch.tensor(numbers, dtype=torch.float64)
+
+
+class Imitated:
+    """A policy whose imitation loss is given; remembers the condition."""
+
+    def __init__(self, *losses):
+        self.losses = torch.tensor(losses, dtype=torch.float64)
+
+    def bc_loss(self, obs, action, rng, condition):
+        self.condition = condition
+        return self.losses
+
+
+BATCH = {
+    "obs": None,
+    "action": None,
+    "next_obs": None,
+    "next_action": None,
+    "reward": torch.tensor([1.0, 0.5], dtype=torch.float64),
+    "discount": torch.tensor([0.0, 0.9], dtype=torch.float64),
+    "return": torch.tensor([1.0, 2.0], dtype=torch.float64),
+    "rng": None,
+}
+
+
+def test_td_with_state_value():
+    # targets: 1 + 0 * 3 = 1 (terminated) and 0.5 + 0.9 * 2 = 2.3; q = 0.5, 2.0: (0.25 + 0.09) / 2 = 0.17
+    nets = {"q": value([0.5, 2.0]), "v": value([3.0, 2.0])}
+    loss, info = evaluate.td(nets, BATCH, next_value=evaluate.state_value)
+    assert loss.item() == pytest.approx(0.17)
+    assert info["q"].item() == pytest.approx(1.25)
+
+
+def test_sarsa_fits_each_member_to_its_own_target_and_never_below_the_return():
+    # members' own targets: (1, 0.5 + 0.9 * 1 = 1.4) and (1, 0.5 + 0.9 * 2 = 2.3); lifted to the return: (1, 2) and (1, 2.3)
+    # q = 0: (1 + 4 + 1 + 5.29) / 4 = 2.8225; without the bound (1 + 1.96 + 1 + 5.29) / 4 = 2.3125
+    nets = {"q": value([0.0, 0.0], [0.0, 0.0]), "q.lag": value([9.0, 1.0], [9.0, 2.0])}
+    loss, _ = evaluate.td(nets, BATCH, next_value=evaluate.data_action, lower_bound=True)
+    assert loss.item() == pytest.approx(2.8225)
+    loss, _ = evaluate.td(nets, BATCH, next_value=evaluate.data_action)
+    assert loss.item() == pytest.approx(2.3125)
+
+
+def test_expectile():
+    # min over members: q = (1, 0); v = (0, 1): errors +1 (weight 0.7) and -1 (weight 0.3): (0.7 + 0.3) / 2 = 0.5
+    nets = {"q.lag": value([1.0, 5.0], [2.0, 0.0]), "v": value([0.0, 1.0])}
+    assert evaluate.expectile(nets, BATCH, tau=0.7)[0].item() == pytest.approx(0.5)
+
+
+def test_returns():
+    # v = (0, 1), returns (1, 2): (1 + 1) / 2
+    assert evaluate.returns({"v": value([0.0, 1.0])}, BATCH)[0].item() == pytest.approx(1.0)
+
+
+def test_advantage_weighted():
+    # A = (1 - 0, 0 - 1) = (1, -1); weights e^2, e^-2; losses (1, 2): (7.389056 + 2 * 0.135335) / 2 = 3.829863
+    nets = {"q.lag": value([1.0, 0.0]), "v": value([0.0, 1.0]), "policy": Imitated(1.0, 2.0)}
+    assert improve.advantage_weighted(nets, BATCH, beta=2.0)[0].item() == pytest.approx(3.829863)
+    # with a limit of 2: (2 + 0.270671) / 2
+    assert improve.advantage_weighted(nets, BATCH, beta=2.0, limit=2.0)[0].item() == pytest.approx(1.135335)
+
+
+def test_advantage_conditioned_tells_good_from_bad():
+    nets = {"q.lag": value([1.0, 0.0]), "v": value([0.0, 0.0]), "policy": Imitated(1.0, 3.0)}
+    batch = {**BATCH, "rng": torch.Generator().manual_seed(0)}
+    loss, info = improve.advantage_conditioned(nets, batch, percentile=50.0, drop=0.0)
+    assert nets["policy"].condition.tolist() == [1.0, -1.0]  # advantages 1 and 0, the median is 0.5
+    assert (loss.item(), info["good"].item()) == (2.0, 0.5)
+    improve.advantage_conditioned(nets, batch, percentile=50.0, drop=1.0)
+    assert nets["policy"].condition.tolist() == [0.0, 0.0]
+
+
+def test_imitate_is_the_policys_own_loss():
+    assert improve.imitate({"policy": Imitated(1.0, 3.0)}, BATCH)[0].item() == 2.0
+
+
+def test_unknown_losses_and_arguments_are_refused_with_the_list():
+    with pytest.raises(ValueError, match="no loss 'tdd' in rl/evaluate.py. There are: .*expectile.*td"):
+        resolve("evaluate", "tdd", {})
+    with pytest.raises(ValueError, match="loss expectile has no tua; it has: tau"):
+        resolve("evaluate", "expectile", {"tua": 0.7})
+
+
+class Scale(torch.nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(float(start), dtype=torch.float64))
+
+    def forward(self, *args):
+        return self.w.expand(1, 2)
+
+
+def learner(**more):
+    nets = {"q": Scale(0.0), "v": Scale(1.0)}
+    table = {"q": {"td": {"next_value": "state_value"}}}
+    return Learner(nets, evaluate=table, improve={}, lag={"q": 0.5}, lr=0.1, weight_decay=0.0, **more)
+
+
+def test_only_the_named_net_moves_and_its_slow_copy_follows():
+    moved = learner()
+    batch = {k: v for k, v in BATCH.items() if isinstance(v, torch.Tensor)}
+    moved.act("evaluate", {**batch, "obs": torch.zeros(2), "action": torch.zeros(2), "next_obs": torch.zeros(2)})
+    # Adam's first step is lr in the gradient's direction: w = 0.1; the lag goes half the way: 0.05
+    assert moved.nets["q"].w.item() == pytest.approx(0.1, abs=1e-6)
+    assert moved.nets["q.lag"].w.item() == pytest.approx(0.05, abs=1e-6)
+    assert moved.nets["v"].w.item() == 1.0
+
+
+def test_state_restores_everything():
+    one, two = learner(seed=1), learner(seed=2)
+    batch = {k: v for k, v in BATCH.items() if isinstance(v, torch.Tensor)}
+    batch |= {"obs": torch.zeros(2), "action": torch.zeros(2), "next_obs": torch.zeros(2)}
+    for _ in range(3):
+        one.act("evaluate", batch)
+    two.load_state(one.state())
+    for _ in range(3):
+        one.act("evaluate", batch)
+        two.act("evaluate", batch)
+    assert one.nets["q"].w.item() == two.nets["q"].w.item()
+    assert one.metrics() == two.metrics()
+    assert torch.equal(torch.rand(3, generator=one.rng), torch.rand(3, generator=two.rng))
+
+
+def test_what_cannot_work_fails_before_the_first_update():
+    broken = Learner({"q": Scale(0.0)}, evaluate={"q": {"td": {"next_value": "data_action"}}}, improve={}, lag={})
+    with pytest.raises(ValueError, match=r"evaluate\.q\.td needs the net or batch entry 'q\.lag'"):
+        broken.try_all(
+            {
+                "evaluate": {k: v for k, v in BATCH.items() if isinstance(v, torch.Tensor)}
+                | {"next_obs": torch.zeros(2), "next_action": torch.zeros(2)}
+            }
+        )
+    with pytest.raises(ValueError, match="evaluate names the net 'z'; there are: q"):
+        Learner({"q": Scale(0.0)}, evaluate={"z": {}}, improve={}, lag={})

@@ -1,0 +1,163 @@
+"""Chunk transitions by hand, and where the bugs of others live: terminated against truncated, steps after success."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flywheel.rl.fit import At, Cadence, fit
+from flywheel.rl.source import Offline, Pool
+
+
+def windows(*episodes):
+    """Episodes [(obs [T+1], reward [T])] as the corpus lays them out; the action at t is 10 * obs[t]."""
+    rows, start, length = [], [], []
+    for obs, reward in episodes:
+        start.append(sum(map(len, rows)))
+        length.append(len(reward))
+        block = np.zeros((len(obs), 3), np.float32)
+        block[:, 0], block[:-1, 1], block[:-1, 2] = obs, 10 * np.asarray(obs[:-1]), reward
+        rows.append(block)
+    rows = np.concatenate(rows)
+
+    def gather(index, offsets, low, high):
+        return rows[np.clip(index[:, None] + offsets, low[:, None], high[:, None])]
+
+    columns = {"obs.state": slice(0, 1), "action": slice(1, 2), "reward": slice(2, 3)}
+    return SimpleNamespace(rows=rows, start=np.array(start), length=np.array(length), columns=columns, gather=gather)
+
+
+def source(held, **more):
+    pools = {"all": np.arange(len(held.start))}
+    mixture = {"evaluate": {"all": 1.0}, "improve": {"all": 1.0}}
+    return Offline(held, pools, mixture, obs_steps=2, action_steps=2, gamma=0.5, **more)
+
+
+def rows_by_step(held, n=400):
+    """One transition of each step of the first episode, by its newest observation."""
+    batch = source(held, seed=0).batch("evaluate", n)
+    found = {}
+    for i in range(n):
+        found[float(batch["obs"][i, 1, 0])] = {
+            k: v[i].squeeze(-1).tolist() for k, v in batch.items() if v[i].numel() > 1
+        } | {k: v[i].item() for k, v in batch.items() if v[i].numel() == 1}
+    return found
+
+
+def test_a_time_out_bootstraps():
+    # obs 1 2 3 4, actions 10 20 30, no success: cut off, not terminated. gamma 0.5, chunks of two
+    found = rows_by_step(windows(([1, 2, 3, 4], [0, 0, 0])))
+    assert found[1.0]["obs"] == [1.0, 1.0]  # the first observation is repeated
+    assert found[1.0]["action"] == [10.0, 20.0]
+    assert found[1.0]["next_obs"] == [2.0, 3.0]
+    assert found[1.0]["next_action"] == [30.0, 30.0]
+    assert found[1.0]["discount"] == 0.25  # gamma^2
+    assert found[3.0]["action"] == [30.0, 30.0]  # the last action is repeated, the zero row never seen
+    assert found[3.0]["next_obs"] == [3.0, 4.0]
+    assert found[3.0]["discount"] == 0.5  # one step was left: gamma^1, and it goes on
+    assert found[3.0]["return"] == 0.0
+
+
+def test_success_terminates_and_what_comes_after_is_not_used():
+    # success at the third of five steps
+    found = rows_by_step(windows(([1, 2, 3, 4, 5, 6], [0, 0, 1, 0, 0])))
+    assert set(found) == {1.0, 2.0, 3.0}
+    assert found[2.0]["reward"] == 0.5  # 0 + gamma * 1
+    assert found[2.0]["discount"] == 0.0
+    assert found[3.0]["reward"] == 1.0 and found[3.0]["discount"] == 0.0
+    assert found[1.0]["reward"] == 0.0 and found[1.0]["discount"] == 0.25
+    assert [found[s]["return"] for s in (1.0, 2.0, 3.0)] == [0.25, 0.5, 1.0]
+
+
+def test_windows_never_reach_into_a_neighbour():
+    held = windows(([1, 2, 3], [0, 0]), ([101, 102, 103, 104], [0, 0, 1]))
+    batch = source(held, seed=3).batch("evaluate", 500)
+    for key in ("obs", "next_obs"):
+        values = batch[key].numpy() > 50
+        assert (values.all(axis=(1, 2)) | ~values.any(axis=(1, 2))).all()
+    first, last = batch["action"].numpy()[:, 0, 0] > 500, batch["action"].numpy()[:, 1, 0] > 500
+    assert (first == last).all()
+
+
+def test_steps_are_drawn_uniformly_over_episodes_of_different_length():
+    pool = Pool(windows(([0] * 10, [0] * 9), ([0] * 2, [0])), np.array([0, 1]), 0.9)
+    episode, _ = pool.draw(np.random.default_rng(0), 10_000)
+    assert np.mean(episode == 0) == pytest.approx(0.9, abs=0.015)
+
+
+def test_shares_of_empty_pools_go_to_the_others():
+    held = windows(([1, 2, 3], [0, 0]))
+    both = Offline(
+        held, {"demos": np.array([0]), "own": np.zeros(0, int)}, {"improve": {"demos": 0.5, "own": 0.5}},
+        obs_steps=1, action_steps=1,
+    )  # fmt: skip
+    assert both.batch("improve", 8)["obs"].shape == (8, 1, 1)
+    with pytest.raises(ValueError, match="nothing to draw improve from: own hold no step"):
+        Offline(held, {"own": np.zeros(0, int)}, {"improve": {"own": 1.0}}, obs_steps=1, action_steps=1).batch(
+            "improve"
+        )
+
+
+def test_state_gives_the_next_batch():
+    held = windows((list(range(30)), [0] * 29))
+    one, two = source(held, seed=1), source(held, seed=2)
+    one.batch("improve")
+    two.load_state(one.state())
+    assert np.array_equal(one.batch("improve")["obs"], two.batch("improve")["obs"])
+
+
+class Scribe:
+    """Writes down what the loop does."""
+
+    def __init__(self):
+        self.did = []
+
+    def collect(self, learner):
+        self.did.append("collect")
+
+    def batch(self, act):
+        return act
+
+    def act(self, name, batch):
+        self.did.append(name)
+
+    def begin_improve(self):
+        pass
+
+    def snapshot(self):
+        return list(self.did)
+
+    def restore(self, before, reason):
+        self.did.append(reason)
+
+
+def test_the_loop_is_rounds_of_collect_evaluate_improve():
+    scribe = Scribe()
+    fit(scribe, scribe, Cadence(rounds=2, evaluate=2, improve=1))
+    assert scribe.did == ["collect", "evaluate", "evaluate", "improve"] * 2
+
+
+def test_a_gate_may_refuse_a_round():
+    scribe = Scribe()
+    fit(scribe, scribe, Cadence(1, 0, 1), gate=lambda before, learner: "worse")
+    assert scribe.did == ["collect", "improve", "worse"]
+
+
+@pytest.mark.parametrize("stop", range(1, 14))
+def test_the_loop_can_be_left_and_entered_anywhere(stop):
+    class Stop(Exception):
+        pass
+
+    whole, broken, count, at = Scribe(), Scribe(), [0], At()
+    fit(whole, whole, Cadence(2, 2, 3))
+
+    def pause(now):
+        count[0] += 1
+        if count[0] == stop:
+            raise Stop
+
+    try:
+        fit(broken, broken, Cadence(2, 2, 3), at=at, pause=pause)
+    except Stop:
+        fit(broken, broken, Cadence(2, 2, 3), at=At(**vars(at)))
+    assert broken.did == whole.did
