@@ -137,12 +137,13 @@ class Batch:
 
     def set_state(self, i: int, state: dict[str, np.ndarray]) -> np.ndarray:
         """Put environment i at `state`, and return its obs [Do]; its seed and step counter stay as they are."""
-        self._write(i, self._task.check_state(state))
+        self._write(i, self._task.restore(self._scratch, state))
         return self._observe(slice(i, i + 1))[0]
 
     def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
         """A picture of environment i, uint8 [height, width, 3]; RuntimeError with what to do where there is no OpenGL."""
-        return self._camera.frame(self._task.restore(self._scratch, self.get_state(i)), width, height)
+        self._task.restore(self._scratch, self.get_state(i))
+        return self._camera.frame(self._scratch, width, height)
 
     def close(self) -> None:
         """Stop the threads and free the renderer; a closed batch cannot be stepped."""
@@ -178,7 +179,8 @@ class Batch:
         return spread
 
     def _begin(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> None:
-        self._write(i, self._task.start(self._scratch, seed) if state is None else self._task.check_state(state))
+        task, data = self._task, self._scratch
+        self._write(i, task.start(data, seed) if state is None else task.restore(data, state))
         self._seeds[i], self._steps[i] = seed, 0
 
     def _write(self, i: int, start: Start) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from flywheel_sim._control import STEP, TURN
 from flywheel_sim._task import Task
 
-FLAWED = 0.23  # share of episodes with a flaw
-DAWDLES = 0.25  # share of episodes with pauses or a detour
+FLAWED = 0.24  # share of episodes with a flaw
+DAWDLES = 0.24  # share of episodes with pauses or a detour
 WAVER, MEMORY = 0.15, 0.8  # size (of full action) and autocorrelation of the hand's noise
 
 
@@ -85,3 +85,9 @@ class Demonstrator:
         # a hand wavers when it moves, not when it rests
         action[:-1] += self._noise * min(1.0, 0.15 + float(np.abs(action[:-1]).max()))
         return (np.round(np.clip(action, -1, 1) * 127) / 127).astype(np.float32)
+
+    def outcome(self, success: bool) -> str:
+        """In one word: clean, dawdles or recovers (a success in spite of a flaw); else the flaw, or fumbles."""
+        if success:
+            return "recovers" if self.flaw else "dawdles" if self.dawdles else "clean"
+        return self.flaw or "fumbles"

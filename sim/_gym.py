@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from flywheel_sim._control import Controller
 from flywheel_sim._render import Camera
-from flywheel_sim._task import PHYSICS, Start, Task
+from flywheel_sim._task import PHYSICS, Task
 
 
 class TaskEnv(gymnasium.Env):
@@ -92,8 +92,7 @@ class TaskEnv(gymnasium.Env):
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Put the environment at `state`; its step counter stays as it is."""
-        start: Start = self.task.check_state(state)
-        self.task.restore(self._data, state)
+        start = self.task.restore(self._data, state)
         self._goal, self._readings = start.goal[:, None], start.sensors[:, None]
 
     def render(self) -> np.ndarray | None:

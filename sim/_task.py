@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 
 PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS
+RESOLUTION = 2.0**-13  # 0.12 mm; a power of two, so that float32 holds every reading exactly
 HOME = (
     0.0,
     -0.0066,
@@ -77,6 +78,39 @@ class Task:
         data.qpos[:7] = joints
         self.module.place(data, init)
         mujoco.mj_forward(self.model, data)
+        return self._start_here(data)
+
+    def restore(self, data: mujoco.MjData, state: dict[str, np.ndarray]) -> Start:
+        """Put `data` at `state` and return it as a Start; ValueError with both tables if it is not of this task.
+
+        `state` comes from `get_state`. Without `sensors` and `goal` they are those of a hand that has just been put there,
+        which is exact for the first state of an episode.
+        """
+        model = self.model
+        sizes = {
+            "physics": mujoco.mj_stateSize(model, PHYSICS),
+            "mocap": 7 * model.nmocap,
+            "sensors": model.nsensordata,
+        }
+        sizes["goal"] = 5
+        state = {"mocap": np.zeros(0), **{key: np.asarray(value, np.float64).ravel() for key, value in state.items()}}
+        found = {key: value.size for key, value in state.items()}
+        if "physics" not in state or any(found[key] != sizes.get(key) for key in found):
+            raise ValueError(
+                f"{self.name}: the state has sizes {found}; expected {sizes}. It belongs to another task or model"
+            )
+        mujoco.mj_resetData(model, data)
+        mujoco.mj_setState(model, data, state["physics"], PHYSICS)
+        data.mocap_pos[:] = state["mocap"][: 3 * model.nmocap].reshape(-1, 3)
+        data.mocap_quat[:] = state["mocap"][3 * model.nmocap :].reshape(-1, 4)
+        mujoco.mj_forward(model, data)
+        fresh = self._start_here(data)
+        return Start(
+            state["physics"], state["mocap"], state.get("sensors", fresh.sensors), state.get("goal", fresh.goal)
+        )
+
+    def _start_here(self, data: mujoco.MjData) -> Start:
+        """`data` (after mj_forward) as the beginning of an episode: the controller's goal is where the hand is."""
         physics = np.empty(mujoco.mj_stateSize(self.model, PHYSICS))
         mujoco.mj_getState(self.model, data, physics, PHYSICS)
         eef, x = data.sensor("eef_pos").data, data.sensor("eef_x").data
@@ -84,39 +118,15 @@ class Task:
         mocap = np.concatenate([data.mocap_pos.ravel(), data.mocap_quat.ravel()])
         return Start(physics, mocap, data.sensordata.copy(), np.concatenate([eef, yaw]))
 
-    def check_state(self, state: dict[str, np.ndarray]) -> Start:
-        """`state` (from `get_state`) as a Start; ValueError with both tables if it is not of this task."""
-        model = self.model
-        expected = {
-            "physics": mujoco.mj_stateSize(model, PHYSICS),
-            "mocap": 7 * model.nmocap,
-            "sensors": model.nsensordata,
-            "goal": 5,
-        }
-        found = {key: np.size(value) for key, value in state.items()}
-        if found != expected:
-            raise ValueError(
-                f"{self.name}: the state has sizes {found}; expected {expected}. It belongs to another task or model"
-            )
-        return Start(**{key: np.array(value, np.float64) for key, value in state.items()})
-
-    def restore(self, data: mujoco.MjData, state: dict[str, np.ndarray]) -> mujoco.MjData:
-        """Put `data` at `state` and compute all that follows from it (for pictures, and to step on)."""
-        start = self.check_state(state)
-        mujoco.mj_resetData(self.model, data)
-        mujoco.mj_setState(self.model, data, start.physics, PHYSICS)
-        data.mocap_pos[:] = start.mocap[: 3 * self.model.nmocap].reshape(-1, 3)
-        data.mocap_quat[:] = start.mocap[3 * self.model.nmocap :].reshape(-1, 4)
-        mujoco.mj_forward(self.model, data)
-        return data
-
     def sensors(self, readings: np.ndarray) -> Sensors:
         """Name the rows of readings [ns, N]."""
         return Sensors((name, readings[rows]) for name, rows in self.sensor_slices.items())
 
     def observe(self, sensors: Sensors, goal: np.ndarray) -> np.ndarray:
-        """The flat observation [N, Do] float32: the module's keys, concatenated in the order of `obs_keys`."""
-        return np.concatenate(self.module.observe(sensors, goal)).T.astype(np.float32, order="C")
+        """The flat observation [N, Do] float32: the module's keys, concatenated in the order of `obs_keys`, in whole steps of
+        RESOLUTION, as real encoders and cameras have one (and recordings shrink to a third)."""
+        values = np.concatenate(self.module.observe(sensors, goal)).T
+        return (np.rint(values / RESOLUTION) * RESOLUTION).astype(np.float32, order="C")
 
     def split(self, obs: np.ndarray) -> dict[str, np.ndarray]:
         """{key: [..., size]} views of a flat observation [..., Do]."""

@@ -27,6 +27,7 @@ OBS = {
     "hole_to_peg": (3, "m, hole at table height to the peg's lower end"),
 }
 FLAWS = ("misses_peg", "lets_go", "misjudges_hole")
+DEMOS = 100  # episodes in datasets/
 HALF = 0.045  # m, half the peg's length
 GRASP = 0.02  # m, where the hand takes the peg, above its centre
 

@@ -25,6 +25,7 @@ OBS = {
     "cube_to_eef": (3, "m"),
 }
 FLAWS = ("misjudges", "closes_early", "lets_go")
+DEMOS = 120  # episodes in datasets/
 HALF = 0.033  # m, half the cube's edge
 HEIGHT = 0.10  # m
 

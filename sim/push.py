@@ -23,6 +23,7 @@ OBS = {
     "target_to_puck": (2, "m"),
 }
 FLAWS = ("overshoots", "stops_short", "glances")
+DEMOS = 120  # episodes in datasets/
 RADIUS = 0.05  # m, of the puck: wider than the open gripper, so that both fingers touch it
 TOLERANCE = 0.015  # m
 STILL = 0.1  # m/s
