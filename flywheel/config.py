@@ -94,11 +94,15 @@ def _conf_state() -> str:
 
 def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     """Compose with Hydra, resolve, and lay the typed values on top; a nightly's stages are composed with it."""
+    if stage == "nightly":  # what it hands down is checked against the stage that gets it, below
+        overrides = [f"++{word}" if word.split(".")[0] in PARTS else word for word in overrides]
     cfg = _hydra(f"stage/{stage}", overrides)
     for key, value in typed.items():
         if key not in cfg:
             raise UsageError(f"{stage} has no {key}=; it has: {', '.join(sorted(cfg))}")
         cfg[key] = None if value in ("null", "None", "") else value
+    for key in missing(cfg):
+        raise UsageError(f"{stage} needs {key}=...")
     if stage == "nightly":
         for part in PARTS:
             cfg[part] = handed_down(part, cfg)
@@ -109,22 +113,23 @@ def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str
 
 def handed_down(part: str, cfg: dict[str, Any]) -> dict[str, Any]:
     """A stage's config inside a nightly: its defaults, what the nightly shares, what the nightly says under its name."""
-    own = {**{"source": "", "checkpoint": ""}, **cfg[part]}
+    own = dict(cfg[part])
     overrides = [f"algorithm={own['algorithm']}"] if isinstance(own.get("algorithm"), str) else []
     if overrides:
         own.pop("algorithm")
-    base = _hydra(f"stage/{part}", [f"{k}=x" for k in _missing(part)] + overrides)
+    base = _hydra(f"stage/{part}", overrides)
     for key in (*SHARED, *(("format",) if part == "ingest" else ())):
         if key in base and key in cfg:
             base[key] = cfg[key]
-    for key in ("source", "checkpoint"):
-        if key not in base:
-            own.pop(key)
     return merge(base, own, f"{part}.")
 
 
-def _missing(part: str) -> list[str]:
-    return {"ingest": ["source"], "evaluate": ["checkpoint"], "promote": ["checkpoint"]}.get(part, [])
+def missing(cfg: dict[str, Any], where: str = "") -> list[str]:
+    """The keys that nobody has given a value (??? in conf/)."""
+    found = []
+    for key, value in cfg.items():
+        found += missing(value, f"{where}{key}.") if isinstance(value, dict) else [f"{where}{key}"] * (value == "???")
+    return found
 
 
 def merge(base: dict[str, Any], own: dict[str, Any], where: str = "") -> dict[str, Any]:
@@ -176,7 +181,7 @@ def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
     try:
         with initialize_config_module("flywheel_conf", version_base="1.3"):
             cfg = hydra_compose(name, overrides)
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_words(error, name.removeprefix("stage/"))) from error
     return plain

@@ -52,7 +52,7 @@ def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None)
     pre = {**cfg["pretrain"], "demos": cfg["demos"]}
     demos = _inputs.demonstrations(pre, place)
     more = str(cfg["rounds"]) if cfg.get("rounds") and str(cfg["rounds"]).startswith("+") else None
-    known = {k: v for k, v in cfg.items() if k not in runs.RUNTIME}
+    known = {k: v for k, v in cfg.items() if k not in runs.RUNTIME and k != "source"}  # where it lies is no input
     code = {name: runs.fingerprint(name, cfg) for name in ("pretrain", "retrain", "promote", "evaluate")}
     base = runs.key_of({"config": known, "demos": demos.id, "code": code})
     name = _inputs.name_of(cfg)

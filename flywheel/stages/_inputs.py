@@ -34,7 +34,7 @@ def title(cfg: dict[str, Any]) -> str:
 
 def name_of(cfg: dict[str, Any]) -> str:
     """The name that checkpoints of this task get: `name=`, or policy/TASK."""
-    return cfg.get("name") or f"policy/{title(cfg)}"
+    return cfg.get("name") or f"policy/{title(cfg).replace(':', '-')}"
 
 
 def demonstrations(cfg: dict[str, Any], store):

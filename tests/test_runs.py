@@ -1,0 +1,324 @@
+"""Runs: looked up, resumed, replayed; a whole nightly in small; kill -9 at random moments."""
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import toy
+
+from flywheel import app, config, nightly, run, store
+from flywheel.run import Store
+
+SMALL = [
+    "debug=tiny", "policy.width=32", "policy.depth=1", "policy.steps=4", "num_envs=8", "threads=1",
+    "retrain.batch_size=32", "pretrain.batch_size=32", "ingest.obs_keys=[position,goal]",
+    "retrain.algorithm.critic.width=16", "retrain.algorithm.critic.members=2",
+]  # fmt: skip
+
+
+def words(folder, *more):
+    source = f"source={folder / 'demos.hdf5'}"
+    return ["nightly", f"store={folder / 'store'}", source, *toy.TASK, *SMALL, *more]
+
+
+def call(*words, capsys=None):
+    code = app.main([*words, "--json"])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """A store after one nightly: (folder, Store, its finished record)."""
+    folder = tmp_path_factory.mktemp("night")
+    toy.demonstrations(folder / "demos.hdf5")
+    assert app.main(words(folder)) == 0
+    place = Store(folder / "store")
+    (done,) = place.runs("nightly")
+    return folder, place, done
+
+
+def hashes(place):
+    """All that a nightly made, by content: of each run its outputs and files, and where the names point."""
+    made = {}
+    for done in place.runs():
+        outputs = {k: v for k, v in done["result"]["outputs"].items() if k != "corpus"}
+        made[f"{done['stage']}/{done['key']}"] = (outputs, done["content"], done["files"])
+    names = {name: [(e["op"], e["id"]) for e in place.names.log(name)] for name in place.names.names()}
+    return json.loads(json.dumps([made, names, place.corpus().at("latest").id], default=str))
+
+
+def test_a_nightly_ends_with_a_table_and_a_report(night):
+    _, place, done = night
+    table = done["content"]["table"]
+    assert [row["policy"] for row in table] == ["pretrained", "retrained", "best-of-N"]
+    assert all(row["n"] == 8 and 0 <= row["ci95"][0] <= row["success"] <= row["ci95"][1] <= 1 for row in table)
+    assert "p" not in table[0] and "p" in table[2]
+    assert (place.root / "report" / "index.html").exists()
+    assert [r.split("/")[0] for r in done["content"]["runs"]] == [
+        "ingest",
+        "pretrain",
+        "retrain",
+        "promote",
+        *["evaluate"] * 3,
+    ]
+
+
+def test_its_seeds_never_overlap(night):
+    _, place, done = night
+    corpus = [int(s) for s in place.corpus().at("latest").select(origin="policy:*").table["seed"]]
+    blocks = {"collect": corpus, "gate": [], "report": []}
+    for name in done["content"]["runs"]:
+        stage = name.split("/")[0]
+        for path in (place.root / "runs" / name / "out").glob("*.npz"):
+            blocks["gate" if stage == "promote" else "report"] += np.load(path)["seed"].tolist()
+    assert len(corpus) == len(set(corpus)) == 16
+    assert all(s < 100_000_000 for s in blocks["collect"])
+    assert all(100_000_000 <= s < 200_000_000 for s in blocks["gate"]) and blocks["gate"]
+    assert all(s >= 200_000_000 for s in blocks["report"]) and blocks["report"]
+    cfg = {"seed": 1, "night": 0}
+    from flywheel.stages import _inputs
+
+    curve = set(_inputs.seeds("gate", cfg, _inputs.CURVE, 8))
+    assert not curve & set(blocks["gate"])
+    assert not set(_inputs.seeds("collect", cfg, 0, 9)) & set(_inputs.seeds("collect", {**cfg, "night": 1}, 0, 9))
+
+
+def test_the_same_nightly_is_a_noop_that_loads_neither_hydra_nor_torch(night):
+    folder, place, _ = night
+    before = hashes(place)
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from flywheel.app import main; r = main({words(folder)!r} + ['--json']); print(r, sorted(set(sys.modules) & {{'hydra', 'torch', 'mujoco', 'zarr'}}))"
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(toy.__file__)}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    ).stdout.splitlines()
+    assert out[-1] == "0 []"
+    assert json.loads(out[-2])["status"] == "noop"
+    assert hashes(place) == before
+
+
+def test_dry_run_says_hit_and_why_not(night, capsys):
+    folder, place, done = night
+    assert app.main([*words(folder), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("hit") == 2
+    pre = next(r for r in done["content"]["runs"] if r.startswith("pretrain"))
+    cfg = place.find(pre)["identity"]["config"]
+    planned = run.plan("pretrain", {**place_cfg(place, pre), "gamma": 0.5}, place)
+    assert planned["action"] == "miss" and planned["why"] == f"config gamma {cfg['gamma']} -> 0.5"
+
+
+def place_cfg(place, name):
+    import yaml
+
+    return yaml.safe_load((place.root / "runs" / name / "config.yaml").read_text())
+
+
+def test_every_stage_replays_to_the_same_hashes_and_moves_no_name(night):
+    _, place, done = night
+    before = hashes(place)
+    out = run.replay(f"nightly/{done['key']}", place)
+    assert out["status"] == "done" and out["metrics"]["different"] == 0 and out["metrics"]["equal"] >= 20
+    assert hashes(place) == before
+
+
+def test_replay_tells_what_differs(night, tmp_path):
+    _, place, done = night
+    copy = run.scratch(place, tmp_path / "copy", set())
+    name = next(r for r in done["content"]["runs"] if r.startswith("evaluate"))
+    path = copy.root / "runs" / name / "_DONE.json"
+    record = store.read_json(path)
+    record["files"]["checkpoint.npz"] = "0" * 64
+    path.unlink()
+    store.write_json(path, record)
+    out = run.replay(name, copy)
+    assert out["status"] == "failed" and "checkpoint.npz" in out["different"][0]
+
+
+def test_lineage_walks_back_to_the_demonstrations(night, capsys):
+    folder, place, done = night
+    ref = done["content"]["table"][2]["checkpoint"]
+    lines = run.lineage(ref, place)
+    assert lines[0]["what"] == ref
+    assert any("demos.hdf5" in line["detail"] and "scripted:reach" in line["detail"] for line in lines)
+    assert app.main(["lineage", ref, f"store={folder / 'store'}"]) == 0
+    assert "demos.hdf5" in capsys.readouterr().out
+
+
+def test_load_is_the_path_that_evaluation_uses(night):
+    import flywheel
+
+    folder, _place, done = night
+    policy = flywheel.load(done["content"]["table"][0]["checkpoint"], store=str(folder / "store"))
+    policy.reset()
+    assert policy.act(np.zeros(4, np.float32)).shape == (2,)
+    with pytest.raises(ValueError, match="There are: policy/toy-Reach-v0"):
+        flywheel.load("policy/nothing", store=str(folder / "store"))
+
+
+def test_new_demonstrations_and_further_rounds_are_new_nights(night, tmp_path):
+    _folder, place, _ = night
+    copy = run.scratch(place, tmp_path / "store", set())
+    toy.demonstrations(tmp_path / "demos.hdf5", 14)  # two more
+    assert app.main(words(tmp_path)) == 0
+    nights = copy.runs("nightly")
+    assert [n["content"]["night"] for n in nights] == [0, 1]
+    assert app.main(words(tmp_path, "rounds=+1")) == 0
+    third = copy.runs("nightly")[-1]
+    assert third["content"]["night"] == 2 and third["content"]["table"][0]["policy"] == "incumbent"
+    seeds = copy.corpus().at("latest").select(origin="policy:*").table["seed"]
+    assert len(set(seeds.tolist())) == len(seeds) == 16 + 16 + 8
+
+
+def test_promote_forced_rollback_and_refusals(night, tmp_path, capsys):
+    _, place, done = night
+    copy = run.scratch(place, tmp_path / "store", set())
+    at = f"store={copy.root}"
+    refs = [row["checkpoint"] for row in done["content"]["table"]]
+    code, out = call("promote", refs[1], *toy.TASK, "force=shown to the customer", at, capsys=capsys)
+    assert (code, out["status"], out["outputs"]["checkpoint"]) == (0, "done", refs[1])
+    name = refs[0].split("@")[0]
+    assert nightly.production(copy, name) == refs[1]
+    code, out = call("rollback", name, at, capsys=capsys)
+    assert out["outputs"]["checkpoint"] == nightly.production(copy, name) != refs[1]
+    code, out = call("promote", f"{name}@123456", *toy.TASK, at, capsys=capsys)
+    assert code == 1 and "no checkpoint of that id" in out["error"]
+
+
+def test_bad_usage_is_exit_code_2(tmp_path, capsys):
+    at = f"store={tmp_path}"
+    for bad, text in [
+        (["nightli"], "no command 'nightli'. There are: ingest"),
+        (["pretrain", "task=pusj", at], "no task 'pusj'. There are: gym, insert, lift, push"),
+        (["pretrain", "polizy=flow", at], "polizy"),
+        (["retrain", "rounds=many", at], "expected a whole number"),
+        (["evaluate", at], "evaluate needs checkpoint=..."),
+        (["pretrain", "task=lift", "task.id=x", at], "id"),
+        (["nightly", "budget=soon", at], "expected a duration"),
+        (["ingest", "--fast"], "no flag --fast"),
+    ]:
+        assert app.main(bad) == 2, bad
+        assert text in capsys.readouterr().err, bad
+
+
+def test_failures_are_exit_code_1_and_say_what_to_do(tmp_path, capsys):
+    at = f"store={tmp_path}"
+    code, out = call("pretrain", "task=lift", at, capsys=capsys)
+    assert (code, out["status"]) == (1, "failed") and "corpus" in out["error"]
+    code, out = call("ingest", "source=/nowhere/*.hdf5", at, capsys=capsys)
+    assert code == 1 and "names no file" in out["error"]
+
+
+def test_a_second_nightly_says_who_holds_the_store(night, tmp_path, capsys):
+    _, place, _ = night
+    copy = run.scratch(place, tmp_path / "store", set())
+    toy.demonstrations(tmp_path / "demos.hdf5", 13)
+    with store.Lock(copy.root, "nightly"):
+        code, out = call(*words(tmp_path), capsys=capsys)
+    assert code == 1 and str(os.getpid()) in out["error"]
+
+
+def test_wandb_mirrors_a_run_offline(night, tmp_path):
+    pytest.importorskip("wandb")
+    _, place, done = night
+    copy = run.scratch(place, tmp_path / "store", set())
+    ref = done["content"]["table"][0]["checkpoint"]
+    assert (
+        app.main(
+            [
+                "evaluate",
+                f"checkpoint={ref}",
+                "episodes=3",
+                "log=wandb",
+                "log.wandb.mode=offline",
+                *toy.TASK,
+                f"store={copy.root}",
+            ]
+        )
+        == 0
+    )
+    made = list(copy.root.glob("runs/evaluate/*/wandb/offline-run-*/*.wandb"))
+    assert len(made) == 1 and made[0].stat().st_size > 0
+
+
+def child(argv, seconds):
+    """Fork; the child runs the nightly; after `seconds` it is killed with -9. True if it had ended by itself."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        code = 1
+        try:
+            code = app.main(argv)
+        finally:
+            os._exit(code)
+    os.close(writer)  # the child holds the other end: the pipe says when it is gone
+    ended = bool(select.select([reader], [], [], seconds)[0])
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+    os.close(reader)
+    _, status = os.waitpid(pid, 0)
+    if ended:
+        assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+    return ended
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_hashes(night, tmp_path, monkeypatch):
+    _folder, place, _ = night
+    expected = hashes(place)
+    monkeypatch.setattr(run.Run.due, "__defaults__", (0.0,))  # save as often as it can: more places to be killed in
+    toy.demonstrations(tmp_path / "demos.hdf5")
+    argv = words(tmp_path)
+    began = time.monotonic()
+    assert child(words_in(tmp_path / "whole", tmp_path), 600)
+    whole = time.monotonic() - began
+    rng = random.Random(0)
+    kills = 0
+    while not child(argv, rng.uniform(0, whole / 4) if kills < 10 else 600):
+        kills += 1
+    assert kills >= 5, "the nightly was over before it could be killed"
+    got = hashes(Store(tmp_path / "store"))
+    assert [got[1], got[2]] == [expected[1], expected[2]]
+    assert {k: v for k, v in got[0].items() if not k.startswith("ingest")} == {
+        k: v for k, v in expected[0].items() if not k.startswith("ingest")
+    }
+
+
+def words_in(where, folder):
+    return [f"store={where}" if w.startswith("store=") else w for w in words(folder)]
+
+
+def test_an_interrupted_run_goes_on(night, tmp_path):
+    _, place, done = night
+    name = next(r for r in done["content"]["runs"] if r.startswith("pretrain"))
+    cfg = place_cfg(place, name)
+    copy = run.scratch(place, tmp_path / "store", {name})
+    asked = run.Run.due
+    calls = []
+
+    class Stopped(run.Run):
+        def due(self, seconds=20.0):
+            calls.append(1)
+            if len(calls) == 25:
+                os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C: saves, then stops
+            return asked(self, seconds)
+
+    original, run.Run = run.Run, Stopped
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.execute("pretrain", cfg, copy)
+    finally:
+        run.Run = original
+    assert (copy.root / "runs" / name / "ckpt" / "state.safetensors").exists()
+    assert run.plan("pretrain", cfg, copy)["action"] == "resume"
+    again = run.execute("pretrain", cfg, copy)
+    assert again["outputs"] == place.find(name)["result"]["outputs"]
+    assert not config.seconds(None)
