@@ -1,8 +1,8 @@
 """flywheel: robot learning that keeps getting better by itself, with proof.
 
-    policy = flywheel.load("policy/lift@production", store="store")
-    policy.reset()
-    action = policy.act(obs)          # evaluation uses this same path
+policy = flywheel.load("policy/lift@production", store="store")
+policy.reset()
+action = policy.act(obs)          # evaluation uses this same path
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one record that flows through everything: an episode, one attempt at a task. numpy only.
 
-    obs      o_0  o_1  o_2  ...  o_T        {key: [T+1, ...]}   one row more than action
-    action   a_0  a_1  ...  a_T-1           [T, Da] float32     what was executed, inside the action range
-    reward   r_0  r_1  ...  r_T-1           [T]     float32     learning: 1 at the first success, else 0
+obs      o_0  o_1  o_2  ...  o_T        {key: [T+1, ...]}   one row more than action
+action   a_0  a_1  ...  a_T-1           [T, Da] float32     what was executed, inside the action range
+reward   r_0  r_1  ...  r_T-1           [T]     float32     learning: 1 at the first success, else 0
 """
 
 from __future__ import annotations

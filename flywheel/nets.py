@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -30,7 +31,7 @@ class Ensemble(nn.Module):
         self.bias = nn.ParameterList()
         self.gain = nn.ParameterList()
         self.shift = nn.ParameterList()
-        for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (n, m) in enumerate(itertools.pairwise(sizes)):
             bound = 1 / math.sqrt(n)
             self.weight.append(nn.Parameter(torch.empty(members, n, m).uniform_(-bound, bound)))
             self.bias.append(nn.Parameter(torch.zeros(members, 1, m)))

@@ -79,7 +79,7 @@ class Batch:
             raise ValueError(f"reset got {len(seeds)} seeds for {self.num_envs} environments; give one seed each")
         for i, seed in enumerate(seeds):
             self._begin(i, int(seed))
-        return self._observe()
+        return self._observe(slice(None))
 
     def reset_at(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Start environment i at `seed`, or at `state` (from `get_state`) and call it `seed`; its obs [Do]."""
@@ -108,9 +108,10 @@ class Batch:
         reward = np.zeros(self.num_envs)
         success, terminated, truncated = np.zeros((3, self.num_envs), bool)
         obs[rows] = self._task.observe(sensors, self._goal[:, rows])
-        terms = self._task.module.terms(sensors)
+        won = self._task.module.success(sensors)
+        success[rows] = won
+        terms = self._task.module.terms(sensors, won)
         reward[rows] = sum(terms.values())
-        success[rows] = self._task.module.success(sensors)
         if self.terminate_on_success:
             terminated[rows] = success[rows]
         truncated[rows] = (self._steps[rows] >= self.max_steps) & ~terminated[rows]
@@ -189,5 +190,5 @@ class Batch:
         self._readings[:, i] = start.sensors
         self._goal[:, i] = start.goal
 
-    def _observe(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+    def _observe(self, rows: slice | np.ndarray) -> np.ndarray:
         return self._task.observe(self._task.sensors(self._readings[:, rows]), self._goal[:, rows])

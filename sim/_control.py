@@ -31,8 +31,12 @@ class Controller:
         def index(names):
             return np.concatenate([np.arange(rows[name].start, rows[name].stop) for name in names])
 
-        self._anchors = index(f"anchor{j}" for j in range(1, 8))
-        self._axes = index(f"axis{j}" for j in range(1, 8))
+        anchors, axes = ([rows[f"{kind}{j}"].start for j in range(1, 8)] for kind in ("anchor", "axis"))
+        # rows of anchors [3, 7] and axes [3, 7] in the order x y z, and turned once and twice for the cross product
+        self._axes = np.array([[row + k for row in axes] for k in range(3)])
+        self._turn, self._back = [1, 2, 0], [2, 0, 1]
+        self._anchors = np.array([[row + k for row in anchors] for k in range(3)])
+        self._eef = np.arange(3)[:, None] + rows["eef_pos"].start
         self._hand = index(["eef_pos", "eef_x", "eef_y", "eef_z"])
         self._joints = index(f"arm_q{j}" for j in range(1, 8))
         self._home = np.array(HOME)[:, None]
@@ -47,8 +51,8 @@ class Controller:
     def __call__(self, readings: np.ndarray, goal: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Servo targets [N, 9] (7 joints in rad, 2 fingers in m) and the new goal [5, N], from readings [ns, N], goal [5, N] and
         action [N, Da] within -1..1."""
-        act = np.clip(action.T.astype(np.float64), -1.0, 1.0)
-        hand = readings[self._hand].reshape(4, 3, -1)
+        act = np.minimum(np.maximum(action.T.astype(np.float64), -1.0), 1.0)
+        hand = readings.take(self._hand, axis=0).reshape(4, 3, -1)
         position = hand[0]
         count = readings.shape[1]
 
@@ -74,13 +78,15 @@ class Controller:
         error[4] = 0.5 * (xz * cos + yz * sin + zx)
         error[5] = 0.5 * (xx * sin - xy * cos - yx * cos - yy * sin)
 
-        joints = readings[self._joints]
+        joints = readings.take(self._joints, axis=0)
+        z = readings.take(self._axes, axis=0)
+        arm = readings.take(self._eef, axis=0) - readings.take(self._anchors, axis=0)
         jacobian = np.empty((6, 7, count))
-        z = readings[self._axes].reshape(7, 3, count).transpose(1, 0, 2)
-        d = position[:, None] - readings[self._anchors].reshape(7, 3, count).transpose(1, 0, 2)
-        jacobian[0] = z[1] * d[2] - z[2] * d[1]
-        jacobian[1] = z[2] * d[0] - z[0] * d[2]
-        jacobian[2] = z[0] * d[1] - z[1] * d[0]
+        np.subtract(
+            z.take(self._turn, axis=0) * arm.take(self._back, axis=0),
+            z.take(self._back, axis=0) * arm.take(self._turn, axis=0),
+            out=jacobian[:3],
+        )
         jacobian[3:] = z
         jac = np.ascontiguousarray(jacobian.transpose(2, 0, 1))  # [N, 6, 7]
         jac_t = jac.transpose(0, 2, 1)
@@ -92,4 +98,4 @@ class Controller:
         step = np.minimum(np.maximum(dq[..., 0].T, -self._step), self._step)
         targets[:7] = np.minimum(np.maximum(joints + step, self._low), self._high)
         targets[7:] = 0.02 - 0.02 * act[-1]  # +1 closes, -1 opens to 4 cm a finger
-        return np.ascontiguousarray(targets.T), new_goal
+        return targets.T, new_goal

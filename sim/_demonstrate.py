@@ -18,11 +18,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import flywheel_sim
 import h5py
 import numpy as np
 import yaml
-
-import flywheel_sim
 from flywheel_sim._demonstrator import Demonstrator
 
 FIRST_SEED = 900_000_000  # above those of collection (0 ...), gate (100,000,000 ...) and report (200,000,000 ...)

@@ -7,7 +7,6 @@ a hand that wavers (noise that is smooth in time), a joystick of 8 bits, pauses 
 from __future__ import annotations
 
 import numpy as np
-
 from flywheel_sim._control import STEP, TURN
 from flywheel_sim._task import Task
 
@@ -46,7 +45,7 @@ class Demonstrator:
 
     def __init__(self, task: Task, seed: int):
         self._task = task
-        self._rng = rng = np.random.default_rng([seed, 77])
+        self._rng = rng = np.random.default_rng([seed, 3])
         mood = rng.random()
         self.flaw = str(rng.choice(task.module.FLAWS)) if mood < FLAWED else None
         self.dawdles = FLAWED <= mood < FLAWED + DAWDLES

@@ -71,8 +71,9 @@ class TaskEnv(gymnasium.Env):
         self._steps += 1
 
         sensors = self.task.sensors(self._readings)
-        terms = {name: float(value[0]) for name, value in self.task.module.terms(sensors).items()}
-        success = bool(self.task.module.success(sensors)[0])
+        won = self.task.module.success(sensors)
+        success = bool(won[0])
+        terms = {name: float(value[0]) for name, value in self.task.module.terms(sensors, won).items()}
         terminated = success and self.terminate_on_success
         truncated = self._steps >= self.task.max_steps and not terminated
         obs = self.task.observe(sensors, self._goal)[0]

@@ -56,6 +56,7 @@ class Task:
     action_names: tuple[str, ...]
     obs_keys: dict[str, tuple[int, str]]
     sensor_slices: dict[str, slice] = field(repr=False)
+    seen: tuple[tuple[str, slice], ...] = field(repr=False)
 
     @property
     def action_dim(self) -> int:
@@ -119,14 +120,14 @@ class Task:
         return Start(physics, mocap, data.sensordata.copy(), np.concatenate([eef, yaw]))
 
     def sensors(self, readings: np.ndarray) -> Sensors:
-        """Name the rows of readings [ns, N]."""
-        return Sensors((name, readings[rows]) for name, rows in self.sensor_slices.items())
+        """Name the rows of readings [ns, N]; the arm's own, which only control needs, are left out."""
+        return Sensors({name: readings[rows] for name, rows in self.seen})
 
     def observe(self, sensors: Sensors, goal: np.ndarray) -> np.ndarray:
         """The flat observation [N, Do] float32: the module's keys, concatenated in the order of `obs_keys`, in whole steps of
         RESOLUTION, as real encoders and cameras have one (and recordings shrink to a third)."""
         values = np.concatenate(self.module.observe(sensors, goal)).T
-        return (np.rint(values / RESOLUTION) * RESOLUTION).astype(np.float32, order="C")
+        return np.rint(values * (1 / RESOLUTION)).astype(np.float32, order="C") * np.float32(RESOLUTION)
 
     def split(self, obs: np.ndarray) -> dict[str, np.ndarray]:
         """{key: [..., size]} views of a flat observation [..., Do]."""
@@ -158,4 +159,5 @@ def load_task(name: str) -> Task:
         action_names=tuple(module.ACTION),
         obs_keys=dict(module.OBS),
         sensor_slices=slices,
+        seen=tuple(item for item in slices.items() if not item[0].startswith(("arm_", "anchor", "axis"))),
     )

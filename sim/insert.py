@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-
 from flywheel_sim._demonstrator import hold, quarter, towards
 
 FPS = 20
@@ -74,13 +73,13 @@ def observe(s: dict[str, np.ndarray], goal: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def terms(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The shaped reward, term by term, each [N]: come close, bring the peg's lower end to the hole, succeed."""
+def terms(s: dict[str, np.ndarray], won: np.ndarray) -> dict[str, np.ndarray]:
+    """The shaped reward, term by term, each [N], where `won` [N] is success: come close, bring the peg's lower end to the hole, succeed."""
     x, y, z = s["peg_pos"] - s["eef_pos"]
     reach = np.sqrt(x * x + y * y + z * z)
     x, y, z = s["hole_pos"] - _lower_end(s)
     away = np.sqrt(x * x + y * y + z * z)
-    return {"reach": 0.2 / (1.0 + 10.0 * reach), "insert": 0.3 / (1.0 + 10.0 * away), "success": 0.5 * success(s)}
+    return {"reach": 0.2 / (1.0 + 10.0 * reach), "insert": 0.3 / (1.0 + 10.0 * away), "success": 0.5 * won}
 
 
 def success(s: dict[str, np.ndarray]) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-
 from flywheel_sim._demonstrator import hold, towards
 
 FPS = 20
@@ -59,13 +58,13 @@ def observe(s: dict[str, np.ndarray], goal: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def terms(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The shaped reward, term by term, each [N]: come close, bring the puck to the target, succeed."""
+def terms(s: dict[str, np.ndarray], won: np.ndarray) -> dict[str, np.ndarray]:
+    """The shaped reward, term by term, each [N], where `won` [N] is success: come close, bring the puck to the target, succeed."""
     x, y, z = s["puck_pos"] - s["eef_pos"]
     reach = np.sqrt(x * x + y * y + z * z)
     x, y, _ = s["target_pos"] - s["puck_pos"]
     away = np.sqrt(x * x + y * y)
-    return {"reach": 0.2 / (1.0 + 10.0 * reach), "push": 0.3 / (1.0 + 10.0 * away), "success": 0.5 * success(s)}
+    return {"reach": 0.2 / (1.0 + 10.0 * reach), "push": 0.3 / (1.0 + 10.0 * away), "success": 0.5 * won}
 
 
 def success(s: dict[str, np.ndarray]) -> np.ndarray:
@@ -87,7 +86,8 @@ def demonstrate(see: dict[str, np.ndarray], rng: np.random.Generator, flaw: str 
 
     for height in (0.09, 0.02):
         for _ in range(30):
-            point = np.array([*(see["puck_pos"][:2] + [-RADIUS - 0.02, aside]), height])
+            x, y, _ = see["puck_pos"]
+            point = np.array([x - RADIUS - 0.02, y + aside, height])
             yield towards(see, point, speed=speed, grip=-1.0)
             if np.abs(point - see["robot0_eef_pos"]).max() < 0.012:
                 break

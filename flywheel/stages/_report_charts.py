@@ -30,20 +30,26 @@ RC = {
 }  # fmt: skip
 
 
-def draw(name: str, label: str, paint: Callable[[Any], None], height: int = 230, left: int = 44) -> str:
-    """One set of axes, painted by `paint(ax)`, as inline SVG; `label` says in words what it shows."""
+def draw(name: str, label: str, paint: Callable[[Any], None], height: int = 150, left: int = 44) -> str:
+    """One set of axes, `height` px high, painted by `paint(ax)`, as inline SVG; `label` says in words what it shows."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(RC), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph that matplotlib's font lacks is the browser's to draw
-        figure = Figure(figsize=(WIDTH / 72, height / 72))
-        ax = figure.add_axes((left / WIDTH, 42 / height, 1 - (left + 12) / WIDTH, 1 - 72 / height))
+        figure = Figure()
+        ax = figure.add_subplot()
         paint(ax)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(
-                loc="lower left", bbox_to_anchor=(-(left - 6) / (WIDTH - left - 12), 1.01), ncols=3, borderaxespad=0
-            )
+        names = ax.get_legend_handles_labels()[1]
+        columns = 3 if max(map(len, names), default=0) <= 12 else 2
+        rows = -(-len(names) // columns)
+        whole = height + 42 + 10 + 18 * rows
+        figure.set_size_inches(WIDTH / 72, whole / 72)
+        wide = WIDTH - left - 14
+        ax.set_position((left / WIDTH, 42 / whole, wide / WIDTH, height / whole))
+        if names:
+            at = (-(left - 4) / wide, 1 + 8 / height)
+            ax.legend(loc="lower left", bbox_to_anchor=at, ncols=columns, borderaxespad=0, labelspacing=0.3)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return inline(file.getvalue(), name, label)
@@ -192,7 +198,7 @@ def growth(versions: np.ndarray, groups: dict[str, np.ndarray]) -> str:
         ax.set_xlabel("version")
 
     told = ", ".join(f"{count[-1]} {who}" for who, count in groups.items())
-    return draw("growth", f"Episodes in the corpus by version; in the newest: {told}", paint, left=50, height=250)
+    return draw("growth", f"Episodes in the corpus by version; in the newest: {told}", paint, left=50)
 
 
 def lengths(rows: list[dict[str, Any]], fps: float) -> str:
@@ -212,7 +218,7 @@ def lengths(rows: list[dict[str, Any]], fps: float) -> str:
         ax.set_xlabel("steps")
 
     told = ", ".join(f"{r['who']}: {r['length'][1]:.0f} steps" for r in rows)
-    return draw("lengths", f"Median length of episodes. {told}", paint, left=12, height=72 + 44 * max(3, len(rows)))
+    return draw("lengths", f"Median length of episodes. {told}", paint, left=12, height=40 * max(3, len(rows)))
 
 
 def starts(found: dict[str, Any]) -> str:
@@ -251,7 +257,7 @@ def starts(found: dict[str, Any]) -> str:
 
     i, j = found["worst"]
     label = f"Successes and failures by {x} and {y}; the least success is {found['k'][i, j]} of {found['n'][i, j]}"
-    return draw("starts", label, paint, left=62, height=340)
+    return draw("starts", label, paint, left=62, height=280)
 
 
 def _rectangle(corner, width, height, colour: str, alpha: float):

@@ -30,20 +30,22 @@ def film(
     place, ref: str, config: dict[str, Any], columns: dict[str, np.ndarray], seeds: dict[str, list[int]]
 ) -> dict[str, Any]:
     """{"success", "failure": (data URI, still URI, seed) or a text that says why there is none}."""
-    env = _inputs.open_env(config, 1)
+    import flywheel_sim  # noqa: F401 (tells MuJoCo how to draw without a screen, before it is imported)
+
     try:
+        env = _inputs.open_env(config, 1)
         try:
             env.reset_at(0, int(columns["seed"][0]))
-            env.frame(0, 320, 240)
-        except (RuntimeError, ValueError) as error:
-            say(f"  no clip: {error}")
-            return dict.fromkeys(("success", "failure"), f"No clip: {error}")
-        policy = evaluate.load(ref, place, {**config, "device": "cpu"})
-        rate = (env.fps or 20) / EVERY
-        steps = dict(zip(columns["seed"].tolist(), columns["steps"].tolist(), strict=True))
-        return {kind: _clip(policy, env, few, kind, steps, rate) for kind, few in seeds.items()}
-    finally:
-        env.close()
+            env.frame(0, 320, 240)  # is there anything to draw with?
+            policy = evaluate.load(ref, place, {**config, "device": "cpu"})
+            rate = (env.fps or 20) / EVERY
+            steps = dict(zip(columns["seed"].tolist(), columns["steps"].tolist(), strict=True))
+            return {kind: _clip(policy, env, few, kind, steps, rate) for kind, few in seeds.items()}
+        finally:
+            env.close()
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
+        say(f"  no clip: {error}")
+        return dict.fromkeys(seeds, f"No clip: {error}")
 
 
 def _clip(policy, env, seeds: list[int], kind: str, steps: dict[int, int], rate: float):

@@ -246,5 +246,6 @@ def disk(root: Path) -> list[tuple[str, int, int]]:
                 path = Path(folder) / name
                 if path != root / "report" / "index.html" and not path.is_symlink():
                     total, files = total + path.stat().st_size, files + 1
-        found.append((top.name, total, files))
+        if files:
+            found.append((top.name, total, files))
     return sorted(found, key=lambda row: -row[1])

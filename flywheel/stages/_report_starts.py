@@ -15,7 +15,8 @@ import numpy as np
 from flywheel import stats
 
 CELLS = 3
-SHUFFLES = 200
+SHUFFLES = 400
+ALPHA = 0.01  # below this the page says where to demonstrate
 
 
 def conditions(columns: dict[str, np.ndarray], task: dict[str, Any]) -> tuple[dict[str, np.ndarray], str]:
@@ -96,7 +97,7 @@ def advice(found: dict[str, Any]) -> str:
     rest, others = int(found["k"].sum()) - k, int(found["n"].sum()) - n
     place = f"{x} from {ex[j]:.3g} to {ex[j + 1]:.3g} and {y} from {ey[i]:.3g} to {ey[i + 1]:.3g}"
     told = f"{k} of {n} episodes that start with {place} succeed ({k / n:.2f}), and {rest} of {others} elsewhere ({rest / others:.2f})"
-    if found["p"] < 0.05:
+    if found["p"] < ALPHA:
         return (
             f"Demonstrate next: {place}. {told}; chance alone finds as clear a pattern in {found['p']:.1%} of shuffles."
         )

@@ -153,6 +153,8 @@ def learning(seen: dict[str, Any]) -> str:
             f"{len(done)} rounds, {last['steps']:,} environment steps. Collection explores, so a policy on its own does better. "
             f"The guard clipped {sum(int(r.get('clipped') or 0) for r in done):,} action values and held {held:,}."
         )
+        if any(r.get("window_low") is not None for r in done):
+            note += " Start: how far along a demonstration episodes begin, from 1, its end, to 0, its beginning."
         cards.append(html.chart("Success over rounds", charts.success(done, base), note))
     else:
         cards.append(

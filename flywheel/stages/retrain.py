@@ -48,6 +48,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     from flywheel.rl.source import Rounds
 
     algorithm, collect = cfg["algorithm"], cfg["collect"]
+    if algorithm["source"] != "rounds":
+        raise ValueError(f"retrain collects in rounds; algorithm {algorithm.get('name')} asks for source {algorithm['source']}")
     torch.manual_seed(int(cfg["seed"]))
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
     corpus = run.store.corpus()
@@ -109,7 +111,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
     along = _Along(cfg, run, demos, env, memory)
     source = Rounds(
-        *pools(), dict(cfg["mixture"]),
+        *pools(), dict(algorithm["mixture"]),
         obs_steps=policy.obs_steps, action_steps=policy.action_steps, batch_size=int(cfg["batch_size"]),
         gamma=float(cfg["gamma"]), seed=int(cfg["seed"]), gather_round=gather_round, memory=memory,
     )  # fmt: skip
