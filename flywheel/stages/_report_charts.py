@@ -26,7 +26,7 @@ RC = {
     "xtick.color": COLOUR["soft"], "ytick.color": COLOUR["soft"], "xtick.labelsize": 12, "ytick.labelsize": 12,
     "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0, "legend.frameon": False,
     "legend.fontsize": 12, "legend.handlelength": 1.2, "legend.borderpad": 0, "legend.columnspacing": 1.2,
-    "legend.handletextpad": 0.5, "lines.linewidth": 2, "lines.markersize": 5, "savefig.facecolor": "none",
+    "legend.handletextpad": 0.5, "lines.linewidth": 2, "lines.markersize": 5, "savefig.facecolor": "none", "axes.facecolor": "none",
 }  # fmt: skip
 
 

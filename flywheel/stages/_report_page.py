@@ -50,10 +50,11 @@ def section(name: str, title: str, lead: str, *parts: str) -> str:
     return f'<section id="{name}"><h2>{esc(title)}</h2>{lead}{"".join(parts)}</section>\n'
 
 
-def card(title: str, body: str, note: str = "", wide: bool = False) -> str:
+def card(title: str, body: str, note: str = "") -> str:
     """A box with a heading; `body` and `note` are HTML already."""
     note = f'<p class="note">{note}</p>' if note else ""
-    return f'<div class="card{" wide" if wide else ""}"><h3>{esc(title)}</h3>{body}{note}</div>\n'
+    head = f"<h3>{esc(title)}</h3>" if title else ""
+    return f'<div class="card">{head}{body}{note}</div>\n'
 
 
 def chart(title: str, svg: str, note: str = "") -> str:
@@ -123,21 +124,23 @@ section{margin:40px 0 0}h2{font-size:21px;font-weight:650;margin:0 0 4px}h3{font
 .lead{margin:0 0 16px;color:var(--soft);max-width:76ch}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(350px,100%),1fr));gap:16px;align-items:start}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px;min-width:0;margin:0 0 16px}
-.grid .card{margin:0;height:100%}.grid .card.wide{grid-column:1/-1}
+.grid .card{margin:0;height:100%}
 .note,.more{margin:8px 0 0;font-size:13.5px;color:var(--soft);overflow-wrap:anywhere}
 figure{margin:0}figure svg{display:block;width:100%;height:auto;overflow:visible}
 figure img{display:block;width:100%;height:auto;border-radius:6px;background:var(--line)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14.5px}
-th{text-align:left;font-weight:600;color:var(--soft);font-size:13px}th,td{padding:7px 12px 7px 0;vertical-align:top;overflow-wrap:anywhere}
+th{text-align:left;color:var(--soft)}th,th.id{font:600 13px/1.5 system-ui,sans-serif}th.num{text-align:right}th,td{padding:7px 12px 7px 0;vertical-align:top;overflow-wrap:anywhere}
 th:last-child,td:last-child{padding-right:0}tbody tr{border-top:1px solid var(--line)}
 .num{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.id,code{font:13px/1.5 ui-monospace,"DejaVu Sans Mono",monospace}
 code{overflow-wrap:anywhere;background:var(--bg);padding:1px 4px;border-radius:4px}
 .sub{display:block;font-size:13px;color:var(--soft)}.yes{color:var(--green)}.nope{color:var(--orange)}
-.empty{color:var(--soft);margin:0}
+
+.sub.id{font-size:12px}.empty{color:var(--soft);margin:0}
 .track{position:relative;height:14px;min-width:110px;background:linear-gradient(var(--line),var(--line)) 0 50%/100% 2px no-repeat}
 .track i{position:absolute;top:50%}.track .ci{height:8px;margin-top:-4px;background:var(--blue);opacity:.35;border-radius:4px}
 .track .dot{width:10px;height:10px;margin:-5px 0 0 -5px;border-radius:50%;background:var(--blue)}
 .rows{display:grid;grid-template-columns:minmax(9em,auto) minmax(100px,3fr) auto;gap:8px 16px;align-items:center;font-size:14.5px}
+.grid .rows{grid-template-columns:1fr auto;grid-auto-flow:dense;gap:4px 12px}.grid .rows .track,.grid .rows .share{grid-column:1/-1;margin-bottom:6px}
 .rows .sep{grid-column:1/-1;border-top:1px solid var(--line)}.rows .name{overflow-wrap:anywhere}
 .share{height:8px;background:var(--line);border-radius:4px}.share i{display:block;height:100%;border-radius:4px;background:var(--blue)}
 ol.log{list-style:none;margin:0;padding:0}ol.log li{padding:9px 0;border-top:1px solid var(--line)}ol.log li:first-child{border:0;padding-top:0}
@@ -146,5 +149,7 @@ ol.graph svg{position:absolute;left:0;top:0;height:100%;overflow:visible}ol.grap
 ol.graph .what{font-weight:600}ol.graph p{margin:0;overflow-wrap:anywhere}
 footer{padding:32px 16px 48px;color:var(--soft);font-size:13.5px}
 @media(max-width:640px){header{padding-top:20px}section{margin-top:32px}.card{padding:14px}
-.rows{grid-template-columns:1fr auto;gap:4px 12px}.rows .track,.rows .share{grid-column:1/-1;grid-row:auto;order:0}}
+.rows{grid-template-columns:1fr auto;grid-auto-flow:dense;gap:4px 12px}.rows .track,.rows .share{grid-column:1/-1}}
+@media(min-width:900px){main{display:grid;grid-template-columns:1fr 1fr;column-gap:16px}section{grid-column:1/-1;min-width:0}
+#gate,#lineage{grid-column:auto;display:flex;flex-direction:column}#gate .card,#lineage .card{flex:1}}
 """

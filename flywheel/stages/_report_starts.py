@@ -16,7 +16,7 @@ from flywheel import stats
 
 CELLS = 3
 SHUFFLES = 400
-ALPHA = 0.01  # below this the page says where to demonstrate
+ALPHA, WEAK = 0.01, 0.1  # below these the page says where to demonstrate, or perhaps
 
 
 def conditions(columns: dict[str, np.ndarray], task: dict[str, Any]) -> tuple[dict[str, np.ndarray], str]:
@@ -95,13 +95,11 @@ def advice(found: dict[str, Any]) -> str:
     i, j = found["worst"]
     k, n = int(found["k"][i, j]), int(found["n"][i, j])
     rest, others = int(found["k"].sum()) - k, int(found["n"].sum()) - n
-    place = f"{x} from {ex[j]:.3g} to {ex[j + 1]:.3g} and {y} from {ey[i]:.3g} to {ey[i + 1]:.3g}"
-    told = f"{k} of {n} episodes that start with {place} succeed ({k / n:.2f}), and {rest} of {others} elsewhere ({rest / others:.2f})"
+    place = f"{x} from {ex[j]:.3g} to {ex[j + 1]:.3g}, {y} from {ey[i]:.3g} to {ey[i + 1]:.3g}"
+    told = f"There {k} of {n} episodes succeed ({k / n:.2f}), elsewhere {rest} of {others} ({rest / others:.2f})"
+    chance = f"chance alone finds as clear a pattern in {100 * found['p']:.2g} % of shuffles"
     if found["p"] < ALPHA:
-        return (
-            f"Demonstrate next: {place}. {told}; chance alone finds as clear a pattern in {found['p']:.1%} of shuffles."
-        )
-    return (
-        f"No start stands out. The least success: {told}; but chance alone finds as clear a pattern in {found['p']:.0%} of "
-        "shuffles, so more demonstrations anywhere will do as well."
-    )
+        return f"Demonstrate next: {place}. {told}; {chance}."
+    if found["p"] < WEAK:
+        return f"Perhaps demonstrate next: {place}. {told}. The sign is weak: {chance}."
+    return f"No start stands out: {chance}. The least success: {place}. {told}."

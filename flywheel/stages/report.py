@@ -77,7 +77,7 @@ def headline(seen: dict[str, Any]) -> dict[str, str]:
     if last:
         word = {"promote": "promoted", "refuse": "refused", "rollback": "rolled back"}.get(last["op"], last["op"])
         chip = f'<span class="chip{" no" if last["op"] != "promote" else ""}">{esc(word)}</span>'
-        below = f"<p>{html.moment(last['time'])}: {esc(last['reason'])}.</p>"
+        below = f"<p>Gate, {html.moment(last['time'])}: {esc(last['reason'])}.</p>"
     if not rows:
         held = seen["corpus"]
         text = f"{len(held['table']['hash'])} episodes, no scored policy yet" if held else "Nothing here yet"
@@ -194,13 +194,14 @@ def learning(seen: dict[str, Any]) -> str:
 
 def curves(lines: list[dict[str, float]], retrains: list[dict]) -> list[str]:
     """Loss, value and error after each round."""
+    loss = facts.policy_loss(retrains[-1] if retrains else None, lines[-1] if lines else {})
     cards = []
     for title, key, spread, note in (
         (
             "Policy loss in rounds",
-            facts.policy_loss(retrains[-1] if retrains else None, lines[-1] if lines else {}),
+            loss,
             None,
-            "Mean over the round.",
+            f"{esc(loss)}, mean over the round.",
         ),
         (
             "Value (Q) and its spread",
@@ -215,7 +216,12 @@ def curves(lines: list[dict[str, float]], retrains: list[dict]) -> list[str]:
             band = [line[spread] for line in told] if spread else None
             name = title.split()[0].lower().strip("'s")
             svg = charts.lines(
-                name, title, [line["at"] for line in told], {key: [line[key] for line in told]}, "round", band
+                name,
+                title,
+                [line["at"] for line in told],
+                {key if key == loss else "mean": [line[key] for line in told]},
+                "round",
+                band,
             )
             cards.append(html.chart(title, svg, note))
     return cards
@@ -336,13 +342,16 @@ def gate(seen: dict[str, Any]) -> str:
     left = len(seen["gates"]) - len(items)
     more = f'<p class="more">{left} earlier ones: <code>flywheel lineage NAME</code>.</p>' if left else ""
     return html.section(
-        "gate", "Gate decisions", "", html.card("Newest first", f'<ol class="log">{"".join(items)}</ol>{more}')
+        "gate",
+        "Gate decisions",
+        "What the gate decided, newest first.",
+        html.card("", f'<ol class="log">{"".join(items)}</ol>{more}'),
     )
 
 
 def lineage(seen: dict[str, Any]) -> str:
     """From the name back to the demonstrations."""
-    lead = "From the policy back to the demonstrations it came from."
+    lead = "From the policy back to its demonstrations."
     if not seen["standing"]:
         return html.section(
             "lineage", "Lineage", "", html.card("Nothing to trace", html.empty("No checkpoint was made yet."))
