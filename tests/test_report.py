@@ -251,6 +251,9 @@ def test_the_same_store_makes_the_same_page(tmp_path):
 def test_a_refused_candidate_is_told_with_the_reason_and_what_stays(tmp_path):
     page = read(whole(tmp_path, accept=False))
     assert "refused" in re.search("<title>(.*?)</title>", page.source)[1]
+    assert page.text.index("won 80, lost 12") < page.text.index("the first of its name"), (
+        "newest first, in one second too"
+    )
     assert "In production stays" in page.text and f"policy/NoSuchTask-v0@{'a' * 12}" in page.text
 
 

@@ -23,7 +23,7 @@ def newest_night(runs: list[dict], given: dict[str, Any] | None) -> dict[str, An
 def gates(place) -> list[dict[str, Any]]:
     """Every entry of every name's log but the makings, newest first: name, op, id, run, reason, time."""
     names = place.names.names() if place.names.path.exists() else []
-    found = [{"name": n, **e} for n in names for e in place.names.log(n) if e["op"] != "make"]
+    found = [{"name": n, **e} for n in names for e in reversed(place.names.log(n)) if e["op"] != "make"]
     return sorted(found, key=lambda e: e["time"], reverse=True)
 
 

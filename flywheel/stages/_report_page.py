@@ -124,7 +124,7 @@ section{margin:40px 0 0}h2{font-size:21px;font-weight:650;margin:0 0 4px}h3{font
 .lead{margin:0 0 16px;color:var(--soft);max-width:76ch}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(350px,100%),1fr));gap:16px;align-items:start}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px;min-width:0;margin:0 0 16px}
-.grid .card{margin:0;height:100%}
+.grid .card{margin:0;height:100%}.grid+.card{margin-top:16px}
 .note,.more{margin:8px 0 0;font-size:13.5px;color:var(--soft);overflow-wrap:anywhere}
 figure{margin:0}figure svg{display:block;width:100%;height:auto;overflow:visible}
 figure img{display:block;width:100%;height:auto;border-radius:6px;background:var(--line)}

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flywheel import stats, store
+from flywheel import store
 from flywheel.log import say
-from flywheel.stages import _report_charts as charts
-from flywheel.stages import _report_clip, _report_lineage, _report_starts
+from flywheel.stages import _report_data, _report_learning, _report_lineage
 from flywheel.stages import _report_facts as facts
 from flywheel.stages import _report_page as html
 from flywheel.stages._report_page import esc
@@ -137,189 +136,7 @@ def scores(seen: dict[str, Any]) -> str:
     return html.section("success", "Success", lead, html.card("On report seeds", body))
 
 
-# -- learning ---------------------------------------------------------------------------------------------------------
-
-
-def learning(seen: dict[str, Any]) -> str:
-    """Success over rounds and nights, imitation's curve, losses, values."""
-    place, retrains, pretrains = seen["place"], seen["retrains"], seen["pretrains"]
-    done = facts.rounds(retrains, seen["corpus"]["table"] if seen["corpus"] else None)
-    cards = []
-    if done:
-        base = seen["scores"][0]["success"] if seen["scores"] else None
-        last = done[-1]
-        held = sum(int(r.get("held") or 0) for r in done)
-        note = (
-            f"{len(done)} rounds, {last['steps']:,} environment steps. Collection explores, so a policy on its own does better. "
-            f"The guard clipped {sum(int(r.get('clipped') or 0) for r in done):,} action values and held {held:,}."
-        )
-        if any(r.get("window_low") is not None for r in done):
-            note += " Start: how far along a demonstration episodes begin, from 1, its end, to 0, its beginning."
-        cards.append(html.chart("Success over rounds", charts.success(done, base), note))
-    else:
-        cards.append(
-            html.card("Success over rounds", html.empty("No rounds yet.", "flywheel retrain checkpoint=NAME rounds=3"))
-        )
-    if len(past := facts.nights(seen["runs"], seen["name"])) > 1:
-        cards.append(
-            html.chart(
-                "Success night by night",
-                charts.nights(past),
-                "What was in production after each, on that night's report seeds.",
-            )
-        )
-    curve = pretrains[-1]["content"].get("curve", []) if pretrains else []
-    chosen = pretrains[-1]["result"]["metrics"].get("updates") if pretrains else None
-    if [p for p in curve if "success" in p]:
-        note = f"Scored on {curve[-1].get('n')} gate seeds each time; the best is the pretrained policy."
-        cards.append(html.chart("Imitation's training curve", charts.curve(curve, chosen), note))
-    if curve and (loss := facts.policy_loss(pretrains[-1], curve[0])):
-        x = [p["updates"] / 1000 for p in curve]
-        cards.append(
-            html.chart(
-                "Imitation loss",
-                charts.lines("imitation", "Imitation loss", x, {loss: [p[loss] for p in curve]}, "thousand updates"),
-                "Mean since the point before.",
-            )
-        )
-    elif not curve:
-        cards.append(
-            html.card(
-                "Imitation's training curve", html.empty("Nothing was pretrained yet.", "flywheel pretrain task=lift")
-            )
-        )
-    cards += curves(facts.learned(place, retrains), retrains)
-    return html.section("learning", "Learning", "", html.grid(*cards))
-
-
-def curves(lines: list[dict[str, float]], retrains: list[dict]) -> list[str]:
-    """Loss, value and error after each round."""
-    loss = facts.policy_loss(retrains[-1] if retrains else None, lines[-1] if lines else {})
-    cards = []
-    for title, key, spread, note in (
-        (
-            "Policy loss in rounds",
-            loss,
-            None,
-            f"{esc(loss)}, mean over the round.",
-        ),
-        (
-            "Value (Q) and its spread",
-            "q.q",
-            "q.q_std",
-            "What the critics expect of the data's actions: 1 is success now. The band is how much the members differ.",
-        ),
-        ("Critics' error", "q.td", None, "Squared temporal-difference error, mean over the round."),
-    ):
-        told = [line for line in lines if key in line and (spread is None or spread in line)]
-        if told:
-            band = [line[spread] for line in told] if spread else None
-            name = title.split()[0].lower().strip("'s")
-            svg = charts.lines(
-                name,
-                title,
-                [line["at"] for line in told],
-                {key if key == loss else "mean": [line[key] for line in told]},
-                "round",
-                band,
-            )
-            cards.append(html.chart(title, svg, note))
-    return cards
-
-
-# -- data -------------------------------------------------------------------------------------------------------------
-
-
-def failures(seen: dict[str, Any]) -> str:
-    """Where the failures start, and a clip of each kind."""
-    name, heading = "failures", "Where the failures start"
-    now = f"{seen['name']}@{seen['standing']['id']}" if seen["standing"] else None
-    ref = now if now in seen["outcomes"] else next(reversed(seen["outcomes"]), None)
-    if ref is None:
-        return html.section(
-            name, heading, "", html.card("Not known yet", html.empty("No policy was scored on report seeds yet."))
-        )
-    columns = seen["outcomes"][ref]["columns"]
-    cards, first = [], None
-    found = _report_starts.where(columns, seen["task"])
-    if "why" in found:
-        lead = esc(found["why"])
-    else:
-        lead = esc(_report_starts.advice(found))
-        note = (
-            f"{len(columns['seed'])} report episodes of <code>{esc(ref)}</code>. Boxed: the success rate of each cell. Chosen among "
-            f"{found['pairs']} pair{'s' if found['pairs'] > 1 else ''} of {esc(found['source'])}."
-        )
-        cards.append(html.chart("Success by initial condition", charts.starts(found), note))
-        (_, vx, ex), (_, vy, ey), (i, j) = found["x"], found["y"], found["worst"]
-        first = (ex[j] <= vx) & (vx <= ex[j + 1]) & (ey[i] <= vy) & (vy <= ey[i + 1])
-    config = {"num_envs": 1, "threads": 1, **seen["outcomes"][ref]["config"], "task": seen["task"]}
-    clips = _report_clip.film(seen["place"], ref, config, columns, _report_clip.choose(columns, first))
-    for kind, clip in clips.items():
-        title = f"A {kind}"
-        if isinstance(clip, str):
-            cards.append(html.card(title, html.empty(clip)))
-            continue
-        moving, still, seed = clip
-        picture = (
-            f'<figure><picture><source media="(prefers-reduced-motion:reduce)" srcset="{still}">'
-            f'<img src="{moving}" width="320" height="240" alt="{kind}: the episode of seed {seed}, filmed"></picture></figure>'
-        )
-        cards.append(html.card(title, picture, f"Seed {seed}, <code>{esc(ref)}</code>."))
-    return html.section(name, heading, lead, html.grid(*cards))
-
-
-def corpus(seen: dict[str, Any]) -> str:
-    """How the corpus grew, how good it is, what was kept out."""
-    held, bad = seen["corpus"], facts.quarantined(seen["runs"])
-    if held is None:
-        body = html.card(
-            "Empty",
-            html.empty(
-                "There are no episodes yet.", "flywheel ingest source='demos/*.hdf5' format=robomimic_hdf5 task=lift"
-            ),
-        )
-        return html.section("corpus", "Corpus", "", body + _kept_out(bad))
-    table, rows = held["table"], facts.quality(held)
-    removed = sum(line["removed"] for line in held["log"])
-    lead = f"Version {held['version']}: {len(table['hash'])} episodes, {int(table['length'].sum()):,} steps"
-    lead += f"; {removed} removed by tombstones. Failures are kept." if removed else ". Failures are kept."
-    items = []
-    for row in rows:
-        low, high = stats.wilson(row["k"], row["known"])
-        share = row["k"] / row["known"] if row["known"] else None
-        bar = (
-            html.interval(share, low, high, str(row["who"]))
-            if row["known"]
-            else '<div class="sub">outcome unknown</div>'
-        )
-        told = f"<b>{share:.2f}</b> of {row['known']}" if row["known"] else f"{row['episodes']}"
-        items.append(f'<div class="name">{esc(row["who"], 60)}</div>{bar}<div class="num">{told}</div>')
-    fps = float(table["fps"].max()) if len(table["fps"]) else 0.0
-    share = html.card(
-        "Success by who acted",
-        '<div class="rows">' + '<div class="sep"></div>'.join(items) + "</div>",
-        "With 95 % intervals; exploration included.",
-    )
-    note = f"The middle episode, and the range of the middle 80 %.{f' {fps:g} steps are a second.' if fps else ''}"
-    cards = html.grid(
-        html.chart("Episodes by version", charts.growth(*facts.growth(held)), "Those that are alive today, by the version that added them."),
-        share, html.chart("Length of episodes", charts.lengths(rows, fps), note),
-    )  # fmt: skip
-    return html.section("corpus", "Corpus", esc(lead), cards, _kept_out(bad))
-
-
-def _kept_out(bad: list[dict[str, Any]]) -> str:
-    if not bad:
-        return ""
-    rows = [[esc(b.get("file")), esc(b.get("episode")), esc(b.get("reason"))] for b in bad[:25]]
-    more = f"and {len(bad) - 25} more, in the ingest runs' out/quarantine.json" if len(bad) > 25 else ""
-    return html.card(
-        f"Quarantined: {len(bad)}", html.table(["file", "episode", "why it was kept out"], rows, "mn"), more
-    )
-
-
-# -- history ----------------------------------------------------------------------------------------------------------
+# -- decisions and history ----------------------------------------------------------------------------------------------------------
 
 
 def gate(seen: dict[str, Any]) -> str:
@@ -397,9 +214,9 @@ def work(seen: dict[str, Any]) -> str:
 
 SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
     ("success", "Success", scores),
-    ("learning", "Learning", learning),
-    ("failures", "Where the failures start", failures),
-    ("corpus", "Corpus", corpus),
+    ("learning", "Learning", _report_learning.learning),
+    ("failures", "Where the failures start", _report_data.failures),
+    ("corpus", "Corpus", _report_data.corpus),
     ("gate", "Gate decisions", gate),
     ("lineage", "Lineage", lineage),
     ("work", "Runs and disk", work),
