@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 from flywheel_sim._control import Controller
 from flywheel_sim._render import Camera
-from flywheel_sim._task import PHYSICS, Sensors, Start, Task
+from flywheel_sim._task import PHYSICS, Start, Task
 from mujoco import rollout
 
 CONTROL = mujoco.mjtState.mjSTATE_CTRL | mujoco.mjtState.mjSTATE_MOCAP_POS | mujoco.mjtState.mjSTATE_MOCAP_QUAT
@@ -31,7 +31,7 @@ class Batch:
     s_i + 2 N ..., where s_i is what `reset` gave it; `seeds=range(a, a + N)` therefore plays a, a + 1, a + 2 ... without gap
     or repetition. Without `autoreset` call `reset_at` for every done row before the next step.
 
-    `terminated` is False for ever unless `terminate_on_success`; `truncated` is True at `max_steps`.
+    It begins at `seeds` (0 ... N - 1 if None). `terminated` is False for ever unless `terminate_on_success`; `truncated` is True at `max_steps`.
     """
 
     def __init__(
@@ -69,8 +69,11 @@ class Batch:
         self._readings_out = np.zeros((num_envs, skip, model.nsensordata))
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds = np.zeros(num_envs, np.int64)
-        if seeds is not None:
-            self.reset(seeds)
+        self.reset(range(num_envs) if seeds is None else seeds)
+
+    def init(self, seed: int) -> dict[str, float]:
+        """The initial conditions of `seed` by name, in m and rad."""
+        return self._task.init(seed)
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         """Start environment i at `seeds[i]`; obs [N, Do] float32."""
@@ -100,7 +103,7 @@ class Batch:
             expected = f"[{self.num_envs}, {self.action_dim}] ({', '.join(self._task.action_names)})"
             raise ValueError(f"{self.task}: action is {list(action.shape)}; expected {expected}")
         everyone = active is None or len(active) == self.num_envs
-        rows = slice(None) if everyone else np.asarray(active)
+        rows = slice(None) if everyone else np.asarray(active, np.intp)
         sensors = self._advance(action, rows)
         self._steps[rows] += 1
 
@@ -151,11 +154,13 @@ class Batch:
         self._pool.close()
         self._camera.close()
 
-    def _advance(self, action: np.ndarray, rows: slice | np.ndarray) -> Sensors:
+    def _advance(self, action: np.ndarray, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         """Step the environments `rows` and return their new sensors."""
         targets, goal = self._controller(self._readings[:, rows], self._goal[:, rows], action[rows])
         self._goal[:, rows] = goal
         count, nu = targets.shape
+        if not count:
+            return self._task.sensors(self._readings[:, rows])
         self._control[rows, :, :nu] = targets[:, None]
         self._pool.rollout(
             self._models[:count],

@@ -52,6 +52,11 @@ class Controller:
         """Servo targets [N, 9] (7 joints in rad, 2 fingers in m) and the new goal [5, N], from readings [ns, N], goal [5, N] and
         action [N, Da] within -1..1."""
         act = np.minimum(np.maximum(action.T.astype(np.float64), -1.0), 1.0)
+        if not np.isfinite(act).all():
+            row = int(np.argwhere(~np.isfinite(act).all(axis=0))[0, 0])
+            raise ValueError(
+                f"action {row} is {act[:, row]}; expected finite numbers in -1..1. Look at the policy's output"
+            )
         hand = readings.take(self._hand, axis=0).reshape(4, 3, -1)
         position = hand[0]
         count = readings.shape[1]

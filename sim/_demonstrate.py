@@ -90,20 +90,23 @@ def _write_demo(demo: h5py.Group, episode: dict, task) -> None:
         demo.attrs[key] = episode[key]
     demo.attrs["num_samples"] = steps
 
-    def put(key: str, value: np.ndarray) -> None:
-        demo.create_dataset(key, data=value, chunks=value.shape, compression="gzip", compression_opts=9, shuffle=True)
+    # groups are made by name: those that HDF5 makes on the way carry the time of day, and no two files are equal
+    obs, start = demo.create_group("obs"), demo.create_group("start")
 
-    put("actions", episode["action"])
+    def put(group: h5py.Group, key: str, value: np.ndarray) -> None:
+        group.create_dataset(key, data=value, chunks=value.shape, compression="gzip", compression_opts=9, shuffle=True)
+
+    put(demo, "actions", episode["action"])
     for key, value in task.split(episode["obs"]).items():
-        put(f"obs/{key}", value)
+        put(obs, key, value)
     done = np.zeros(steps, np.uint8)
     done[-1] = episode["success"]
     demo["dones"] = done
     demo["rewards"] = demo["dones"]
     demo["states"] = episode["start"]["physics"][None]
-    demo["start/physics"] = demo["states"]  # the same bytes under both names
+    start["physics"] = demo["states"]  # the same bytes under both names
     if episode["start"]["mocap"].size:
-        demo["start/mocap"] = episode["start"]["mocap"]
+        start["mocap"] = episode["start"]["mocap"]
 
 
 def card(name: str, episodes: list[dict]) -> dict:

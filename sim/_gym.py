@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from flywheel_sim._control import Controller
 from flywheel_sim._render import Camera
-from flywheel_sim._task import PHYSICS, Task
+from flywheel_sim._task import PHYSICS, READING, Task
 
 
 class TaskEnv(gymnasium.Env):
@@ -23,7 +23,7 @@ class TaskEnv(gymnasium.Env):
     `terminated` is False for ever unless `terminate_on_success`; `truncated` is True at the task's `max_steps`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
 
     def __init__(
         self,
@@ -36,9 +36,10 @@ class TaskEnv(gymnasium.Env):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; this environment has 'rgb_array' or None")
         self.task = flywheel_sim.load(task) if isinstance(task, str) else task
+        self.metadata = {**self.metadata, "render_fps": int(self.task.fps)}
         self.render_mode, self.width, self.height = render_mode, width, height
         self.terminate_on_success = terminate_on_success
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.task.obs_dim,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-READING, READING, (self.task.obs_dim,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.task.action_dim,), np.float32)
         self._data = mujoco.MjData(self.task.model)
         self._controller = Controller(self.task)

@@ -18,6 +18,7 @@ import numpy as np
 
 PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS
 RESOLUTION = 2.0**-13  # 0.12 mm; a power of two, so that float32 holds every reading exactly
+READING = 4.0  # readings stop here, in m or without unit: far outside anything but a thing thrown off the table
 HOME = (
     0.0,
     -0.0066,
@@ -27,10 +28,6 @@ HOME = (
     2.437,
     0.7854,
 )  # rad; the hand points down at (0.48, 0, 0.2) m, fingers along y
-
-
-class Sensors(dict):
-    """{sensor name: [k, N]}, views into one array [ns, N]; all there is for observation, reward, success and control."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +116,15 @@ class Task:
         mocap = np.concatenate([data.mocap_pos.ravel(), data.mocap_quat.ravel()])
         return Start(physics, mocap, data.sensordata.copy(), np.concatenate([eef, yaw]))
 
-    def sensors(self, readings: np.ndarray) -> Sensors:
+    def sensors(self, readings: np.ndarray) -> dict[str, np.ndarray]:
         """Name the rows of readings [ns, N]; the arm's own, which only control needs, are left out."""
-        return Sensors({name: readings[rows] for name, rows in self.seen})
+        return {name: readings[rows] for name, rows in self.seen}
 
-    def observe(self, sensors: Sensors, goal: np.ndarray) -> np.ndarray:
+    def observe(self, sensors: dict[str, np.ndarray], goal: np.ndarray) -> np.ndarray:
         """The flat observation [N, Do] float32: the module's keys, concatenated in the order of `obs_keys`, in whole steps of
         RESOLUTION, as real encoders and cameras have one (and recordings shrink to a third)."""
         values = np.concatenate(self.module.observe(sensors, goal)).T
+        values = np.minimum(np.maximum(values, -READING), READING)
         return np.rint(values * (1 / RESOLUTION)).astype(np.float32, order="C") * np.float32(RESOLUTION)
 
     def split(self, obs: np.ndarray) -> dict[str, np.ndarray]:
