@@ -21,7 +21,7 @@ def learning(seen: dict[str, Any]) -> str:
         held = sum(int(r.get("held") or 0) for r in done)
         note = (
             f"{len(done)} rounds, {last['steps']:,} environment steps. Collection explores, so a policy on its own does better. "
-            f"The guard clipped {sum(int(r.get('clipped') or 0) for r in done):,} action values and held {held:,}."
+            f"The guard clipped {sum(int(r.get('clipped') or 0) for r in done):,} steps and held {held:,}."
         )
         if any(r.get("window_low") is not None for r in done):
             note += " Start: how far along a demonstration episodes begin, from 1, its end, to 0, its beginning."
