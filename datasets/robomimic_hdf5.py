@@ -35,13 +35,16 @@ def read(
                 yield episode(data[name], data, f"{path}: {name}", obs_keys, origin, fps)
             except EpisodeError as error:
                 yield error
+            except (ValueError, TypeError, KeyError, OSError) as error:  # what a damaged group may raise
+                yield EpisodeError(f"{path}: {name}: {error!r}")
 
 
 def episode(demo: h5py.Group, data: h5py.Group, where: str, obs_keys, origin, fps) -> Episode:
     """One demo as an Episode; EpisodeError says what is missing and what is there."""
     if missing := [key for key in ("actions", "obs") if key not in demo]:
         raise EpisodeError(f"{where}: no {' and no '.join(missing)}; there is {', '.join(demo)}")
-    keys = list(obs_keys or data.attrs.get("obs_keys", []) or sorted(demo["obs"]))
+    keys = list(data.attrs.get("obs_keys", [])) if obs_keys is None else list(obs_keys)
+    keys = keys or sorted(demo["obs"])
     keys = [k.decode() if isinstance(k, bytes) else str(k) for k in keys]
     if absent := [key for key in keys if key not in demo["obs"]]:
         raise EpisodeError(f"{where}: obs has no {', '.join(absent)}\n{side_by_side(keys, demo['obs'])}")

@@ -9,6 +9,7 @@ import numpy as np
 BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000}
 NIGHT = 10_000  # seeds a night in each block
 CURVE = 5_000  # within the gate's: where the seeds that choose a checkpoint on its training curve begin
+SCORING = 7_500  # and where those that only watch retraining begin
 
 
 def seeds(block: str, cfg: dict[str, Any], first: int, count: int) -> list[int]:

@@ -14,6 +14,7 @@ import numpy as np
 from flywheel import stats
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
+from flywheel.stages.evaluate import score
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         entry = {"updates": updates, "file": file, **learning.metrics()}
         if gate_seeds:
             actor = copy.deepcopy(learning.nets[acting]).eval()
-            result = _score(actor, env, gate_seeds, f"at {updates} updates")
+            result = score(actor, env, gate_seeds, what=f"at {updates} updates", stop_at_success=True)
             entry |= stats.rate(result["success"])
             say(f"  {updates} updates: success {entry['success']:.2f} on {entry['n']} gate seeds")
         curve.append(entry)
@@ -157,7 +158,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     for entry in curve:
         if entry not in (best, anchor):
             (run.out / entry["file"]).unlink(missing_ok=True)
-    score = {k: best[k] for k in ("success", "n", "ci95") if k in best}
+    rated = {k: best[k] for k in ("success", "n", "ci95") if k in best}
     name = _inputs.name_of(cfg)
     outputs = {}
     for kind, entry in (("anchor", anchor), ("checkpoint", best)):
@@ -166,16 +167,10 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     return {
         "outputs": outputs,
         "metrics": {
-            **score,
+            **rated,
             "updates": best["updates"],
             "anchor_updates": anchor["updates"],
             "demonstrations": len(version),
         },
         "content": {"curve": curve},
     }
-
-
-def _score(policy, env, seeds, what):
-    from flywheel.stages.evaluate import score
-
-    return score(policy, env, seeds, what=what, stop_at_success=True)

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import stats
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
+from flywheel.stages.evaluate import score
 from flywheel.stages.pretrain import learner
 
 
@@ -49,7 +51,9 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
     algorithm, collect = cfg["algorithm"], cfg["collect"]
     if algorithm["source"] != "rounds":
-        raise ValueError(f"retrain collects in rounds; algorithm {algorithm.get('name')} asks for source {algorithm['source']}")
+        raise ValueError(
+            f"retrain collects in rounds; algorithm {algorithm.get('name')} asks for source {algorithm['source']}"
+        )
     torch.manual_seed(int(cfg["seed"]))
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
     corpus = run.store.corpus()
@@ -109,6 +113,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         )
         return pools()
 
+    scoring = _inputs.seeds("gate", cfg, _inputs.SCORING, int(cfg["score_episodes"]))
     along = _Along(cfg, run, demos, env, memory)
     source = Rounds(
         *pools(), dict(algorithm["mixture"]),
@@ -139,6 +144,11 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
     def each(round: int) -> bool:
         run.log("learned", round=round, **learning.metrics())
+        if cfg["score_every"] and (round + 1) % int(cfg["score_every"]) == 0:
+            scored = score(actor(0.0), env, scoring, what=f"after round {round}", stop_at_success=True)
+            memory["history"][-1]["scored"] = stats.rate(scored["success"])
+            run.log("scored", round=round, steps=memory["steps"], **memory["history"][-1]["scored"])
+            say(f"  after {memory['steps']:,} steps: success {scored['success'].mean():.3f} from the task's own reset")
         limit = cfg.get("max_steps")
         return run.out_of_time() or bool(limit and memory["steps"] >= int(limit))
 
