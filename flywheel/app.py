@@ -124,6 +124,8 @@ def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
     if stage == "promote" and words and "=" not in words[0]:
         words = [f"checkpoint={words[0]}", *words[1:]]
     cfg = config.load(stage, words, place.root)
+    if cfg.get("checkpoint") and not any(w.startswith("task") for w in words):
+        cfg["task"] = place.names.resolve(cfg["checkpoint"]).get("task") or cfg["task"]  # the one it was trained on
     _threads()
     if stage == "nightly":
         from flywheel import nightly

@@ -149,7 +149,7 @@ class Run:
         path = self.out / file
         digest = store.sha256_file(path)
         record = self.store.names.make(
-            name, digest, path.relative_to(self.store.root).as_posix(), self.name, **more
+            name, digest, path.relative_to(self.store.root).as_posix(), self.name, task=self.cfg["task"], **more
         )  # fmt: skip
         return f"{name}@{record['id']}"
 

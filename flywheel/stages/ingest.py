@@ -159,6 +159,16 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
     return episode.replace(action=np.clip(episode.action, low, high), extras=extras), outside
 
 
+def observed(task: str) -> str:
+    """What a task of sim/ observes, in its order, for a message."""
+    import flywheel_sim
+
+    if task not in flywheel_sim.tasks():
+        return ""
+    keys = flywheel_sim.load(task).obs_keys
+    return ":\n" + "\n".join(f"    {key:24} {size} ({unit})" for key, (size, unit) in keys.items())
+
+
 def streak(flags: np.ndarray) -> int:
     """The longest run of True; flags [T] bool."""
     longest = now = 0
