@@ -66,9 +66,13 @@ def run(job: str) -> dict:
 
 
 def machine() -> dict[str, str]:
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), platform.processor())
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     names = ("torch", "mujoco", "gymnasium", "gymnasium-robotics", "numpy")
-    return {"cpu": f"{os.cpu_count()} cores, {cpu}", "python": platform.python_version()} | {n: metadata.version(n) for n in names}
+    return {"cpu": f"{os.cpu_count()} cores, {cpu}", "python": platform.python_version()} | {
+        n: metadata.version(n) for n in names
+    }
 
 
 def rate(row: dict) -> str:
@@ -83,20 +87,35 @@ def page(rows: dict[str, dict]) -> str:
     lines = ["# Results", "", "Made by `make results` (benchmarks/results.py); rows in benchmarks/results/.", ""]
     if rows:
         facts = next(iter(rows.values()))["machine"]
-        lines += [", ".join(f"{k} {v}" for k, v in facts.items()) + ". Success: the predicate was true at any control step;"]
-        lines += ["95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided McNemar test against", "the pretrained policy on the same seeds.", ""]
+        lines += [
+            ", ".join(f"{k} {v}" for k, v in facts.items()) + ". Success: the predicate was true at any control step;"
+        ]
+        lines += [
+            "95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided McNemar test against",
+            "the pretrained policy on the same seeds.",
+            "",
+        ]
 
     def table(prefix: str) -> None:
-        lines.extend(["| seed | pretrained | retrained | best-of-N | p | gate | collection steps | minutes |", "|---|---|---|---|---|---|---|---|"])
+        lines.extend(
+            [
+                "| seed | pretrained | retrained | best-of-N | p | gate | collection steps | minutes |",
+                "|---|---|---|---|---|---|---|---|",
+            ]
+        )
         for seed in SEEDS:
             if row := rows.get(f"{prefix}-{seed}"):
                 by = {r["policy"]: r for r in row["table"]}
                 cells = [rate(by[n]) if n in by else "-" for n in NAMES]
                 p = by["best-of-N"].get("p") if "best-of-N" in by else None
                 verdict = "promoted" if row["status"] == "done" else row["status"]
-                lines.append(f"| {seed} | {' | '.join(cells)} | {p:.1g} | {verdict} | {row['retrain']['steps']:,} | {row['seconds'] / 60:.1f} |")
+                lines.append(
+                    f"| {seed} | {' | '.join(cells)} | {p:.1g} | {verdict} | {row['retrain']['steps']:,} | {row['seconds'] / 60:.1f} |"
+                )
         for name in NAMES:
-            found = [r for s in SEEDS if (row := rows.get(f"{prefix}-{s}")) for r in row["table"] if r["policy"] == name]
+            found = [
+                r for s in SEEDS if (row := rows.get(f"{prefix}-{s}")) for r in row["table"] if r["policy"] == name
+            ]
             if len(found) == len(SEEDS):
                 n = sum(r["n"] for r in found)
                 k = round(sum(r["success"] * r["n"] for r in found))
@@ -106,7 +125,12 @@ def page(rows: dict[str, dict]) -> str:
 
     lines += ["## The default nightly: lift", "", "`make nightly`, i.e. `flywheel nightly seed=S`.", ""]
     table("lift")
-    lines += ["## Six episodes of a trained policy: Adroit door", "", "`flywheel nightly experiment=adroit_door_policy seed=S` (at 1.35 rad, 200 steps).", ""]
+    lines += [
+        "## Six episodes of a trained policy: Adroit door",
+        "",
+        "`flywheel nightly experiment=adroit_door_policy seed=S` (at 1.35 rad, 200 steps).",
+        "",
+    ]
     table("door-policy")
     for seed in SEEDS:
         if row := rows.get(f"door-policy-{seed}"):
@@ -115,21 +139,54 @@ def page(rows: dict[str, dict]) -> str:
     if row := rows.get("door-human-1"):
         back = row["ingest"]["replay"]
         palm, hinge = back["palm_m median error"]["all"], back["hinge_rad peak error"]["all"]
-        lines += ["", "## 25 human demonstrations: Adroit door", "", "`flywheel nightly experiment=adroit_door seed=1`.", ""]
-        lines += [f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge angle within 0.02 rad of the recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}).", ""]
-        lines += ["| policy | " + " | ".join(k for k in row["table"][0] if "_within_" in k) + " |", "|---" * (1 + sum("_within_" in k for k in row["table"][0])) + "|"]
+        lines += [
+            "",
+            "## 25 human demonstrations: Adroit door",
+            "",
+            "`flywheel nightly experiment=adroit_door seed=1`.",
+            "",
+        ]
+        lines += [
+            f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge angle within 0.02 rad of the recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}).",
+            "",
+        ]
+        lines += [
+            "| policy | " + " | ".join(k for k in row["table"][0] if "_within_" in k) + " |",
+            "|---" * (1 + sum("_within_" in k for k in row["table"][0])) + "|",
+        ]
         for r in row["table"]:
             lines.append(f"| {r['policy']} | " + " | ".join(rate(v) for k, v in r.items() if "_within_" in k) + " |")
-        lines += ["", f"{row['retrain']['steps']:,} environment steps in {row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.", ""]
-        lines += ["Success over rounds; scored: best-of-N without noise on 96 gate seeds, from the task's own reset. The base: " + rate(row["curve"][-1]) + ".", "", "| environment steps | scored | collected from the own reset (12 episodes) | collected along demonstrations | the window begins at |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"{row['retrain']['steps']:,} environment steps in {row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.",
+            "",
+        ]
+        lines += [
+            "Success over rounds; scored: best-of-N without noise on 96 gate seeds, from the task's own reset. The base: "
+            + rate(row["curve"][-1])
+            + ".",
+            "",
+            "| environment steps | scored | collected from the own reset (12 episodes) | collected along demonstrations | the window begins at |",
+            "|---|---|---|---|---|",
+        ]
         for h in row["history"]:
             low = "-" if h.get("window_low") is None else f"{h['window_low']:.2f}"
             own = "-" if h["success"] is None else f"{h['success']:.2f}"
             far = "-" if h["from_demos"] is None else f"{h['from_demos']:.2f}"
             lines.append(f"| {h['steps']:,} | {rate(h['scored']) if 'scored' in h else ''} | {own} | {far} | {low} |")
-    study = [("lift", "from the last round"), ("lift-anchor", "from the anchor"), ("lift-recap", "advantage-conditioned, from the last round")]
+    study = [
+        ("lift", "from the last round"),
+        ("lift-anchor", "from the anchor"),
+        ("lift-recap", "advantage-conditioned, from the last round"),
+    ]
     if all(rows.get(f"{p}-{s}") for p, _ in study for s in SEEDS):
-        lines += ["", "## Where a round's policy begins, and on what it trains: lift", "", "| policy starts | retrained, 3 seeds pooled | best-of-N, 3 seeds pooled |", "|---|---|---|"]
+        lines += [
+            "",
+            "## Where a round's policy begins, and on what it trains: lift",
+            "",
+            "| policy starts | retrained, 3 seeds pooled | best-of-N, 3 seeds pooled |",
+            "|---|---|---|",
+        ]
         for prefix, words in study:
             cells = []
             for name in NAMES[1:]:
@@ -157,7 +214,9 @@ def main() -> None:
         if "door" in job and not Path(os.environ.get("FLYWHEEL_DEMOS") or "/nowhere").is_dir():
             sys.exit(f"{job} needs the demonstrations: FLYWHEEL_DEMOS names no folder")
         print(f"== {job}", flush=True)
-        path.write_text(json.dumps(run(job), indent=1, default=lambda x: x.item() if isinstance(x, np.generic) else str(x)) + "\n")
+        path.write_text(
+            json.dumps(run(job), indent=1, default=lambda x: x.item() if isinstance(x, np.generic) else str(x)) + "\n"
+        )
     rows = {path.stem: json.loads(path.read_text()) for path in sorted(ROWS.glob("*.json"))}
     (ROOT / "docs" / "results.md").write_text(page(rows))
     print("docs/results.md")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.env import GymBatch, rollout
+from flywheel.env import rollout
 from flywheel.episode import Episode, EpisodeError
+from flywheel.gym_task import GymBatch
 
 KEYS = ("in_shift", "in_scale", "w0", "b0", "w1", "b1", "w2", "b2", "out_shift", "out_scale")
 FIRST_SEED = 900_000_000  # beyond collection, gate and report

@@ -147,7 +147,7 @@ def _threads() -> None:
 
 
 def _replay(words: list[str], place) -> dict[str, Any]:
-    from flywheel import run
+    from flywheel import lineage, run
     from flywheel.config import UsageError
 
     names = [w for w in words if "=" not in w]
@@ -156,7 +156,7 @@ def _replay(words: list[str], place) -> dict[str, Any]:
     _threads()
     changes = dict(w.split("=", 1) for w in words if "=" in w)
     if not changes:
-        return run.replay(names[0], place)
+        return lineage.replay(names[0], place)
     import yaml
 
     done = place.find(names[0])

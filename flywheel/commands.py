@@ -116,7 +116,7 @@ def runs(words, place) -> dict[str, Any]:
 
 def lineage(words, place) -> dict[str, Any]:
     """From a checkpoint back to the demonstrations."""
-    from flywheel.run import lineage as walk
+    from flywheel.lineage import lineage as walk
 
     (ref,), _ = _words(words, 1, "lineage NAME[@ID]")
     lines = walk(ref, place)

@@ -15,6 +15,7 @@ import numpy as np
 
 from flywheel import run as runs
 from flywheel import stats, store
+from flywheel.identity import RUNTIME, fingerprint, key_of
 from flywheel.log import say
 from flywheel.stages import _inputs
 
@@ -52,9 +53,9 @@ def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None)
     pre = {**cfg["pretrain"], "demos": cfg["demos"]}
     demos = _inputs.demonstrations(pre, place)
     more = str(cfg["rounds"]) if cfg.get("rounds") and str(cfg["rounds"]).startswith("+") else None
-    known = {k: v for k, v in cfg.items() if k not in runs.RUNTIME and k != "source"}  # where it lies is no input
-    code = {name: runs.fingerprint(name, cfg) for name in ("pretrain", "retrain", "promote", "evaluate")}
-    base = runs.key_of({"config": known, "demos": demos.id, "code": code})
+    known = {k: v for k, v in cfg.items() if k not in RUNTIME and k != "source"}  # where it lies is no input
+    code = {name: fingerprint(name, cfg) for name in ("pretrain", "retrain", "promote", "evaluate")}
+    base = key_of({"config": known, "demos": demos.id, "code": code})
     name = _inputs.name_of(cfg)
     incumbent = production(place, name)
 
@@ -70,7 +71,7 @@ def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None)
     if state is None:
         night = int(cfg.get("night") or 0) + len(begun)
         what = {"base": base, "incumbent": incumbent, "again": night if more else 0}
-        state = {"key": runs.key_of(what), **what, "night": night, "corpus": demos.number}
+        state = {"key": key_of(what), **what, "night": night, "corpus": demos.number}
     with store.Lock(place.root, "nightly"):
         return _work(cfg, place, state, stage, done, pre, more, budget, began, name)
 
@@ -141,7 +142,7 @@ def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
     record = {
         "stage": "nightly",
         "key": state["key"],
-        "identity": {"config": {k: v for k, v in cfg.items() if k not in runs.RUNTIME}},
+        "identity": {"config": {k: v for k, v in cfg.items() if k not in RUNTIME}},
         "inputs": {},
         "result": result,
         "content": {"runs": done, "table": rows, "night": state["night"]},

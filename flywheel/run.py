@@ -9,25 +9,19 @@ A stage is a module of flywheel/stages/ with `inputs(cfg, store) -> {kind: {"id"
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
-import re
 import signal
 import time
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from flywheel import log, store
+from flywheel.identity import PACKAGE, identity, key_of
 from flywheel.names import Names
-
-PACKAGES = {"flywheel": Path(__file__).parent}
-LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
-RUNTIME = {"store", "log", "device", "json", "budget", "video", "threads", "progress"}  # steer a run, decide no output
 
 
 class RunError(ValueError):
@@ -174,79 +168,8 @@ class Run:
                 signal.signal(number, handler)
 
 
-# -- keys -------------------------------------------------------------------------------------------------------------
-
-
-def canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
-
-
-def modules(start: Path, seen: set[Path] | None = None) -> set[Path]:
-    """The files of flywheel that `start` imports, directly or through others, itself included."""
-    seen = set() if seen is None else seen
-    if start in seen or not start.exists():
-        return seen
-    seen.add(start)
-    root = PACKAGES["flywheel"]
-    text = start.read_text(encoding="utf-8")
-    for base, names in re.findall(r"^\s*from (flywheel[\w.]*) import (\([^)]*\)|[\w, ]+)", text, re.M):
-        folder = root.joinpath(*base.split(".")[1:])
-        for name in ["", *re.findall(r"\w+", names)]:
-            part = folder / name if name else folder
-            for path in (part.with_suffix(".py"), part / "__init__.py"):
-                modules(path, seen)
-    return seen
-
-
-def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, str]:
-    """Which code and which libraries decide what this stage makes: {"code": sha256, library: version}."""
-    here = PACKAGES["flywheel"]
-    files = modules(here / "stages" / f"{stage}.py")
-    if any(path.parent.name == "policy" for path in files):
-        for path in (here / "policy").glob("*.py"):  # built by name
-            files |= modules(path)
-    task = (cfg.get("task") or {}).get("name", "gym")
-    if task != "gym":
-        import flywheel_sim
-
-        sim = Path(flywheel_sim.__file__).parent
-        files |= {*sim.glob("_*.py"), *sim.glob("panda.xml"), *sim.glob(f"{task}.*")}
-    if cfg.get("format"):
-        import flywheel_datasets
-
-        files.add(Path(next(iter(flywheel_datasets.__path__))) / f"{cfg['format']}.py")
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        if path.exists():
-            digest.update(path.name.encode() + path.read_bytes())
-    versions = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            versions[library] = "none"
-    return {"code": digest.hexdigest()[:16], **versions}
-
-
-def identity(stage: str, cfg: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """All that decides the outputs of a run; its sha256 is the key."""
-    return {
-        "stage": stage,
-        "config": {k: v for k, v in cfg.items() if k not in RUNTIME and k not in inputs},
-        "inputs": {kind: value["id"] for kind, value in inputs.items()},
-        "fingerprint": fingerprint(stage, cfg),
-    }
-
-
-def key_of(what: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical(what)).hexdigest()[:16]
-
-
-# -- execution --------------------------------------------------------------------------------------------------------
-
-
 def stage_module(stage: str):
-    names = sorted(p.stem for p in (PACKAGES["flywheel"] / "stages").glob("*.py") if not p.stem.startswith("_"))
+    names = sorted(p.stem for p in (PACKAGE / "stages").glob("*.py") if not p.stem.startswith("_"))
     if stage not in names:
         raise RunError(f"no stage {stage!r} in flywheel/stages/. There are: {', '.join(names)}")
     return importlib.import_module(f"flywheel.stages.{stage}")
@@ -338,105 +261,3 @@ def hashes(folder: Path) -> dict[str, str]:
     """{relative path: sha256} of a folder's files."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): store.sha256_file(p) for p in files}
-
-
-# -- replay and lineage -----------------------------------------------------------------------------------------------
-
-
-def scratch(place: Store, folder: Path, leave_out: set[str]) -> Store:
-    """A store beside `place` in which runs can be done again: its files are hard links, its names a copy."""
-    import shutil
-
-    def link(a, b):
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copy2(a, b)
-
-    if place.corpus_path.exists():
-        shutil.copytree(place.corpus_path, folder / "corpus", copy_function=link)
-    if (place.root / "names").exists():
-        shutil.copytree(place.root / "names", folder / "names")
-    for done in place.runs():
-        if f"{done['stage']}/{done['key']}" not in leave_out:
-            shutil.copytree(place.dir(done), folder / "runs" / done["stage"] / done["key"], copy_function=link)
-        else:  # the checkpoints that it made stay readable for others until they are made again
-            (folder / "runs" / done["stage"]).mkdir(parents=True, exist_ok=True)
-    return Store(folder)
-
-
-def replay(name: str, place: Store) -> dict[str, Any]:
-    """Do a finished run again, in a scratch store, from its config and input versions; compare every output hash.
-
-    A nightly is replayed stage by stage. {"status": done | failed, "metrics": {"equal", "different"}, "different": [...]}.
-    """
-    import tempfile
-
-    import yaml
-
-    done = place.find(name)
-    parts = [place.find(child) for child in done.get("content", {}).get("runs", [])] or [done]
-    different, equal = [], 0
-    with tempfile.TemporaryDirectory(prefix="flywheel-replay-") as folder:
-        for part in parts:
-            one = Path(folder) / part["key"]
-            copy = scratch(place, one, {f"{part['stage']}/{part['key']}"})
-            cfg = yaml.safe_load((place.dir(part) / "config.yaml").read_text())
-            run = Run(part["stage"], part["key"], cfg, copy, part["inputs"])
-            with run.careful():
-                run.begin()
-                log.say(f"replay {run.name}")
-                made = stage_module(part["stage"]).run(cfg, run)
-                run.log.close()
-            for what, old, new in (
-                ("outputs", part["result"]["outputs"], made.get("outputs", {})),
-                ("content", part["content"], made.get("content", {})),
-                ("files", part["files"], hashes(run.out)),
-            ):
-                for item in sorted({*old, *new}):
-                    if what == "outputs" and item == "corpus":
-                        continue  # a version number; the content is compared by hash
-                    if old.get(item) == new.get(item):
-                        equal += 1
-                    else:
-                        different.append(f"{run.name} {what} {item}: {old.get(item)!s:.64} -> {new.get(item)!s:.64}")
-    return {
-        "status": "failed" if different else "done",
-        "run": f"{done['stage']}/{done['key']}",
-        "inputs": {},
-        "outputs": {},
-        "metrics": {"equal": equal, "different": len(different)},
-        "different": different,
-        **({"error": "; ".join(different)} if different else {}),
-    }
-
-
-def lineage(ref: str, place: Store) -> list[dict[str, Any]]:
-    """From a checkpoint back to the demonstrations: [{"depth", "what", "run", "detail"}], a walk in depth."""
-    lines: list[dict[str, Any]] = []
-    seen: set[str] = set()
-
-    def checkpoint(ref: str, depth: int) -> None:
-        record = place.names.resolve(ref)
-        lines.append({"depth": depth, "what": f"{record['name']}@{record['id']}", "run": record["run"], "detail": ""})
-        walk(record["run"], depth + 1)
-
-    def walk(run: str, depth: int) -> None:
-        if run in seen:
-            return
-        seen.add(run)
-        try:
-            done = place.find(run)
-        except RunError:
-            return
-        for kind, value in done["inputs"].items():
-            if kind in ("checkpoint", "against"):
-                checkpoint(value["ref"], depth)
-            elif kind == "corpus":
-                detail = ", ".join(f"{n} {origin}" for origin, n in value.get("origins", {}).items())
-                files = ", ".join(value.get("files", []))
-                what = f"corpus@{value.get('version')} ({value['id'][:12]})"
-                lines.append({"depth": depth, "what": what, "run": run, "detail": f"{detail} {files}".strip()})
-
-    checkpoint(ref, 0)
-    return lines

@@ -6,6 +6,7 @@ import toy  # noqa: F401 (registers toy:Reach-v0)
 
 from flywheel import env as envs
 from flywheel.guard import Guard
+from flywheel.gym_task import TaskError
 
 
 class Straight:
@@ -83,14 +84,14 @@ def test_success_at_any_step_and_at_the_end_are_two_figures(batch):
 
 
 def test_what_is_no_task_is_refused_by_name():
-    with pytest.raises(envs.TaskError, match=r"toy:Discrete-v0: action space Discrete\(3\) is not Box"):
+    with pytest.raises(TaskError, match=r"toy:Discrete-v0: action space Discrete\(3\) is not Box"):
         envs.make({"name": "gym", "id": "toy:Discrete-v0"}, 1)
-    with pytest.raises(envs.TaskError, match="'NoSuch-v0' is not a registered Gymnasium environment"):
+    with pytest.raises(TaskError, match="'NoSuch-v0' is not a registered Gymnasium environment"):
         envs.make({"name": "gym", "id": "NoSuch-v0"}, 1)
     silent = envs.make({"name": "gym", "id": "toy:Silent-v0"}, 1)
-    with pytest.raises(envs.TaskError, match="info has no 'success or is_success'; it has: elsewhere"):
+    with pytest.raises(TaskError, match="info has no 'success or is_success'; it has: elsewhere"):
         envs.rollout(silent, Idle(), [0], origin="test")
-    with pytest.raises(envs.TaskError, match="cannot set its state"):
+    with pytest.raises(TaskError, match="cannot set its state"):
         silent.get_state(0)
     with pytest.raises(ValueError, match="no task 'pusj' in sim/. There are: insert, lift, push"):
         envs.make({"name": "pusj"}, 1)

@@ -14,11 +14,12 @@ ROOT = Path(flywheel.__file__).parent
 FLOORS = [
     {"episode", "log", "stats"},
     {"store", "corpus", "nets", "names"},
-    {"policy", "critic", "env", "guard", "replay"},
+    {"policy", "critic", "env", "gym_task", "guard", "replay"},
     {"rl"},
     {"stages"},
-    {"run", "config"},
-    {"nightly", "commands"},
+    {"identity", "config"},
+    {"run"},
+    {"lineage", "nightly", "commands"},
     {"app"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

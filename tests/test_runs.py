@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import toy
 
-from flywheel import app, config, nightly, run, store
+from flywheel import app, config, lineage, nightly, run, store
 from flywheel.run import Store
 
 SMALL = [
@@ -122,28 +122,28 @@ def place_cfg(place, name):
 def test_every_stage_replays_to_the_same_hashes_and_moves_no_name(night):
     _, place, done = night
     before = hashes(place)
-    out = run.replay(f"nightly/{done['key']}", place)
+    out = lineage.replay(f"nightly/{done['key']}", place)
     assert out["status"] == "done" and out["metrics"]["different"] == 0 and out["metrics"]["equal"] >= 20
     assert hashes(place) == before
 
 
 def test_replay_tells_what_differs(night, tmp_path):
     _, place, done = night
-    copy = run.scratch(place, tmp_path / "copy", set())
+    copy = lineage.scratch(place, tmp_path / "copy", set())
     name = next(r for r in done["content"]["runs"] if r.startswith("evaluate"))
     path = copy.root / "runs" / name / "_DONE.json"
     record = store.read_json(path)
     record["files"]["checkpoint.npz"] = "0" * 64
     path.unlink()
     store.write_json(path, record)
-    out = run.replay(name, copy)
+    out = lineage.replay(name, copy)
     assert out["status"] == "failed" and "checkpoint.npz" in out["different"][0]
 
 
 def test_lineage_walks_back_to_the_demonstrations(night, capsys):
     folder, place, done = night
     ref = done["content"]["table"][2]["checkpoint"]
-    lines = run.lineage(ref, place)
+    lines = lineage.lineage(ref, place)
     assert lines[0]["what"] == ref
     assert any("demos.hdf5" in line["detail"] and "scripted:reach" in line["detail"] for line in lines)
     assert app.main(["lineage", ref, f"store={folder / 'store'}"]) == 0
@@ -163,7 +163,7 @@ def test_load_is_the_path_that_evaluation_uses(night):
 
 def test_new_demonstrations_and_further_rounds_are_new_nights(night, tmp_path):
     _folder, place, _ = night
-    copy = run.scratch(place, tmp_path / "store", set())
+    copy = lineage.scratch(place, tmp_path / "store", set())
     toy.demonstrations(tmp_path / "demos.hdf5", 14)  # two more
     assert app.main(words(tmp_path)) == 0
     nights = copy.runs("nightly")
@@ -177,7 +177,7 @@ def test_new_demonstrations_and_further_rounds_are_new_nights(night, tmp_path):
 
 def test_promote_forced_rollback_and_refusals(night, tmp_path, capsys):
     _, place, done = night
-    copy = run.scratch(place, tmp_path / "store", set())
+    copy = lineage.scratch(place, tmp_path / "store", set())
     at = f"store={copy.root}"
     refs = [row["checkpoint"] for row in done["content"]["table"]]
     code, out = call("promote", refs[1], *toy.TASK, "force=shown to the customer", at, capsys=capsys)
@@ -216,7 +216,7 @@ def test_failures_are_exit_code_1_and_say_what_to_do(tmp_path, capsys):
 
 def test_a_second_nightly_says_who_holds_the_store(night, tmp_path, capsys):
     _, place, _ = night
-    copy = run.scratch(place, tmp_path / "store", set())
+    copy = lineage.scratch(place, tmp_path / "store", set())
     toy.demonstrations(tmp_path / "demos.hdf5", 13)
     with store.Lock(copy.root, "nightly"):
         code, out = call(*words(tmp_path), capsys=capsys)
@@ -226,7 +226,7 @@ def test_a_second_nightly_says_who_holds_the_store(night, tmp_path, capsys):
 def test_wandb_mirrors_a_run_offline(night, tmp_path):
     pytest.importorskip("wandb")
     _, place, done = night
-    copy = run.scratch(place, tmp_path / "store", set())
+    copy = lineage.scratch(place, tmp_path / "store", set())
     ref = done["content"]["table"][0]["checkpoint"]
     assert (
         app.main(
@@ -308,7 +308,8 @@ def test_it_gets_better(tmp_path, capsys):
     """A real nightly on the toy task: rounds lift what six sloppy demonstrations teach."""
     toy.demonstrations(tmp_path / "demos.hdf5", 6)
     more = [
-        "pretrain.algorithm.cadence.improve=300", "pretrain.score_every=300", "retrain.algorithm.cadence={rounds: 3, evaluate: 200, improve: 200}",
+        "pretrain.algorithm.cadence.improve=400", "pretrain.score_every=400", "retrain.algorithm.cadence={rounds: 3, evaluate: 300, improve: 300}",
+        "pretrain.algorithm.lag.policy=0.02", "retrain.algorithm.lag={q: 0.02, policy: 0.02}", "retrain.algorithm.lr=0.002", "retrain.algorithm.critic.width=64",
         "retrain.collect.episodes=48", "promote.episodes=100", "evaluate.episodes=100", "policy.width=64", "policy.depth=2",
     ]  # fmt: skip
     code, out = call(*words(tmp_path, *more), capsys=capsys)
@@ -321,7 +322,7 @@ def test_an_interrupted_run_goes_on(night, tmp_path):
     _, place, done = night
     name = next(r for r in done["content"]["runs"] if r.startswith("pretrain"))
     cfg = place_cfg(place, name)
-    copy = run.scratch(place, tmp_path / "store", {name})
+    copy = lineage.scratch(place, tmp_path / "store", {name})
     asked = run.Run.due
     calls = []
 

@@ -1,0 +1,79 @@
+"""What decides the outputs of a run: stage, config, input versions, the code and the libraries. Its hash is the key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
+RUNTIME = {"store", "log", "device", "json", "budget", "video", "threads", "progress"}  # steer a run, decide no output
+
+
+def canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+
+
+def modules(start: Path, seen: set[Path] | None = None) -> set[Path]:
+    """The files of flywheel that `start` imports, directly or through others, itself included."""
+    seen = set() if seen is None else seen
+    if start in seen or not start.exists():
+        return seen
+    seen.add(start)
+    root = PACKAGE
+    text = start.read_text(encoding="utf-8")
+    for base, names in re.findall(r"^\s*from (flywheel[\w.]*) import (\([^)]*\)|[\w, ]+)", text, re.M):
+        folder = root.joinpath(*base.split(".")[1:])
+        for name in ["", *re.findall(r"\w+", names)]:
+            part = folder / name if name else folder
+            for path in (part.with_suffix(".py"), part / "__init__.py"):
+                modules(path, seen)
+    return seen
+
+
+def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, str]:
+    """Which code and which libraries decide what this stage makes: {"code": sha256, library: version}."""
+    here = PACKAGE
+    files = modules(here / "stages" / f"{stage}.py")
+    if any(path.parent.name == "policy" for path in files):
+        for path in (here / "policy").glob("*.py"):  # built by name
+            files |= modules(path)
+    task = (cfg.get("task") or {}).get("name", "gym")
+    if task != "gym":
+        import flywheel_sim
+
+        sim = Path(flywheel_sim.__file__).parent
+        files |= {*sim.glob("_*.py"), *sim.glob("panda.xml"), *sim.glob(f"{task}.*")}
+    if cfg.get("format"):
+        import flywheel_datasets
+
+        files.add(Path(next(iter(flywheel_datasets.__path__))) / f"{cfg['format']}.py")
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        if path.exists():
+            digest.update(path.name.encode() + path.read_bytes())
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = "none"
+    return {"code": digest.hexdigest()[:16], **versions}
+
+
+def identity(stage: str, cfg: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the outputs of a run; its sha256 is the key."""
+    return {
+        "stage": stage,
+        "config": {k: v for k, v in cfg.items() if k not in RUNTIME and k not in inputs},
+        "inputs": {kind: value["id"] for kind, value in inputs.items()},
+        "fingerprint": fingerprint(stage, cfg),
+    }
+
+
+def key_of(what: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(what)).hexdigest()[:16]
