@@ -254,7 +254,18 @@ def test_a_refused_candidate_is_told_with_the_reason_and_what_stays(tmp_path):
     assert page.text.index("won 80, lost 12") < page.text.index("the first of its name"), (
         "newest first, in one second too"
     )
-    assert "In production stays" in page.text and f"policy/NoSuchTask-v0@{'a' * 12}" in page.text
+    assert "In production is" in page.text and f"policy/NoSuchTask-v0@{'a' * 12}" in page.text
+
+
+def test_a_decision_by_hand_after_the_nightly_is_told(tmp_path):
+    place, name = whole(tmp_path), "policy/NoSuchTask-v0"
+    place.names.rollback(name, "it shook the table")
+    page = read(place)
+    assert "<title>policy/NoSuchTask-v0: 0.54 (n = 120), rolled back</title>" in page.source
+    assert "it shook the table" in page.text
+    place.names.make(name, "d" * 64, "x", "pretrain/9")
+    place.names.promote(name, "d" * 12, "", "forced: try it")
+    assert f"In production is {name}@{'d' * 12} , which is not scored here" in read(place).text
 
 
 def test_it_needs_nothing_from_outside_and_runs_nothing(tmp_path):

@@ -27,7 +27,7 @@ def p_value(p: float | None) -> str:
     """p = 1e-12, p = 0.04."""
     if p is None:
         return "–"
-    return f"{p:.0e}" if p < 1e-3 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return f"{p:.0e}" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
 
 
 def size(count: float) -> str:

@@ -62,10 +62,8 @@ def look(place, nightly: dict | None = None, task: dict | None = None) -> dict[s
 
 
 def verdict(seen: dict[str, Any]) -> dict[str, Any] | None:
-    """The gate's last word on the name that the page is about (of the nightly, where it decided something)."""
-    mine = [g for g in seen["gates"] if g["name"] == seen["name"]]
-    tonight = set((seen["night"] or {}).get("content", {}).get("runs") or [])
-    return next((g for g in mine if g["run"] in tonight), mine[0] if mine else None)
+    """The newest decision on the name that the page is about."""
+    return next((g for g in seen["gates"] if g["name"] == seen["name"]), None)
 
 
 def headline(seen: dict[str, Any]) -> dict[str, str]:
@@ -86,7 +84,8 @@ def headline(seen: dict[str, Any]) -> dict[str, str]:
         return {"html": html_ + below, "text": f"{name or 'flywheel'}: {text}"}
     base = next((r for r in rows if r["policy"] == "incumbent"), rows[0])
     told = f"{name}@{last['id']}" if last and last["op"] != "rollback" else now
-    new = next((r for r in rows if r["checkpoint"] == told), rows[-1])
+    row = {r["checkpoint"]: r for r in reversed(rows)}
+    new = row.get(told) or row.get(now) or rows[-1]
     if new is base:
         figures, how = html.rate(base["success"]), f"(n = {base['n']})"
     else:
@@ -100,8 +99,8 @@ def headline(seen: dict[str, Any]) -> dict[str, str]:
         f'<h1><b>{esc(name)}:</b> <span class="big">{figures}</span> '
         f"<span>{how}{comma}{chip}</span></h1><p>{esc(words[0].upper() + words[1:])}.</p>{below}"
     )
-    if last and last["op"] == "refuse" and now:
-        html_ += f"<p>In production stays <code>{esc(now)}</code>.</p>"
+    if now and now != new["checkpoint"]:
+        html_ += f"<p>In production is <code>{esc(now)}</code>{'' if now in row else ', which is not scored here'}.</p>"
     return {"html": html_, "text": f"{name}: {figures} {how}{comma}{word}"}
 
 
