@@ -419,9 +419,9 @@ def test_lineage_reaches_the_files_and_draws_every_edge_once(tmp_path):
 def test_numbers_for_people():
     assert [_report_page.p_value(p) for p in (3.2e-12, 0.0004, 0.04, 0.4, None)] == [
         "3e-12",
-        "4e-04",
-        "0.040",
-        "0.40",
+        "0.0004",
+        "0.04",
+        "0.4",
         "–",
     ]
     assert [_report_page.size(n) for n in (0, 999, 1500, 123_456_789)] == ["0 B", "999 B", "1.5 kB", "123 MB"]
