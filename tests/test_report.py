@@ -410,9 +410,7 @@ def test_lineage_reaches_the_files_and_draws_every_edge_once(tmp_path):
     rows, width = _report_lineage.rails(nodes, parents)
     out = sum(1 for lane, lines in rows for a, y0, b, y1 in lines if y0 == 0.5 and a == lane)
     assert out == sum(len(set(p)) for p in parents.values()) and width <= 3
-    for (_, above), (_, below) in itertools.pairwise(
-        rows
-    ):  # what leaves a row at the bottom enters the next at the top
+    for (_, above), (_, below) in itertools.pairwise(rows):  # what leaves at the bottom enters at the next one's top
         assert {b for _, _, b, y1 in above if y1 == 1.0} == {a for a, y0, _, _ in below if y0 == 0.0}
 
 
