@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: setup nightly test lint lock results bench clean
+.PHONY: help setup nightly test results bench lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -20,12 +20,20 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 nightly: setup   ## the main job on the embedded default: demonstrations -> a better policy, with proof
-	$(BIN)/flywheel nightly store=$(STORE)
+	$(BIN)/flywheel nightly store=$(STORE) $(ARGS)
 
 test: setup      ## ruff and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest
+
+results: setup   ## the learning results of docs/results.md (hours; goes on where it stopped; needs FLYWHEEL_DEMOS)
+	$(BIN)/python benchmarks/results.py
+
+bench: setup     ## speed, as ratios against peers in one run
+	$(BIN)/python benchmarks/stepping.py
+	$(BIN)/python benchmarks/corpus.py
+	$(BIN)/python benchmarks/cli.py
 
 lock:            ## resolve pyproject.toml again, for Python 3.11 and later on every platform
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
