@@ -147,7 +147,7 @@ def report(words, place) -> dict[str, Any]:
 
 def corpus(words, place) -> dict[str, Any]:
     """log | show [VERSION] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."""
-    usage = "corpus log | show [VERSION|EPISODE] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."
+    usage = "corpus log | show [VERSION] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."
     if not words:
         raise UsageError(f"usage: flywheel {usage}")
     act, *rest = words

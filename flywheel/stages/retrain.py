@@ -17,6 +17,7 @@ import numpy as np
 from flywheel import stats
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
+from flywheel.stages._backward import Backward
 from flywheel.stages.evaluate import score
 from flywheel.stages.pretrain import learner
 
@@ -71,7 +72,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     )  # fmt: skip
     acting, judging = learning.nets["policy.lag"], learning.nets.get("q.lag")
     env = _inputs.open_env(cfg)
-    memory: dict[str, Any] = {"round": 0, "episodes": [], "steps": 0, "window": [], "backward": None, "history": []}
+    memory: dict[str, Any] = {"round": 0, "episodes": [], "steps": 0, "window": None, "backward": None, "history": []}
     origin = f"policy:{record['id']}"
 
     def actor(explore: float):
@@ -98,12 +99,10 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         }
 
     def gather_round(learning, memory):
-        tried = record.get("tried") or {}
-        if memory["backward"] is None and tried.get("n", 0) >= 50:
-            memory["backward"] = tried["success"] == 0
-        done, counts = _collect(cfg, run, env, actor(float(collect["explore"])), memory, along, origin)
-        added = corpus.append(done, message=f"{run.name} round {memory['round']}", author=run.name)
-        note = _remember(memory, done, added, counts, collect, cadence)
+        n = int(collect["episodes"])
+        done, counts = _collect(cfg, run, env, actor(float(collect["explore"])), memory, backward.starts(n), origin)
+        corpus.append(done, message=f"{run.name} round {memory['round']}", author=run.name)
+        note = _remember(memory, done, counts, backward)
         run.log("round", **note)
         say(
             "  "
@@ -114,7 +113,9 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return pools()
 
     scoring = _inputs.seeds("gate", cfg, _inputs.SCORING, int(cfg["score_episodes"]))
-    along = _Along(cfg, run, demos, env, memory)
+    backward = Backward(collect["back"], int(cfg["seed"]), demos, env, memory)
+    tried = record.get("tried") or {}
+    backward.decide(tried.get("success", 0), tried.get("n", 0))
     source = Rounds(
         *pools(), dict(algorithm["mixture"]),
         obs_steps=policy.obs_steps, action_steps=policy.action_steps, batch_size=int(cfg["batch_size"]),
@@ -184,79 +185,38 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     }
 
 
-def _collect(cfg, run, env, policy, memory, along, origin):
+def _collect(cfg, run, env, policy, memory, starts, origin):
     """One round's episodes, and the guard's counts."""
     from flywheel.env import rollout
 
-    collect = cfg["collect"]
-    n = int(collect["episodes"])
+    n = int(cfg["collect"]["episodes"])
     seeds = _inputs.seeds("collect", cfg, memory["round"] * n, n)
-    starts = along.starts(n) if memory["backward"] else None
     with progress(f"collect round {memory['round']}", n) as tick:
         done, counts = rollout(env, policy, seeds, origin=origin, starts=starts, progress=tick)
     return [e.replace(meta={**e.meta, "round": memory["round"], "run": run.name}) for e in done], counts
 
 
-def _remember(memory, done, added, counts, collect, cadence):
+def _remember(memory, done, counts, backward) -> dict[str, Any]:
     """Put a round's outcome into `memory`; the line that is logged."""
-    table = {"round": memory["round"], "episodes": len(done)}
     own = [e.success for e in done if "start_from" not in e.meta]
     started = [e.success for e in done if "start_from" in e.meta]
     memory["steps"] += sum(len(e) for e in done)
-    memory["episodes"] += [e.hash for e in done if e.hash not in set(memory["episodes"])]
+    known = set(memory["episodes"])
+    memory["episodes"] += [e.hash for e in done if e.hash not in known]
+    note = {
+        "round": memory["round"],
+        "episodes": len(done),
+        "success": float(np.mean(own)) if own else None,
+        "from_demos": float(np.mean(started)) if started else None,
+        "window_low": memory["window"] if started else None,
+        "steps": memory["steps"],
+        "clipped": counts.get("clipped", 0),
+        "held": counts.get("held", 0),
+    }
     memory["round"] += 1
-    table["success"] = float(np.mean(own)) if own else None
-    table["from_demos"] = float(np.mean(started)) if started else None
     if started:
-        table["window_low"] = memory["window"][0]
-        rate, low = table["from_demos"], memory["window"][0]
-        back = collect["back"]
-        move = back["far"] if rate > back["good"] else back["near"] if rate > back["fair"] else 0.0
-        memory["window"] = [max(0.0, low - move)]
-    elif memory["backward"] is None and len(own) >= 50:
-        memory["backward"] = not any(own)
-    if memory["backward"] and not memory["window"]:
-        memory["window"] = [float(collect["back"]["begin"])]
-    table |= {"steps": memory["steps"], "clipped": counts.get("clipped", 0), "held": counts.get("held", 0)}
-    memory["history"].append(table)
-    return table
-
-
-class _Along:
-    """Start states along replayed demonstrations: a window of each one's length, moving backwards with success."""
-
-    def __init__(self, cfg, run, demos, env, memory):
-        self.cfg, self.demos, self.env, self.memory = cfg, demos, env, memory
-        self.states: list[tuple[str, list, int]] | None = None
-
-    def _replay(self):
-        from flywheel.replay import replay
-
-        self.states = []
-        with progress("replay demonstrations", len(self.demos)) as tick:
-            for episode in self.demos:
-                back = replay(self.env, episode, keep_states=True)
-                # up to the success; of a recording without one, up to its last quarter's end
-                end = int(episode.reward.argmax()) + 1 if episode.success else len(episode)
-                self.states.append((episode.hash, back.states, min(end, len(back.states))))
-                tick()
-
-    def starts(self, n: int) -> list[dict[str, Any] | None]:
-        """n starts: one of `own_every` from the environment's own reset (None), the others along demonstrations."""
-        if self.states is None:
-            self._replay()
-        back = self.cfg["collect"]["back"]
-        if not self.memory["window"]:
-            self.memory["window"] = [float(back["begin"])]
-        low = self.memory["window"][0]
-        rng = np.random.default_rng([int(self.cfg["seed"]), 0xBAC, self.memory["round"]])
-        chosen: list[dict[str, Any] | None] = []
-        for i in range(n):
-            hash_, states, end = self.states[int(rng.integers(len(self.states)))]
-            place = low + rng.random() * min(float(back["width"]), 1 - low)
-            step = min(int(place * end), end - 1)
-            if i % int(back["own_every"]) == 0:
-                chosen.append(None)
-            else:
-                chosen.append({"state": states[step], "meta": {"start_from": hash_, "start_step": step}})
-        return chosen
+        backward.move(note["from_demos"])
+    else:
+        backward.decide(sum(own), len(own))
+    memory["history"].append(note)
+    return note

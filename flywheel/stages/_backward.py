@@ -1,0 +1,65 @@
+"""Where the base never succeeds: episodes start along replayed demonstrations, and the start moves backwards.
+
+A window of each demonstration's length, at first near its end; it moves towards the beginning as episodes from it succeed
+(reverse curriculum: Florensa et al., arXiv 1707.05300; along demonstrations: Salimans and Chen, 1812.03381).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flywheel.log import progress
+
+ENOUGH = 50  # episodes of the base without a success: then this begins
+
+
+class Backward:
+    """`rule` is retrain's collect.back; what it has to remember lies in `memory`: "backward" (None: not decided), "window"."""
+
+    def __init__(self, rule: dict[str, float], seed: int, demos, env, memory: dict[str, Any]):
+        self.rule, self.seed, self.demos, self.env, self.memory = rule, seed, demos, env, memory
+        self.states: list[tuple[str, list, int]] | None = None
+
+    def decide(self, successes: float, episodes: int) -> None:
+        """Told how the base does from the task's own reset: never in ENOUGH episodes?"""
+        if self.memory["backward"] is None and episodes >= ENOUGH:
+            self.memory["backward"] = successes == 0
+            self.memory["window"] = float(self.rule["begin"])
+
+    def starts(self, n: int) -> list[dict[str, Any] | None] | None:
+        """n starts, one in `own_every` from the task's own reset (None), the others along demonstrations; None: not needed."""
+        if not self.memory["backward"]:
+            return None
+        if self.states is None:
+            self.states = self._replay()
+        low, width = self.memory["window"], float(self.rule["width"])
+        rng = np.random.default_rng([self.seed, 0xBAC, self.memory["round"]])
+        chosen: list[dict[str, Any] | None] = []
+        for i in range(n):
+            hash_, states, end = self.states[int(rng.integers(len(self.states)))]
+            place = low + rng.random() * min(width, 1 - low)
+            step = min(int(place * end), end - 1)
+            own = i % int(self.rule["own_every"]) == 0
+            chosen.append(None if own else {"state": states[step], "meta": {"start_from": hash_, "start_step": step}})
+        return chosen
+
+    def move(self, success: float) -> None:
+        """The window moves back by `far` above `good`, by `near` above `fair`."""
+        rule = self.rule
+        step = rule["far"] if success > rule["good"] else rule["near"] if success > rule["fair"] else 0.0
+        self.memory["window"] = max(0.0, self.memory["window"] - step)
+
+    def _replay(self) -> list[tuple[str, list, int]]:
+        """(hash, the simulator's states, where it ends: its success, or its last step) of each demonstration."""
+        from flywheel.replay import replay
+
+        made = []
+        with progress("replay demonstrations", len(self.demos)) as tick:
+            for episode in self.demos:
+                states = replay(self.env, episode, keep_states=True).states
+                end = int(episode.reward.argmax()) + 1 if episode.success else len(episode)
+                made.append((episode.hash, states, min(end, len(states))))
+                tick()
+        return made
