@@ -29,8 +29,10 @@ class GymBatch:
         threads: int = 2,
         kwargs: dict[str, Any] | None = None,
     ):
+        import flywheel_sim
         import gymnasium as gym
 
+        flywheel_sim.register()
         for package in ("gymnasium_robotics", "metaworld"):
             try:
                 gym.register_envs(__import__(package))

@@ -175,9 +175,114 @@ def test_new_demonstrations_and_further_rounds_are_new_nights(night, tmp_path):
     assert len(set(seeds.tolist())) == len(seeds) == 16 + 16 + 8
 
 
-def test_promote_forced_rollback_and_refusals(night, tmp_path, capsys):
-    _, place, done = night
+@pytest.fixture
+def copied(night, tmp_path):
+    """A store to change: (its Store, words that every stage on it needs)."""
+    _, place, _ = night
     copy = lineage.scratch(place, tmp_path / "store", set())
+    return copy, [*toy.TASK, f"store={copy.root}", "num_envs=8", "threads=1"]
+
+
+LITTLE = ["score_every=10", "score_episodes=4", "batch_size=16", "policy.width=16", "policy.depth=1"]
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "diffusion", "flow"])
+@pytest.mark.parametrize("algorithm", ["bc", "iql"])
+def test_every_policy_pretrains_with_every_offline_algorithm(copied, capsys, policy, algorithm):
+    _, at = copied
+    cadence = "algorithm.cadence={rounds: 10, evaluate: 1, improve: 2}"
+    code, out = call("pretrain", f"policy={policy}", f"algorithm={algorithm}", cadence, *LITTLE, *at, capsys=capsys)
+    assert (code, out["status"], out["metrics"]["n"]) == (0, "done", 4)
+
+
+def test_pretrain_from_a_version_or_a_tag_of_the_corpus(copied, capsys):
+    copy, at = copied
+    assert app.main(["corpus", "tag", "first", "1", at[3]]) == 0
+    cadence = "algorithm.cadence.improve=20"
+    one, two, three = (
+        call("pretrain", f"corpus={ref}", cadence, *LITTLE, *at, capsys=capsys)[1] for ref in ("1", "first", "latest")
+    )
+    # the demonstrations are the same at all three: the second and third find the first's run
+    assert (one["status"], two["status"], three["status"]) == ("done", "noop", "noop")
+    assert one["inputs"]["corpus"] == 1 and one["outputs"] == two["outputs"]
+    episode = copy.corpus().at("latest").select(origin="scripted:*").hashes[0]
+    assert app.main(["corpus", "tombstone", episode[:10], "message=bad gripper", at[3]]) == 0
+    code, out = call("pretrain", "corpus=latest", cadence, *LITTLE, *at, capsys=capsys)
+    assert out["status"] == "done" and out["outputs"] != one["outputs"]
+    assert call("pretrain", "corpus=first", cadence, *LITTLE, *at, capsys=capsys)[1]["status"] == "noop"
+
+
+def test_retrain_on_advantage_conditioned_data_from_the_anchor(copied, capsys):
+    _, at = copied
+    made = call(
+        "pretrain",
+        "policy.condition=true",
+        "name=policy/told",
+        "algorithm.cadence.improve=10",
+        *LITTLE,
+        *at,
+        capsys=capsys,
+    )[1]
+    few = [
+        "algorithm.cadence.evaluate=5",
+        "algorithm.cadence.improve=5",
+        "collect.episodes=4",
+        "collect.n=2",
+        "batch_size=16",
+    ]
+    words = ["retrain", "algorithm=recap", "rounds=2", "restart=anchor", "name=policy/told", *few, *at]
+    code, out = call(*words, f"checkpoint={made['outputs']['checkpoint']}", capsys=capsys)
+    assert (code, out["status"], out["metrics"]["rounds"]) == (0, "done", 2)
+    assert out["outputs"]["checkpoint"].startswith("policy/told@")
+    code, out = call("retrain", "algorithm=bc", *at, capsys=capsys)
+    assert code == 1 and "retrain collects in rounds; algorithm bc asks for source offline" in out["error"]
+
+
+def test_evaluate_against_another_on_the_same_seeds(copied, capsys):
+    copy, at = copied
+    refs = [row["checkpoint"] for row in copy.runs("nightly")[0]["content"]["table"]]
+    code, out = call(
+        "evaluate", f"checkpoint={refs[2]}", f"against={refs[0]}", "episodes=6", at[3], capsys=capsys
+    )  # task: its own
+    assert (code, out["metrics"]["n"], out["metrics"]["against"]["n"]) == (0, 6, 6)
+    assert set(out["metrics"]["paired"]) == {"won", "lost", "p"}
+    assert out["inputs"] == {"checkpoint": refs[2], "against": refs[0]}
+
+
+def test_gc_only_tells_until_it_is_told_to(copied, capsys):
+    copy, at = copied
+    left = copy.root / "runs" / "pretrain" / "0123456789abcdef"
+    (left / "ckpt").mkdir(parents=True)
+    for path in (left / "ckpt", left):
+        os.utime(path, (0, 0))
+    before = hashes(copy)
+    code, out = call("gc", at[3], capsys=capsys)
+    assert code == 0 and out["metrics"]["places"] >= 1 and left.exists()
+    code, out = call("gc", "apply=true", at[3], capsys=capsys)
+    assert out["metrics"]["applied"] and not left.exists()
+    assert hashes(copy) == before
+
+
+def test_what_only_looks_up_prints(copied, capsys):
+    _, at = copied
+    for line in (
+        "runs",
+        "report",
+        "corpus log",
+        "corpus show",
+        "corpus diff 1 latest",
+        "tasks",
+        "formats",
+        "algorithms",
+        "show algorithm=iql",
+    ):
+        assert app.main([*line.split(), at[3]]) == 0, line
+        assert capsys.readouterr().out.strip(), line
+
+
+def test_promote_forced_rollback_and_refusals(night, copied, capsys):
+    _, _, done = night
+    copy, _ = copied
     at = f"store={copy.root}"
     refs = [row["checkpoint"] for row in done["content"]["table"]]
     code, out = call("promote", refs[1], *toy.TASK, "force=shown to the customer", at, capsys=capsys)
