@@ -30,16 +30,13 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
 
 
 def _episodes(cfg: dict[str, Any], store):
-    """The input episodes, and which of them are demonstrations and which earlier rollouts (`prior`)."""
+    """The input episodes: demonstrations and, with `prior`, earlier rollouts; and which of them are demonstrations."""
     demos = _inputs.demonstrations(cfg, store)
     if not cfg.get("prior"):
-        return demos, demos, None
+        return demos, demos
     own = demos.corpus.at(demos.number).select(task=_inputs.title(cfg), origin="policy:*")
     own = own.select(~np.isin(own.rows, demos.rows)).canonical()
-    if not len(own):
-        return demos, demos, None
-    both = type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]))
-    return both, demos, own
+    return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows])), demos
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
@@ -58,7 +55,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     torch.manual_seed(int(cfg["seed"]))
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
     corpus = run.store.corpus()
-    everything, demos, _ = _episodes(cfg, run.store)
+    everything, demos = _episodes(cfg, run.store)
     inputs = everything.hashes
     record = run.store.checkpoint(run.inputs["checkpoint"]["ref"])
     loaded = base.load(record["file"])
@@ -101,15 +98,11 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     def gather_round(learning, memory):
         n = int(collect["episodes"])
         done, counts = _collect(cfg, run, env, actor(float(collect["explore"])), memory, backward.starts(n), origin)
-        corpus.append(done, message=f"{run.name} round {memory['round']}", author=run.name)
-        note = _remember(memory, done, counts, backward)
+        added = corpus.append(done, message=f"{run.name} round {memory['round']}", author=run.name)
+        note = _remember(memory, done, {h for h, _ in added.refused}, counts, backward)
         run.log("round", **note)
-        say(
-            "  "
-            + ", ".join(
-                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in note.items() if v is not None
-            )
-        )
+        words = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in note.items() if v is not None)
+        say("  " + ", ".join(words))
         return pools()
 
     scoring = _inputs.seeds("gate", cfg, _inputs.SCORING, int(cfg["score_episodes"]))
@@ -129,9 +122,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         source.load_state(saved[1]["source"])
         source.use(*pools())
         at = At(**saved[1]["at"])
-        say(
-            f"  going on in round {at.round}, phase {('collect', 'evaluate', 'improve', 'gate')[at.phase]}, update {at.step}"
-        )
+        phase = ("collect", "evaluate", "improve", "gate")[at.phase]
+        say(f"  going on in round {at.round}, phase {phase}, update {at.step}")
 
     total = cadence.rounds * (cadence.evaluate + cadence.improve)
     done_before = at.round * (cadence.evaluate + cadence.improve) + (at.phase == 2) * cadence.evaluate + at.step
@@ -150,11 +142,14 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             memory["history"][-1]["scored"] = stats.rate(scored["success"])
             run.log("scored", round=round, steps=memory["steps"], **memory["history"][-1]["scored"])
             say(f"  after {memory['steps']:,} steps: success {scored['success'].mean():.3f} from the task's own reset")
-        limit = cfg.get("max_steps")
-        return run.out_of_time() or bool(limit and memory["steps"] >= int(limit))
+        return over()
 
-    with progress("retrain", total, done_before) as tick:
-        fit(learning, source, cadence, at=at, pause=pause, each=each)
+    def over() -> bool:
+        return run.out_of_time() or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
+
+    if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
+        with progress("retrain", total, done_before) as tick:
+            fit(learning, source, cadence, at=at, pause=pause, each=each)
     env.close()
 
     base.save(acting, run.out / "policy.safetensors")
@@ -162,16 +157,11 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     parents = [run.inputs["checkpoint"]["ref"]]
     updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
     outputs = {"policy": run.publish("policy.safetensors", name, kind="retrained", parents=parents, updates=updates)}
+    outputs["checkpoint"] = outputs["policy"]
     if judging is not None:
-        base.save(
-            BestOfN.of(acting, judging, anchor, n=int(collect["n"]), k=float(collect["k"])),
-            run.out / "best.safetensors",
-        )
-        outputs["checkpoint"] = run.publish(
-            "best.safetensors", name, kind="best-of-N", parents=parents, updates=updates
-        )
-    else:
-        outputs["checkpoint"] = outputs["policy"]
+        base.save(actor(0.0), run.out / "best.safetensors")
+        more = {"kind": "best-of-N", "parents": parents, "updates": updates}
+        outputs["checkpoint"] = run.publish("best.safetensors", name, **more)
     outputs["corpus"] = corpus.head
     return {
         "outputs": outputs,
@@ -196,12 +186,12 @@ def _collect(cfg, run, env, policy, memory, starts, origin):
     return [e.replace(meta={**e.meta, "round": memory["round"], "run": run.name}) for e in done], counts
 
 
-def _remember(memory, done, counts, backward) -> dict[str, Any]:
-    """Put a round's outcome into `memory`; the line that is logged."""
+def _remember(memory, done, removed, counts, backward) -> dict[str, Any]:
+    """Put a round's outcome into `memory`, less what someone has `removed` from the corpus; the line that is logged."""
     own = [e.success for e in done if "start_from" not in e.meta]
     started = [e.success for e in done if "start_from" in e.meta]
     memory["steps"] += sum(len(e) for e in done)
-    known = set(memory["episodes"])
+    known = {*memory["episodes"], *removed}
     memory["episodes"] += [e.hash for e in done if e.hash not in known]
     note = {
         "round": memory["round"],
