@@ -78,3 +78,14 @@ class Normaliser(nn.Module):
 
     def inverse(self, x: Tensor) -> Tensor:
         return x * self.std + self.mean
+
+
+class Temperature(nn.Module):
+    """A positive number that can be learnt: exp of one parameter."""
+
+    def __init__(self, start: float = 1.0):
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self) -> Tensor:
+        return self.log.exp()

@@ -86,6 +86,98 @@ def test_imitate_is_the_policys_own_loss():
     assert improve.imitate({"policy": Imitated(1.0, 3.0)}, BATCH)[0].item() == 2.0
 
 
+class Fixed:
+    """A policy of one step and one action in -1..1 that always samples `action` with log pi = `log_prob`."""
+
+    noise_shape, action_steps, action_dim = (1, 1), 1, 1
+    half_range = torch.ones(1, dtype=torch.float64)
+
+    def __init__(self, action, log_prob=0.0):
+        self.action, self.log_prob = action, log_prob
+
+    def sample(self, obs, noise):
+        return torch.full((len(obs), 1, 1), self.action, dtype=torch.float64)
+
+    def sample_with_log_prob(self, obs, noise):
+        return self.sample(obs, noise), torch.full((len(obs),), self.log_prob, dtype=torch.float64)
+
+    def bounds(self, like):
+        return torch.tensor([-1.0], dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64)
+
+    def bounded(self, action):
+        return action.clamp(-1, 1)
+
+
+def slope(*weights):
+    """Q_e(s, a) = w_e * sum of a; [E, B]."""
+    return lambda obs, action: torch.stack([w * action.sum((1, 2)) for w in weights])
+
+
+def with_obs():
+    rng = torch.Generator().manual_seed(0)
+    obs = torch.zeros(2, 1, 1, dtype=torch.float64)
+    return {**BATCH, "obs": obs, "next_obs": obs, "action": torch.full((2, 1, 1), 0.5, dtype=torch.float64), "rng": rng}
+
+
+def test_the_values_of_what_comes_next():
+    nets = {"q.lag": slope(2.0, 3.0), "policy": Fixed(0.5, -1.0), "policy.lag": Fixed(0.5)}
+    batch = with_obs()
+    assert evaluate.policy_action(nets, batch).tolist() == [1.0, 1.0]  # min(2, 3) * 0.5
+    assert evaluate.soft(nets, batch, alpha=0.2).tolist() == pytest.approx([1.2, 1.2])  # 1 - 0.2 * -1
+    nets["alpha"] = lambda: torch.tensor(0.5)
+    assert evaluate.soft(nets, batch, alpha=0.2).tolist() == pytest.approx([1.5, 1.5])
+    far = evaluate.smoothed(nets, batch, noise=100.0, clip=0.25)  # the noise is +- 0.25 all the time: 0.25 or 0.75
+    assert set(far.tolist()) <= {0.5, 1.5}
+
+
+def test_smoothing_stays_inside_the_range():
+    nets = {"q.lag": slope(1.0), "policy.lag": Fixed(0.9)}
+    assert evaluate.smoothed(nets, with_obs(), noise=100.0, clip=0.5).max() <= 1.0
+
+
+def test_conservative():
+    # Q = 0 everywhere but for the data: log of the mean over uniform (density 1/2) and pi (density e^0 = 1) samples:
+    # log(n * (2 + 1 + 1)) with n = 1 sample each = log 4; Q(data) = 0, two members: weight 5 * 2 * log 4 = 13.862944
+    nets = {"q": slope(0.0, 0.0), "policy": Fixed(0.5)}
+    loss, info = evaluate.conservative(nets, with_obs(), weight=5.0, samples=1)
+    assert loss.item() == pytest.approx(13.862944)
+    assert info["gap"].item() == pytest.approx(1.386294)
+
+
+def test_conservative_with_a_floor_lifts_the_policys_values_to_the_return():
+    # returns 1 and 2: log(2 e^0 + 2 e^1) = 2.006409 and log(2 + 2 e^2) = 2.820076, mean 2.413243
+    nets = {"q": slope(0.0), "policy": Fixed(0.5)}
+    assert evaluate.conservative(nets, with_obs(), weight=1.0, samples=1, floor=True)[0].item() == pytest.approx(
+        2.413, abs=1e-3
+    )
+
+
+def test_maximize_q_takes_the_first_critic_and_may_be_scaled():
+    nets = {"q": slope(-4.0, 9.0), "policy": Fixed(0.5)}
+    assert improve.maximize_q(nets, with_obs())[0].item() == 2.0  # -(-4 * 0.5)
+    assert improve.maximize_q(nets, with_obs(), scale=2.5)[0].item() == 2.5  # 2.5 / 2 * 2
+
+
+def test_maximize_soft_q():
+    nets = {"q": slope(2.0, 4.0), "policy": Fixed(0.5, -1.0)}
+    # min: 0.2 * -1 - 1 = -1.2; mean: -0.2 - 1.5 = -1.7
+    assert improve.maximize_soft_q(nets, with_obs(), alpha=0.2)[0].item() == pytest.approx(-1.2)
+    assert improve.maximize_soft_q(nets, with_obs(), alpha=0.2, pessimism="mean")[0].item() == pytest.approx(-1.7)
+
+
+def test_match_entropy_raises_the_temperature_when_the_entropy_is_too_low():
+    # log pi = 2, target -1: loss = -log(alpha) * (2 - 1): its slope in log alpha is -1, so alpha grows
+    alpha = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    loss, _ = improve.match_entropy({"policy": Fixed(0.5, 2.0), "alpha": lambda: alpha}, with_obs())
+    assert loss.item() == pytest.approx(-1.098612)
+    assert torch.autograd.grad(loss, alpha)[0].item() < 0
+
+
+def test_policy_baseline():
+    nets = {"q.lag": slope(2.0, 4.0), "policy": Fixed(0.25)}
+    assert improve.policy_baseline(nets, with_obs()).tolist() == [0.5, 0.5]
+
+
 def test_unknown_losses_and_arguments_are_refused_with_the_list():
     with pytest.raises(ValueError, match="no loss 'tdd' in rl/evaluate.py. There are: .*expectile.*td"):
         resolve("evaluate", "tdd", {})

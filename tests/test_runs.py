@@ -186,13 +186,23 @@ def copied(night, tmp_path):
 LITTLE = ["score_every=10", "score_episodes=4", "batch_size=16", "policy.width=16", "policy.depth=1"]
 
 
-@pytest.mark.parametrize("policy", ["gaussian", "diffusion", "flow"])
-@pytest.mark.parametrize("algorithm", ["bc", "iql"])
-def test_every_policy_pretrains_with_every_offline_algorithm(copied, capsys, policy, algorithm):
+CELLS = [(p, a) for p in ("gaussian", "diffusion", "flow") for a in ("bc", "iql")] + [
+    ("tanh_gaussian", "cql"), ("tanh_gaussian", "cal_ql"), ("tanh_gaussian", "awac"), ("tanh_gaussian", "bc"), ("deterministic", "td3_bc"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "algorithm"), CELLS)
+def test_every_policy_pretrains_with_the_offline_algorithms_that_suit_it(copied, capsys, policy, algorithm):
     _, at = copied
     cadence = "algorithm.cadence={rounds: 10, evaluate: 1, improve: 2}"
     code, out = call("pretrain", f"policy={policy}", f"algorithm={algorithm}", cadence, *LITTLE, *at, capsys=capsys)
     assert (code, out["status"], out["metrics"]["n"]) == (0, "done", 4)
+
+
+def test_a_cell_that_makes_no_sense_is_refused_before_it_learns(copied, capsys):
+    _, at = copied
+    code, out = call("pretrain", "policy=flow", "algorithm=cql", *LITTLE, *at, capsys=capsys)
+    assert code == 1 and "a flow policy has no log pi(a): SAC and CQL need policy=tanh_gaussian" in out["error"]
 
 
 def test_pretrain_from_a_version_or_a_tag_of_the_corpus(copied, capsys):
@@ -207,7 +217,7 @@ def test_pretrain_from_a_version_or_a_tag_of_the_corpus(copied, capsys):
     assert one["inputs"]["corpus"] == 1 and one["outputs"] == two["outputs"]
     episode = copy.corpus().at("latest").select(origin="scripted:*").hashes[0]
     assert app.main(["corpus", "tombstone", episode[:10], "message=bad gripper", at[3]]) == 0
-    code, out = call("pretrain", "corpus=latest", cadence, *LITTLE, *at, capsys=capsys)
+    _code, out = call("pretrain", "corpus=latest", cadence, *LITTLE, *at, capsys=capsys)
     assert out["status"] == "done" and out["outputs"] != one["outputs"]
     assert call("pretrain", "corpus=first", cadence, *LITTLE, *at, capsys=capsys)[1]["status"] == "noop"
 

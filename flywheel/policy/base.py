@@ -77,6 +77,13 @@ class Policy(nn.Module):
         """obs [B, To, Do], action [B, Ta, Da], condition [B] or None -> imitation loss of each row [B]."""
         raise NotImplementedError
 
+    def sample_with_log_prob(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """As `sample`, and log pi of what was sampled [B], differentiable; only policies that have a density define it."""
+        raise ValueError(
+            f"a {self.spec['kind']} policy has no log pi(a): SAC and CQL need policy=tanh_gaussian; with {self.spec['kind']} "
+            "use algorithm=iql, rounds or recap"
+        )
+
     # -- shared --------------------------------------------------------------------------------------------------
 
     def fit_normaliser(self, obs, action) -> None:
@@ -92,6 +99,20 @@ class Policy(nn.Module):
         if condition is None:
             condition = torch.ones(len(x), device=x.device)
         return torch.cat([x, condition[:, None].to(x.dtype)], dim=1)
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The action range, [Da] each, on the device and in the type of `like`."""
+        return torch.as_tensor(self.low).to(like), torch.as_tensor(self.high).to(like)
+
+    def bounded(self, action: Tensor) -> Tensor:
+        """`action` [..., Da] inside the range."""
+        low, high = self.bounds(action)
+        return action.clamp(low, high)
+
+    @property
+    def half_range(self) -> Tensor:
+        """(high - low) / 2, [Da]."""
+        return torch.as_tensor((self.high - self.low) / 2, device=self.device)
 
     @property
     def device(self) -> torch.device:

@@ -53,13 +53,12 @@ class BestOfN(Policy):
         return torch.cat(parts, 1)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        low, high = (torch.as_tensor(v, device=obs.device) for v in (self.low, self.high))
         actions = self.candidates(obs, noise[:, 0])
         if self.explore:
-            jitter = noise[:, 1] * (high - low) / 2 * self.explore
+            jitter = noise[:, 1] * self.half_range * self.explore
             jitter[:, ::2] = 0
             actions = actions + jitter
-        actions = actions.clamp(low, high)
+        actions = self.bounded(actions)
         q = self.critic(obs.repeat_interleave(self.n, 0), actions.flatten(0, 1)).view(-1, len(obs), self.n)
         bound = q.mean(0) - self.k * q.std(0, correction=min(1, len(q) - 1))
         return actions[torch.arange(len(obs)), bound.argmax(1)]

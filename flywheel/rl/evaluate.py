@@ -22,6 +22,43 @@ def data_action(nets, batch):
     return nets["q.lag"](batch["next_obs"], batch["next_action"])
 
 
+def policy_action(nets, batch):
+    """min_e Q_e(s', pi(s')) with the slow policy: DDPG with one critic (Lillicrap et al., 1509.02971); [B]."""
+    policy, obs = nets["policy.lag"], batch["next_obs"]
+    return nets["q.lag"](obs, policy.sample(obs, noise_like(policy, batch) * 0)).amin(0)
+
+
+def smoothed(nets, batch, *, noise=0.2, clip=0.5):
+    """min_e Q_e(s', pi(s') + clipped noise): target policy smoothing (TD3, 1802.09477, eq. 14), in half action ranges; [B]."""
+    policy, obs = nets["policy.lag"], batch["next_obs"]
+    action = policy.sample(obs, noise_like(policy, batch) * 0)
+    jitter = torch.randn(action.shape, generator=batch["rng"], device=action.device, dtype=action.dtype)
+    action = policy.bounded(action + policy.half_range.to(action.dtype) * (noise * jitter).clamp(-clip, clip))
+    return nets["q.lag"](obs, action).amin(0)
+
+
+def soft(nets, batch, *, alpha=0.2, subset=None):
+    """min_e Q_e(s', a') - alpha log pi(a' | s'), a' ~ pi (SAC, 1812.05905, eq. 3); of `subset` random members (RLPD,
+    2302.02948). A net `alpha` takes the place of the number; [B]."""
+    policy, obs = nets["policy"], batch["next_obs"]
+    action, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
+    q = nets["q.lag"](obs, action)  # [E, B]
+    if subset:
+        q = q[torch.randperm(len(q), generator=batch["rng"], device=q.device)[:subset]]
+    return q.amin(0) - temperature(nets, alpha) * log_prob
+
+
+def temperature(nets, alpha):
+    """The learnt temperature where there is a net `alpha`, else the number."""
+    return nets["alpha"]().detach() if "alpha" in nets else alpha
+
+
+def noise_like(policy, batch):
+    """Standard normal noise for one chunk a row; [B, *noise_shape]."""
+    obs = batch["obs"]
+    return torch.randn((len(obs), *policy.noise_shape), generator=batch["rng"], device=obs.device, dtype=obs.dtype)
+
+
 # -- losses --------------------------------------------------------------------------------------------------------
 
 
@@ -45,6 +82,35 @@ def expectile(nets, batch, *, tau=0.7):
     error = q - nets["v"](batch["obs"])  # [1, B]
     weight = torch.where(error > 0, tau, 1 - tau)
     return (weight * error.square()).mean(), {"v": (q - error).mean()}
+
+
+def conservative(nets, batch, *, weight=5.0, samples=10, floor=False):
+    """Push down Q where the policy or chance would act, up where the data did (CQL(H), 2006.04779, eq. 4):
+
+        weight * E_s [ log sum_a exp Q(s, a) - Q(s, a_data) ],  a by importance from uniform, pi(. | s) and pi(. | s')
+
+    `floor` lets no value of the policy's actions be pushed below the data's return (Cal-QL, 2303.05479, eq. 2).
+    """
+    policy, obs, rng = nets["policy"], batch["obs"], batch["rng"]
+    many = obs.repeat_interleave(samples, 0)
+    low, high = policy.bounds(obs)
+    shape = (len(many), policy.action_steps, policy.action_dim)
+    parts = [low + (high - low) * torch.rand(shape, generator=rng, device=obs.device, dtype=obs.dtype)]
+    density = [-(high - low).log().sum().expand(len(many)) * policy.action_steps]
+    for where in (obs, batch["next_obs"]):
+        noise = torch.randn((len(many), *policy.noise_shape), generator=rng, device=obs.device, dtype=obs.dtype)
+        with torch.no_grad():
+            action, log_prob = policy.sample_with_log_prob(where.repeat_interleave(samples, 0), noise)
+        parts.append(action)
+        density.append(log_prob)
+    q = torch.stack([nets["q"](many, action) for action in parts], 1)  # [E, 3, B * samples]
+    if floor:
+        lifted = torch.maximum(q[:, 1:], batch["return"].repeat_interleave(samples))
+        q = torch.cat([q[:, :1], lifted], 1)
+    q = (q - torch.stack(density)).unflatten(2, (len(obs), samples))  # [E, 3, B, samples]
+    spread = q.movedim(2, 1).flatten(2).logsumexp(2)  # [E, B]
+    gap = (spread - nets["q"](obs, batch["action"])).mean(1).sum()
+    return weight * gap, {"gap": gap / len(q)}
 
 
 def returns(nets, batch):

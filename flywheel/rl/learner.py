@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections import defaultdict
 from typing import Any
@@ -27,9 +28,23 @@ def resolve(act: str, name: str, args: dict[str, Any]):
         raise ValueError(
             f"loss {name} has no {', '.join(sorted(unknown))}; it has: {', '.join(list(known)[2:]) or 'none'}"
         )
-    if "next_value" in args:
-        args["next_value"] = getattr(evaluate, args["next_value"])
+    for part in (
+        "next_value",
+        "baseline",
+    ):  # functions, named: state_value, or with arguments: {smoothed: {noise: 0.2}}
+        if part in args:
+            args[part] = _function(module, args[part])
     return losses[name], args
+
+
+def _function(module, spec: str | dict[str, Any]):
+    """The function of `module` that NAME or {NAME: args} names; ValueError with the list where there is none."""
+    name, args = next(iter(spec.items())) if isinstance(spec, dict) else (spec, {})
+    found = getattr(module, name, None)
+    if not inspect.isfunction(found):
+        there = [k for k, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
+        raise ValueError(f"no function {name!r} in {module.__name__}. There are: {', '.join(sorted(there))}")
+    return functools.partial(found, **args) if args else found
 
 
 class Learner:

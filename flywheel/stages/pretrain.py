@@ -22,8 +22,9 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
 
 
 def nets(algorithm: dict[str, Any], policy) -> dict[str, Any]:
-    """The nets that an algorithm's tables name, sharing the policy's frozen normaliser: policy, q (ensemble), v."""
+    """The nets that an algorithm's tables name, sharing the policy's frozen normaliser: policy, q (ensemble), v, alpha."""
     from flywheel.critic import Critic
+    from flywheel.nets import Temperature
 
     shape = {k: policy.spec[k] for k in ("obs_dim", "obs_steps")}
     made = {"policy": policy}
@@ -34,8 +35,10 @@ def nets(algorithm: dict[str, Any], policy) -> dict[str, Any]:
         made["q"] = Critic(**shape, **own, **size).like(policy)
     if "v" in wanted:
         made["v"] = Critic(**shape, **{**size, "members": 1}).like(policy)
+    if "alpha" in wanted:
+        made["alpha"] = Temperature()
     if unknown := wanted - set(made):
-        raise ValueError(f"the algorithm's table names {', '.join(sorted(unknown))}; there are policy, q and v")
+        raise ValueError(f"the algorithm's table names {', '.join(sorted(unknown))}; there are policy, q, v and alpha")
     return made
 
 

@@ -1,0 +1,33 @@
+"""One action chunk for each observation: for DDPG, TD3 and TD3+BC."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flywheel.nets import mlp
+from flywheel.policy.base import Policy
+
+
+class Deterministic(Policy):
+    """a = middle + half * tanh(net(obs)) + explore * half * noise; `explore` is 0 but for collection."""
+
+    def __init__(self, *, width: int = 256, depth: int = 2, **base):
+        super().__init__(width=width, depth=depth, **base)
+        self.net = mlp(self.features, self.action_steps * self.action_dim, width, depth)
+        self.explore = 0.0
+
+    def _act(self, features: Tensor) -> Tensor:
+        u = self.net(features).view(-1, self.action_steps, self.action_dim)
+        low, high = self.bounds(u)
+        return (high + low) / 2 + (high - low) / 2 * torch.tanh(u)
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        action = self._act(self.encode(obs))
+        return self.bounded(action + self.explore * self.half_range * noise) if self.explore else action
+
+    def bc_loss(self, obs, action, generator, condition=None):
+        return (self._act(self.encode(obs, condition)) - action).square().mean((1, 2))
+
+
+make = Deterministic

@@ -1,0 +1,57 @@
+"""A Gaussian squashed by tanh into the action range: it has a density, so SAC, RLPD and CQL can use it (1812.05905, C).
+
+a = middle + half * tanh(mean + std * noise),   log pi(a) = log N(u) - sum log(half * (1 - tanh(u)^2))
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flywheel.nets import mlp
+from flywheel.policy.base import Policy
+
+
+class TanhGaussian(Policy):
+    """Mean and log standard deviation (in [-5, 2]) of the chunk before the squashing, from one MLP."""
+
+    def __init__(self, *, width: int = 256, depth: int = 2, **base):
+        super().__init__(width=width, depth=depth, **base)
+        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth)
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """features [B, F] -> mean, log std before the squashing, both [B, Ta, Da]."""
+        mean, log_std = self.net(features).view(len(features), 2, self.action_steps, self.action_dim).unbind(1)
+        return mean, -1.5 + 3.5 * torch.tanh(log_std)
+
+    def squash(self, u: Tensor) -> Tensor:
+        low, high = self.bounds(u)
+        return (high + low) / 2 + (high - low) / 2 * torch.tanh(u)
+
+    def density(self, u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        """log pi of squash(u), [B]; 1 - tanh(u)^2 = 4 exp(2u) / (1 + exp(2u))^2, written so that it cannot round to 0."""
+        gaussian = -0.5 * ((u - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
+        low, high = self.bounds(u)
+        slope = ((high - low) / 2).log() + 2 * (math.log(2) - u - F.softplus(-2 * u))
+        return (gaussian - slope).sum((1, 2))
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = self.distribution(self.encode(obs))
+        return self.squash(mean + log_std.exp() * noise)
+
+    def sample_with_log_prob(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.distribution(self.encode(obs))
+        u = mean + log_std.exp() * noise
+        return self.squash(u), self.density(u, mean, log_std)
+
+    def bc_loss(self, obs, action, generator, condition=None):
+        mean, log_std = self.distribution(self.encode(obs, condition))
+        low, high = self.bounds(action)
+        inside = ((action - (high + low) / 2) / ((high - low) / 2)).clamp(-1 + 1e-4, 1 - 1e-4)
+        return -self.density(torch.atanh(inside), mean, log_std) / (self.action_steps * self.action_dim)
+
+
+make = TanhGaussian
