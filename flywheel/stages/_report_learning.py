@@ -20,7 +20,7 @@ def learning(seen: dict[str, Any]) -> str:
         last = done[-1]
         held = sum(int(r.get("held") or 0) for r in done)
         note = (
-            f"{len(done)} rounds, {last['steps']:,} environment steps. Collection explores, so a policy on its own does better. "
+            f"{len(done)} rounds, {last['steps']:,} environment steps. Collection explores; the scores above do not. "
             f"The guard clipped {sum(int(r.get('clipped') or 0) for r in done):,} steps and held {held:,}."
         )
         if any(r.get("window_low") is not None for r in done):
