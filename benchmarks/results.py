@@ -61,8 +61,19 @@ def run(job: str) -> dict:
         "retrain": parts["retrain"]["result"]["metrics"],
         "ingest": parts["ingest"]["result"]["metrics"],
         "gate": parts["promote"]["result"]["metrics"],
+        "steps": spent(store, night),
         "machine": machine(),
     }
+
+
+def spent(store, night: dict) -> dict[str, int]:
+    """Environment steps of the gate and of the report, from the episodes' lengths."""
+    steps = {"promote": 0, "evaluate": 0}
+    for name in night["content"]["runs"]:
+        stage = name.split("/")[0]
+        for path in (store.root / "runs" / name / "out").glob("*.npz") if stage in steps else []:
+            steps[stage] += int(np.load(path)["length"].sum())
+    return {"gate": steps["promote"], "report": steps["evaluate"]}
 
 
 def machine() -> dict[str, str]:
@@ -110,7 +121,7 @@ def page(rows: dict[str, dict]) -> str:
                 p = by["best-of-N"].get("p") if "best-of-N" in by else None
                 verdict = "promoted" if row["status"] == "done" else row["status"]
                 lines.append(
-                    f"| {seed} | {' | '.join(cells)} | {p:.1g} | {verdict} | {row['retrain']['steps']:,} | {row['seconds'] / 60:.1f} |"
+                    f"| {seed} | {' | '.join(cells)} | {p:.1g} | {verdict} | {row['retrain']['steps']:,} | {row['steps']['gate']:,} | {row['steps']['report']:,} | {row['seconds'] / 60:.1f} |"
                 )
         for name in NAMES:
             found = [
@@ -158,7 +169,7 @@ def page(rows: dict[str, dict]) -> str:
             lines.append(f"| {r['policy']} | " + " | ".join(rate(v) for k, v in r.items() if "_within_" in k) + " |")
         lines += [
             "",
-            f"{row['retrain']['steps']:,} environment steps in {row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.",
+            f"{row['retrain']['steps']:,} environment steps of collection (gate {row['steps']['gate']:,}, report {row['steps']['report']:,}) in {row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.",
             "",
         ]
         lines += [

@@ -16,7 +16,10 @@ from typing import Any
 
 def say(text: str) -> None:
     """One line for the person at the terminal (stderr: stdout is for results)."""
-    print(text, file=sys.stderr, flush=True)
+    if "tqdm" in sys.modules and sys.stderr.isatty():
+        sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)  # above the bar, not through it
+    else:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -129,6 +129,11 @@ def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
         "promote", {**cfg["promote"], "night": state["night"], "checkpoint": candidate, "against": incumbent or first}
     )
     rows = _table(table, stage, {**cfg["evaluate"], "night": state["night"]}, place)
+    steps = {
+        "collection": retrained["metrics"]["steps"],
+        "gate": gate["metrics"].get("environment_steps", 0),
+        "report": sum(row["environment_steps"] for row in rows),
+    }
     standing = gate["outputs"]["checkpoint"]
     row = next((r for r in rows if r["checkpoint"] == standing), rows[0])
     result = {
@@ -145,11 +150,12 @@ def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
         "identity": {"config": {k: v for k, v in cfg.items() if k not in RUNTIME}},
         "inputs": {},
         "result": result,
-        "content": {"runs": done, "table": rows, "night": state["night"]},
+        "content": {"runs": done, "table": rows, "night": state["night"], "steps": steps},
         "files": {},
         "finished": store.now(),
     }
     show(rows)
+    say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in steps.items()))
     store.write_json(folder / "_DONE.json", record, indent=1)
     from flywheel.stages import report
 

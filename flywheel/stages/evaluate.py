@@ -75,6 +75,7 @@ def summary(result: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any
     """Rates with Wilson intervals: success, at the last step, and, for each of `within` (steps), by then."""
     out = dict(stats.rate(result["success"]))
     out["success_at_end"] = float(result["success_at_end"].mean())
+    out["environment_steps"] = int(result["length"].sum())
     won = result["success"]
     out["steps_to_success"] = float(result["steps"][won].mean()) if won.any() else None
     for limit in cfg["task"].get("within") or []:

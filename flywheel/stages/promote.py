@@ -59,7 +59,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     reason = f"{words} on {len(seeds)} paired gate seeds; won {test['won']}, lost {test['lost']}, p = {test['p']:.2g}"
     (names.promote if better else names.refuse)(name, id_, run.name, reason)
     say(f"  {'accepted' if better else 'refused'}: {reason}")
-    metrics = {**rates["candidate"], "incumbent": rates["incumbent"], **test}
+    steps = sum(int(result["length"].sum()) for result in results.values())
+    metrics = {**rates["candidate"], "incumbent": rates["incumbent"], **test, "environment_steps": steps}
     run.log("gate", accepted=better, **{k: v for k, v in metrics.items() if not isinstance(v, dict)})
     outputs = {"checkpoint": ref if better else against["ref"]}
     return {
