@@ -1,0 +1,45 @@
+"""Observation keys in order, concatenated to one state; and the message of what a file has, for a key that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from flywheel.episode import EpisodeError
+
+
+def listed(arrays: Mapping[str, tuple[int, ...]]) -> str:
+    """{name: shape} as "qpos [40, 14], qvel [40, 14]"."""
+    return ", ".join(f"{name} {list(shape)}" for name, shape in arrays.items()) or "nothing"
+
+
+def wanted(keys: Iterable[str], here: Mapping[str, tuple[int, ...]], where: str) -> list[str]:
+    """`keys`, if they are all there; else EpisodeError that lists what there is."""
+    keys = [str(key) for key in keys]
+    if absent := [key for key in keys if key not in here]:
+        raise EpisodeError(
+            f"{where}: no {', '.join(absent)}; there is {listed(here)}. Name the keys with obs_keys=[...]"
+        )
+    return keys
+
+
+def state(parts: list[np.ndarray], where: str) -> np.ndarray:
+    """[N, ...] each -> [N, Do] float32, side by side in their order."""
+    if not parts:
+        raise EpisodeError(f"{where}: no observation of numbers; name the keys with obs_keys=[...]")
+    if len({len(part) for part in parts}) != 1:
+        raise EpisodeError(
+            f"{where}: observations of {', '.join(str(len(p)) for p in parts)} rows; expected equal ones"
+        )
+    return np.concatenate([np.asarray(part, np.float32).reshape(len(part), -1) for part in parts], axis=1)
+
+
+def actions(array: np.ndarray, where: str) -> np.ndarray:
+    """[T, Da] float32; EpisodeError for numbers of a choice (discrete actions) and for other shapes."""
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        raise EpisodeError(
+            f"{where}: action is {array.dtype} {list(array.shape)}; expected floats [T, Da] (discrete actions are not for"
+            " flywheel's policies)"
+        )
+    return array.astype(np.float32)

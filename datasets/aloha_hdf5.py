@@ -1,0 +1,82 @@
+"""ALOHA's HDF5 layout (ACT, Mobile ALOHA), one file an episode: observations/{qpos, qvel, effort, images/*}, action.
+
+`obs_keys` (default qpos, qvel) are concatenated into `state`. There is no final observation, so the last action is lost;
+nothing says whether it worked, so success is unknown. Images are left out unless `cameras` names them: obs[camera]
+[T+1, H, W, 3] uint8, decoded where the file keeps JPEG rows (attribute `compress`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from flywheel_datasets import _columns, _outcome
+
+from flywheel.episode import Episode, EpisodeError
+
+
+def read(
+    path: Path,
+    obs_keys: list[str] | None = None,
+    origin: str = "human:teleoperation",
+    fps: float = 50.0,
+    cameras: list[str] | None = None,
+) -> Iterator[Episode | EpisodeError]:
+    """Yield the one episode of a file; EpisodeError says what is missing and what there is."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise EpisodeError(f"{path}: not an HDF5 file that can be read: {error}") from error
+    with file:
+        if "action" not in file or "observations" not in file:
+            raise EpisodeError(f"{path}: there is {', '.join(file) or 'nothing'}; expected `observations` and `action`")
+        try:
+            yield episode(file, str(path), obs_keys, origin, fps, cameras or [])
+        except (ValueError, TypeError, KeyError, OSError) as error:  # what a damaged file may raise
+            yield error if isinstance(error, EpisodeError) else EpisodeError(f"{path}: {error!r}")
+
+
+def episode(file: h5py.File, where: str, obs_keys, origin: str, fps: float, cameras: list[str]) -> Episode:
+    """The episode of an open file."""
+    seen = file["observations"]
+    here = {key: value.shape for key, value in seen.items() if isinstance(value, h5py.Dataset)}
+    default = [key for key in ("qpos", "qvel") if key in here] or ["qpos"]
+    keys = _columns.wanted(default if obs_keys is None else obs_keys, here, where)
+    obs = _columns.state([seen[key][()] for key in keys], where)
+    action = _columns.actions(file["action"][()], where)
+    if len(action) != len(obs) or len(action) < 2:
+        raise EpisodeError(
+            f"{where}: action is {list(action.shape)}; expected one row for each of {_columns.listed(here)}"
+        )
+    images = {camera: pictures(seen, camera, bool(file.attrs.get("compress", False)), where) for camera in cameras}
+    steps = len(action) - 1  # no final observation
+    reward, success = _outcome.outcome(None, steps)
+    extras = {"base_action": file["base_action"][:steps]} if "base_action" in file else {}
+    return Episode(
+        task="",
+        obs={"state": obs, **images},
+        action=action[:steps],
+        reward=reward,
+        terminated=False,
+        success=success,
+        origin=origin,
+        fps=float(fps),
+        extras=extras,
+        meta={"file": Path(where).name, "demo": Path(where).stem, "sim": bool(file.attrs.get("sim", False))},
+    )
+
+
+def pictures(seen: h5py.Group, camera: str, packed: bool, where: str) -> np.ndarray:
+    """A camera's frames, [N, H, W, 3] uint8."""
+    here = {name: value.shape for name, value in seen["images"].items()} if "images" in seen else {}
+    if camera not in here:
+        raise EpisodeError(f"{where}: no camera {camera!r}; there is {_columns.listed(here)}")
+    rows = seen["images"][camera][()]
+    if not packed:
+        return rows
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes())).convert("RGB")) for row in rows])

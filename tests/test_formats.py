@@ -1,0 +1,436 @@
+"""Formats: each reader against small files in the layout that its authors document, to the last bit; refusals in words."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from flywheel.episode import EpisodeError, check
+from flywheel.stages import ingest
+
+LENGTHS = (5, 3, 4)  # rows of the three recordings in every file below
+
+
+def rows(seed=0, lengths=LENGTHS, state=3, act=2):
+    """[{state [n, 3], action [n, 2]} float32] a recording."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "state": rng.normal(size=(n, state)).astype(np.float32),
+            "action": rng.uniform(-1, 1, (n, act)).astype(np.float32),
+        }
+        for n in lengths
+    ]
+
+
+def read(name, path, **options):
+    """The episodes of a file, checked; errors as they come."""
+    found = list(ingest._all(ingest.reader(name), path, options))
+    return [e if isinstance(e, EpisodeError) else check(e, name) for e in found]
+
+
+def same(episode, recording, last=None):
+    """The episode is the recording less its last action; or whole, with `last` as final observation."""
+    state, action = recording["state"], recording["action"]
+    state, action = (state, action[:-1]) if last is None else (np.concatenate([state, last[None]]), action)
+    assert episode.obs["state"].dtype == episode.action.dtype == np.float32
+    assert np.array_equal(episode.obs["state"], state) and np.array_equal(episode.action, action)
+
+
+def refusal(name, path, **options):
+    (error,) = read(name, path, **options)
+    assert isinstance(error, EpisodeError) and str(path) in str(error)
+    return str(error)
+
+
+# ALOHA
+
+
+def aloha(path, recording, packed=False, **attrs):
+    with h5py.File(path, "w") as file:
+        file.attrs.update(sim=False, compress=packed, **attrs)
+        file["action"] = recording["action"]
+        file["observations/qpos"], file["observations/qvel"] = recording["state"][:, :2], recording["state"][:, 2:]
+        file["observations/images/top"] = np.arange(len(recording["action"]) * 12, dtype=np.uint8).reshape(-1, 2, 2, 3)
+
+
+def test_aloha_is_one_file_an_episode_and_its_last_action_is_lost(tmp_path):
+    (recording,) = rows(lengths=[5])
+    aloha(tmp_path / "episode_0.hdf5", recording)
+    (episode,) = read("aloha_hdf5", tmp_path / "episode_0.hdf5", cameras=["top"])
+    same(episode, recording)
+    assert (episode.success, episode.terminated, episode.fps) == (None, False, 50.0) and not episode.reward.any()
+    assert episode.obs["top"].shape == (5, 2, 2, 3) and episode.obs["top"][4, 1, 1, 2] == 59
+    (other,) = read("aloha_hdf5", tmp_path / "episode_0.hdf5", obs_keys=["qpos"], origin="human:vr", fps=25)
+    assert other.obs["state"].shape == (5, 2) and (other.origin, other.fps) == ("human:vr", 25.0)
+    assert list(other.obs) == ["state"], "images are left out unless asked for"
+    text = refusal("aloha_hdf5", tmp_path / "episode_0.hdf5", obs_keys=["qpos", "effort"])
+    assert "no effort; there is qpos [5, 2], qvel [5, 1]" in text
+    assert "no camera 'wrist'; there is top" in refusal("aloha_hdf5", tmp_path / "episode_0.hdf5", cameras=["wrist"])
+
+
+def test_aloha_jpeg_rows_are_decoded(tmp_path):
+    import io
+
+    from PIL import Image
+
+    (recording,) = rows(lengths=[3])
+    aloha(tmp_path / "e.hdf5", recording, packed=True)
+    packed = []
+    for level in (0, 100, 200):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (level,) * 3).save(buffer, "JPEG")
+        packed.append(np.frombuffer(buffer.getvalue(), np.uint8))
+    with h5py.File(tmp_path / "e.hdf5", "a") as file:
+        del file["observations/images/top"]
+        width = max(map(len, packed))
+        file["observations/images/top"] = np.stack([np.pad(row, (0, width - len(row))) for row in packed])
+    (episode,) = read("aloha_hdf5", tmp_path / "e.hdf5", cameras=["top"])
+    assert [int(frame[0, 0, 0]) for frame in episode.obs["top"]] == [0, 100, 200]
+
+
+# D4RL
+
+
+def d4rl(path, recordings, **more):
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.concatenate([r["state"] for r in recordings])
+        file["actions"] = np.concatenate([r["action"] for r in recordings])
+        number = len(file["actions"])
+        for key, value in {
+            "rewards": np.zeros(number, np.float32),
+            "terminals": np.zeros(number, bool),
+            **more,
+        }.items():
+            file[key] = value
+
+
+def flags(*where, kind=bool):
+    out = np.zeros(sum(LENGTHS), kind)
+    out[list(where)] = 1
+    return out
+
+
+def test_d4rl_is_cut_where_episodes_ended(tmp_path):
+    recordings, path = rows(), tmp_path / "a.hdf5"
+    d4rl(path, recordings, terminals=flags(4), timeouts=flags(7), rewards=flags(4, kind=np.float32))
+    one, two, three = read("d4rl_hdf5", path, fps=10.0)
+    for episode, recording in zip((one, two, three), recordings, strict=True):
+        same(episode, recording)
+    assert one.reward.tolist() == [0, 0, 0, 1] and one.success and one.terminated, "told at the last step that is left"
+    assert (two.success, two.terminated, three.success) == (False, False, False)
+    assert three.meta == {"file": "a.hdf5", "demo": 2, "rows": [8, 12]}
+
+
+def test_d4rl_with_next_observations_loses_nothing(tmp_path):
+    recordings, path = rows(), tmp_path / "a.hdf5"
+    after = np.concatenate([r["state"] for r in recordings]) + 1
+    dense = np.linspace(0.1, 0.2, 12, dtype=np.float32)
+    d4rl(path, recordings, terminals=flags(4), timeouts=flags(7), next_observations=after, rewards=dense)
+    episodes = read("d4rl_hdf5", path)
+    for episode, recording, stop in zip(episodes, recordings, (5, 8, 12), strict=True):
+        same(episode, recording, last=after[stop - 1])
+        assert episode.success is None and not episode.reward.any(), "a dense reward does not say who succeeded"
+    assert np.array_equal(episodes[1].extras["env_reward"], dense[5:8])
+    d4rl(path, recordings, terminals=flags(4), timeouts=flags(7), **{"infos/goal_achieved": flags(2, 6)})
+    one, two, three = read("d4rl_hdf5", path)
+    assert (one.success, two.success, three.success) == (True, True, False) and one.reward.argmax() == 2
+
+
+def test_d4rl_refusals(tmp_path):
+    d4rl(tmp_path / "a.hdf5", rows(), terminals=flags(0, 4), rewards=np.zeros(12, np.float32))
+    first, *good = read("d4rl_hdf5", tmp_path / "a.hdf5")
+    assert "episode 0: one row (row 0) and no next_observations" in str(first) and len(good) == 2
+    d4rl(tmp_path / "b.hdf5", rows(), rewards=np.zeros(3, np.float32))
+    assert "different length: actions [12, 2], observations [12, 3]" in refusal("d4rl_hdf5", tmp_path / "b.hdf5")
+    with h5py.File(tmp_path / "c.hdf5", "w") as file:
+        file["data"] = np.zeros(3)
+    assert "no observations, actions, rewards, terminals; there is data [3]" in refusal(
+        "d4rl_hdf5", tmp_path / "c.hdf5"
+    )
+
+
+# Minari
+
+
+def minari(folder, recordings, nested=False, **more):
+    path = folder / "data" / "main_data.hdf5"
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as file:
+        for i, r in enumerate(recordings):
+            group, steps = file.create_group(f"episode_{i}"), len(r["action"]) - 1
+            group.attrs.update(id=i, seed=100 + i, total_steps=steps)
+            group["actions"] = r["action"][:-1]
+            if nested:
+                group["observations/observation"], group["observations/desired_goal"] = np.split(
+                    r["state"], [2], axis=1
+                )
+            else:
+                group["observations"] = r["state"]
+            done = np.arange(steps) == steps - 1
+            arrays = {
+                "rewards": done.astype(np.float64),
+                "terminations": done & (i == 0),
+                "truncations": done & (i > 0),
+            }
+            for key, value in {**arrays, **more}.items():
+                group[key] = value(steps) if callable(value) else value
+    spec = json.dumps({"id": "Point-v0", "kwargs": {}})
+    (path.parent / "metadata.json").write_text(json.dumps({"dataset_id": "D/point-v2", "env_spec": spec}))
+    return path
+
+
+def test_minari_has_the_final_observation_and_loses_nothing(tmp_path):
+    recordings = rows()
+    episodes = read("minari_hdf5", minari(tmp_path / "a", recordings))
+    for i, (episode, recording) in enumerate(zip(episodes, recordings, strict=True)):
+        same(episode, recording)
+        assert (episode.success, episode.terminated, episode.seed) == (True, i == 0, 100 + i)
+        assert episode.reward[-1] == 1 and episode.reward.sum() == 1 and episode.origin == "dataset:D/point-v2"
+    assert episodes[2].meta == {
+        "file": "main_data.hdf5",
+        "demo": "episode_2",
+        "dataset": "D/point-v2",
+        "env": "Point-v0",
+    }
+
+
+def test_minari_takes_a_dict_apart_and_reads_success_from_infos(tmp_path):
+    recordings = rows()
+    solved = {"infos/success": lambda steps: np.arange(steps + 1) == 2, "rewards": lambda steps: np.full(steps, 0.5)}
+    path = minari(tmp_path / "a", recordings, nested=True, **solved)
+    episodes = read("minari_hdf5", path)
+    assert np.array_equal(episodes[0].obs["state"], np.roll(recordings[0]["state"], 1, axis=1)), "sorted: goal first"
+    assert episodes[0].reward.tolist() == [0, 1, 0, 0], "infos have a first row of the reset"
+    same(read("minari_hdf5", path, obs_keys=["observation", "desired_goal"])[0], recordings[0])
+    wrong = read("minari_hdf5", path, obs_keys=["goal"])
+    assert len(wrong) == 3 and "episode_1: no goal; there is desired_goal [3, 1], observation [3, 2]" in str(wrong[1])
+    with h5py.File(path, "a") as file:
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = np.arange(4)
+        del file["episode_1/actions"]
+    first, second, third = read("minari_hdf5", path)
+    assert "discrete actions are not for" in str(first) and "episode_1: no actions" in str(second) and len(third) == 3
+
+
+# Diffusion policy's replay buffer
+
+
+def buffer(folder, recordings, **more):
+    import zarr
+
+    group = zarr.open_group(str(folder), mode="w", zarr_format=2)
+    arrays = {key: np.concatenate([r[key] for r in recordings]) for key in ("state", "action")}
+    for key, value in {**arrays, **more}.items():
+        group.create_array(f"data/{key}", data=value, chunks=(4, *value.shape[1:]))
+    group.create_array("meta/episode_ends", data=np.cumsum([len(r["action"]) for r in recordings]))
+    return folder / "meta" / "episode_ends" / ".zarray"
+
+
+def test_replay_buffer_folder_and_zip(tmp_path):
+    import shutil
+
+    recordings = rows()
+    image = np.arange(12 * 12, dtype=np.uint8).reshape(12, 2, 2, 3)
+    path = buffer(tmp_path / "reach.zarr", recordings, img=image)
+    assert path.is_file(), "the layout is Zarr v2"
+    shutil.make_archive(str(tmp_path / "reach.zarr"), "zip", tmp_path / "reach.zarr")
+    for source in (path, tmp_path / "reach.zarr", tmp_path / "reach.zarr.zip"):
+        for episode, recording in zip(read("replay_buffer_zarr", source), recordings, strict=True):
+            same(episode, recording)
+            assert (episode.success, episode.terminated) == (None, False) and not episode.reward.any()
+    episode = read(
+        "replay_buffer_zarr", path, cameras=["img"], obs_keys=["action", "state"], origin="human:vr", fps=10
+    )[1]
+    assert np.array_equal(episode.obs["img"], image[5:8]) and episode.obs["state"].shape == (3, 5)
+    assert (episode.origin, episode.fps, episode.meta) == ("human:vr", 10.0, {"file": "reach.zarr", "demo": 1})
+
+
+def test_replay_buffer_refusals(tmp_path):
+    path = buffer(tmp_path / "a.zarr", rows())
+    assert "no keypoint; there is action [12, 2], state [12, 3]" in refusal(
+        "replay_buffer_zarr", path, obs_keys=["keypoint"]
+    )
+    next((tmp_path / "a.zarr" / "data" / "state").glob("1.*")).write_bytes(b"no chunk")
+    found = read("replay_buffer_zarr", path)
+    assert all(isinstance(e, EpisodeError) and f"{path}: episode" in str(e) for e in found[:2]) and len(found) == 3
+    short = buffer(tmp_path / "b.zarr", [*rows(), {"state": np.zeros((0, 3)), "action": np.zeros((0, 2))}])
+    assert "expected `action` and ends that rise" in refusal("replay_buffer_zarr", short)
+
+
+# LeRobotDataset, by hand from the documented layout
+
+TASKS = ["reach the cube", "lift it"]
+
+
+def features(**more):
+    """info.json's features; width 1 is a plain column."""
+    wide = {"observation.state": ("float32", 3), "action": ("float32", 2), **more}
+    kept = {
+        "timestamp": ("float32", 1),
+        **{k: ("int64", 1) for k in ("frame_index", "episode_index", "index", "task_index")},
+    }
+    return {key: {"dtype": dtype, "shape": [n], "names": None} for key, (dtype, n) in {**wide, **kept}.items()}
+
+
+def columns(recording, number, begin, **more):
+    """The pyarrow columns of one recording."""
+    import pyarrow as pa
+
+    n = len(recording["action"])
+    out = {
+        "observation.state": pa.FixedSizeListArray.from_arrays(recording["state"].ravel(), 3),
+        "action": pa.array(list(recording["action"]), pa.list_(pa.float32())),
+        "timestamp": np.arange(n, dtype=np.float32) / 10,
+        "frame_index": np.arange(n),
+        "episode_index": np.full(n, number),
+        "index": begin + np.arange(n),
+        "task_index": np.full(n, number % 2),
+    }
+    return pa.table({**out, **{key: value(number, n) for key, value in more.items()}})
+
+
+def info(root, version, data_path, video_path=None, **more):
+    out = {"codebase_version": version, "robot_type": "so100", "fps": 10, "total_episodes": 3, "total_frames": 12}
+    out |= {"chunks_size": 2, "data_path": data_path, "video_path": video_path, "features": features(**more)}
+    (root / "meta").mkdir(parents=True)
+    (root / "meta" / "info.json").write_text(json.dumps(out))
+    return root / "meta" / "info.json"
+
+
+def lerobot_v21(root, recordings, kinds=None, **more):
+    import pyarrow.parquet as pq
+
+    pattern = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    path = info(root, "v2.1", pattern, **(kinds or {}))
+    listing = [
+        {"episode_index": i, "tasks": [TASKS[i % 2]], "length": len(r["action"])} for i, r in enumerate(recordings)
+    ]
+    (root / "meta" / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listing))
+    for i, recording in enumerate(recordings):
+        file = root / pattern.format(episode_chunk=i // 2, episode_index=i)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(columns(recording, i, sum(LENGTHS[:i]), **more), file)
+    return path
+
+
+def lerobot_v3(root, recordings, kinds=None, **more):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pattern = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    path = info(root, "v3.0", pattern, **(kinds or {}))
+    tables = [columns(r, i, sum(LENGTHS[:i]), **more) for i, r in enumerate(recordings)]
+    for number, parts in enumerate([tables[:2], tables[2:]]):  # the first file holds two episodes
+        file = root / pattern.format(chunk_index=0, file_index=number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.concat_tables(parts), file)
+    listing = {
+        "episode_index": [0, 1, 2],
+        "tasks": [[TASKS[i % 2]] for i in range(3)],
+        "length": list(LENGTHS),
+        "data/chunk_index": [0, 0, 0],
+        "data/file_index": [0, 0, 1],
+        "stats/action/mean": [[0.0, 0.0]] * 3,
+    }
+    (root / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
+    pq.write_table(pa.table(listing), root / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    return path
+
+
+LEROBOT = pytest.mark.parametrize("write", [lerobot_v21, lerobot_v3], ids=lambda f: f.__name__)
+
+
+@LEROBOT
+def test_lerobot_to_the_last_bit(tmp_path, write):
+    recordings = rows()
+    last = {
+        "next.done": lambda i, n: np.arange(n) == n - 1,
+        "next.success": lambda i, n: (np.arange(n) == n - 1) & (i != 1),
+    }
+    rest = {"next.reward": lambda i, n: np.linspace(0, 0.5, n, dtype=np.float32)}
+    rest["observation.effort"] = lambda i, n: np.arange(n, dtype=np.float64) + 0.1
+    kinds = {"next.done": ("bool", 1), "next.success": ("bool", 1), "next.reward": ("float32", 1)}
+    path = write(tmp_path / "reach", recordings, {**kinds, "observation.effort": ("float64", 1)}, **last, **rest)
+    episodes = read(write.__name__, path)
+    for i, (episode, recording) in enumerate(zip(episodes, recordings, strict=True)):
+        same(episode, recording)
+        n = len(recording["action"])
+        assert (episode.success, episode.terminated, episode.fps) == (i != 1, i != 1, 10.0)
+        assert episode.reward.tolist() == [0.0] * (n - 2) + [float(i != 1)], "told at the last step that is left"
+        assert np.array_equal(episode.extras["env_reward"], np.linspace(0, 0.5, n, dtype=np.float32)[:-1])
+        assert np.array_equal(episode.obs["effort"], np.arange(n) + 0.1), "other observations keep name and dtype"
+        assert episode.meta == {"file": "reach", "demo": i, "language": TASKS[i % 2], "robot": "so100"}
+    both = read(
+        write.__name__, tmp_path / "reach", obs_keys=["effort", "observation.state"], fps=20, origin="human:leader"
+    )
+    assert both[0].obs["state"].shape == (5, 4) and list(both[0].obs) == ["state"]
+    assert (both[0].fps, both[0].origin) == (20.0, "human:leader")
+
+
+@LEROBOT
+def test_lerobot_without_success_a_sparse_reward_says_who_succeeded(tmp_path, write):
+    kinds = {"next.reward": ("float32", 1)}
+    for name, reward, success in [
+        ("sparse", lambda i, n: ((np.arange(n) == 1) & (i == 0)).astype(np.float32), [True, False, False]),
+        ("dense", lambda i, n: np.linspace(0, 1, n, dtype=np.float32), [None] * 3),
+        ("empty", lambda i, n: np.zeros(n, np.float32), [None] * 3),
+    ]:
+        path = write(tmp_path / name, rows(), kinds, **{"next.reward": reward})
+        assert [e.success for e in read(write.__name__, path)] == success, name
+
+
+@LEROBOT
+def test_lerobot_refusals(tmp_path, write):
+    path = write(tmp_path / "a", rows())
+    other = {"lerobot_v21": "lerobot_v3", "lerobot_v3": "lerobot_v21"}[write.__name__]
+    assert f"Read it with format={write.__name__}" in refusal(other, path)
+    assert "no observation.images; there is observation.state [3]" in refusal(write.__name__, path, obs_keys=["images"])
+    (tmp_path / "a" / "data" / "chunk-000").joinpath(
+        {"lerobot_v21": "episode_000001.parquet", "lerobot_v3": "file-000.parquet"}[write.__name__]
+    ).unlink()
+    found = read(write.__name__, path)
+    lost = {"lerobot_v21": [1], "lerobot_v3": [0, 1]}[write.__name__]
+    assert [i for i, e in enumerate(found) if isinstance(e, EpisodeError)] == lost
+    assert all(f"{path}: episode {i}" in str(found[i]) and ".parquet" in str(found[i]) for i in lost)
+    assert "no meta/info.json" in refusal(write.__name__, tmp_path / "a" / "meta" / "episodes")
+
+
+@LEROBOT
+def test_lerobot_frames_of_a_video_are_those_of_the_rows(tmp_path, write):
+    import av
+
+    path = write(tmp_path / "a", rows())
+    told = json.loads(path.read_text())
+    told["features"]["observation.images.top"] = {"dtype": "video", "shape": [64, 64, 3], "names": None}
+    v3 = write is lerobot_v3
+    told["video_path"] = "v/{video_key}-{chunk_index}.mp4" if v3 else "v/{video_key}-{episode_index}.mp4"
+    path.write_text(json.dumps(told))
+    (tmp_path / "a" / "v").mkdir()
+    number = sum(LENGTHS) if v3 else 4
+    with av.open(str(tmp_path / "a" / "v" / f"observation.images.top-{0 if v3 else 2}.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        for i in range(number):
+            level = 20 * i if v3 else 20 * (i + 8)
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), level, np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    if v3:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        listing = tmp_path / "a" / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+        table = pq.read_table(listing)
+        for key, values in {"chunk_index": [0] * 3, "file_index": [0] * 3, "from_timestamp": [0.0, 0.5, 0.8]}.items():
+            table = table.append_column(f"videos/observation.images.top/{key}", pa.array(values))
+        pq.write_table(table, listing)
+    *others, last = read(write.__name__, path, cameras=["observation.images.top"])
+    image = last.obs["observation.images.top"]
+    assert image.shape == (4, 64, 64, 3) and image.dtype == np.uint8
+    np.testing.assert_allclose(image.mean(axis=(1, 2, 3)), [160, 180, 200, 220], atol=4)
+    if v3:
+        assert np.abs(others[1].obs["observation.images.top"][0].mean() - 100) < 4
+    else:
+        assert "episode_index" not in str(others[0]) and "top-0.mp4" in str(others[0])
