@@ -124,7 +124,9 @@ def scores(seen: dict[str, Any]) -> str:
         mark = ' <span class="chip">production</span>' if now and row["checkpoint"].endswith(f"@{now}") else ""
         p = f"p = {html.p_value(row['p'])} against {esc(first['policy'])}" if row.get("p") is not None else ""
         end = f"{row['success_at_end']:.2f} at the last step" if row.get("success_at_end") is not None else ""
-        more = [f"{esc(k)}: {v['success']:.2f} [{v['ci95'][0]:.2f}, {v['ci95'][1]:.2f}]" for k, v in row["more"].items()]
+        more = [
+            f"{esc(k)}: {v['success']:.2f} [{v['ci95'][0]:.2f}, {v['ci95'][1]:.2f}]" for k, v in row["more"].items()
+        ]
         items.append(
             f'<div class="name"><b>{esc(row["policy"])}</b>{mark}<span class="sub id">{esc(row["checkpoint"])}</span></div>'
             + html.interval(row["success"], low, high, str(row["policy"]))
