@@ -5,9 +5,11 @@ flywheel STAGE key=value ... [--json] [--dry-run] [--help]
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 HELP = """flywheel: robot learning that keeps getting better by itself, with proof.
@@ -28,9 +30,18 @@ HELP = """flywheel: robot learning that keeps getting better by itself, with pro
   --help       after a stage: its keys with their defaults
 """
 
-STAGES = ("ingest", "pretrain", "retrain", "evaluate", "promote", "nightly")
 COMMANDS = ("replay", "rollback", "lineage", "runs", "report", "gc", "corpus", "tasks", "formats", "algorithms", "show")
 FLAGS = ("--json", "--dry-run", "--help", "-h", "--version")
+
+
+def stages() -> list[str]:
+    """The stages there are: the files of conf/stage/."""
+    return sorted(path.stem for path in (conf() / "stage").glob("*.yaml"))
+
+
+def conf() -> Path:
+    """Where conf/ lies."""
+    return Path(importlib.util.find_spec("flywheel_conf").origin).parent
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,12 +60,15 @@ def main(argv: list[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if flags & {"--help", "-h"} else 2
     command, *rest = words
-    if command not in (*STAGES, *COMMANDS):
-        return _usage(f"no command {command!r}. There are: {', '.join((*STAGES, *COMMANDS))}")
+    if command not in (*stages(), *COMMANDS):
+        return _usage(f"no command {command!r}. There are: {', '.join((*stages(), *COMMANDS))}")
     if flags & {"--help", "-h"}:
         print(_help(command), end="")
         return 0
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lerobot would turn to the network
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # small nets: a busy neighbour stalls two threads; the simulator has its own
     from flywheel.config import UsageError
 
     try:
@@ -69,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(f"{error}", flags)
     if "--json" in flags:
         print(json.dumps(result, default=str))
-    elif command in STAGES or command == "replay":
+    elif command in stages() or command == "replay":
         _tell(result)
     return 1 if result.get("status") == "failed" else 0
 
@@ -89,13 +103,9 @@ def _failed(text: str, flags: set[str]) -> int:
 def _help(command: str) -> str:
     """The general help's line of a command and, for a stage, its keys from conf/stage/."""
     text = "\n".join(line for line in HELP.splitlines() if f" {command} " in f"{line} ".replace("|", " ")) + "\n"
-    if command in STAGES:
-        import importlib.util
-        from pathlib import Path
-
-        conf = Path(importlib.util.find_spec("flywheel_conf").origin).parent
+    if command in stages():
         text += f"\nKeys and defaults (conf/stage/{command}.yaml; task, policy, algorithm are groups of conf/):\n\n"
-        text += "".join(f"  {line}\n" for line in (conf / "stage" / f"{command}.yaml").read_text().splitlines()[1:])
+        text += "".join(f"  {line}\n" for line in (conf() / "stage" / f"{command}.yaml").read_text().splitlines()[1:])
     return text
 
 
@@ -109,7 +119,7 @@ def _store(words: list[str]):
 
 def _dispatch(command: str, words: list[str], dry: bool) -> dict[str, Any]:
     place, rest = _store(words)
-    if command in STAGES:
+    if command in stages():
         return _stage(command, rest, place, dry)
     if command == "replay":
         return _replay(rest, place)
@@ -126,7 +136,6 @@ def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
     cfg = config.load(stage, words, place.root)
     if cfg.get("checkpoint") and not any(w.startswith("task") for w in words):
         cfg["task"] = place.names.resolve(cfg["checkpoint"]).get("task") or cfg["task"]  # the one it was trained on
-    _threads()
     if stage == "nightly":
         from flywheel import nightly
 
@@ -141,11 +150,6 @@ def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
     return run.execute(stage, cfg, place, deadline=time.monotonic() + budget if budget else None)
 
 
-def _threads() -> None:
-    """One thread for small nets: a busy neighbour stalls two; the simulator has threads of its own."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
 def _replay(words: list[str], place) -> dict[str, Any]:
     from flywheel import lineage, run
     from flywheel.config import UsageError
@@ -153,7 +157,6 @@ def _replay(words: list[str], place) -> dict[str, Any]:
     names = [w for w in words if "=" not in w]
     if len(names) != 1:
         raise UsageError("replay takes one run: `flywheel replay RUN`; `flywheel runs` lists them")
-    _threads()
     changes = dict(w.split("=", 1) for w in words if "=" in w)
     if not changes:
         return lineage.replay(names[0], place)

@@ -146,8 +146,8 @@ def report(words, place) -> dict[str, Any]:
 
 
 def corpus(words, place) -> dict[str, Any]:
-    """log | show [VERSION] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."""
-    usage = "corpus log | show [VERSION] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."
+    """log | show [VERSION] [episodes=true] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."""
+    usage = "corpus log | show [VERSION] [episodes=true] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."
     if not words:
         raise UsageError(f"usage: flywheel {usage}")
     act, *rest = words
@@ -160,7 +160,22 @@ def corpus(words, place) -> dict[str, Any]:
             )
         return _result(log=held.log())
     if act == "show":
-        version = held.at(rest[0] if rest else "latest")
+        plain = [w for w in rest if "=" not in w]
+        version = held.at(plain[0] if plain else "latest")
+        if "episodes=true" in rest:
+            table = version.table
+            for row in zip(
+                table["hash"],
+                table["task"],
+                table["origin"],
+                table["length"],
+                table["success"],
+                table["seed"],
+                strict=True,
+            ):
+                print(
+                    f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  {('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
+                )
         summary = version.summary()
         print(f"corpus@{version.number}  {version.id[:12]}")
         for key, value in summary.items():

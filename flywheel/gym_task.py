@@ -181,6 +181,8 @@ class GymBatch:
             raise RuntimeError(f"no OpenGL here to draw with ({error}); install EGL or set MUJOCO_GL=osmesa") from error
 
     def close(self) -> None:
+        if hasattr(self, "_renderer"):
+            self._renderer.close()
         for env in self._envs:
             env.close()
         if self._pool:

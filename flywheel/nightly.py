@@ -19,7 +19,7 @@ from flywheel.identity import RUNTIME, fingerprint, key_of
 from flywheel.log import say
 from flywheel.stages import _inputs
 
-SHARE = 0.7  # of a budget: after that no new round begins
+SHARE = {"pretrain": 0.35, "retrain": 0.7}  # of a budget: by then pretraining ends, no new round begins
 
 
 def default_source(cfg: dict[str, Any]) -> str | None:
@@ -91,7 +91,8 @@ def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
     run = f"nightly/{state['key']}"
     shared = {"night": state["night"], "corpus": str(state["corpus"])}
     incumbent = state["incumbent"]
-    deadline = began + SHARE * budget if budget else None
+    deadline = {part: began + share * budget if budget else None for part, share in SHARE.items()}
+    bounded = {"budget": cfg["budget"]} if budget else {}
     table: list[tuple[str, str]] = []
 
     if more and not incumbent:
@@ -100,7 +101,7 @@ def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
         anchor, first, extra = incumbent, incumbent, {"rounds": int(more)}
         table.append(("incumbent", incumbent))
     else:
-        pretrained = stage("pretrain", {**pre, **shared}, deadline)
+        pretrained = stage("pretrain", {**pre, **shared, **bounded}, deadline["pretrain"])
         first, anchor = pretrained["outputs"]["checkpoint"], pretrained["outputs"]["anchor"]
         extra = {"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {}
         table.append(("pretrained", first))
@@ -118,9 +119,7 @@ def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
         "prior": bool(incumbent),
         **extra,
     }
-    if budget:
-        retrain["budget"] = cfg["budget"]
-    retrained = stage("retrain", retrain, deadline)
+    retrained = stage("retrain", {**retrain, **bounded}, deadline["retrain"])
     table.append(("retrained", retrained["outputs"]["policy"]))
     candidate = retrained["outputs"]["checkpoint"]
     if candidate != retrained["outputs"]["policy"]:

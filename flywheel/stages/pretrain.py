@@ -7,6 +7,7 @@ the best of the curve's first part, from which retraining begins with fewer upda
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from flywheel import stats
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
 from flywheel.stages.evaluate import score
+
+
+class OutOfTime(Exception):
+    """The budget is spent: what the curve has so far is what there is."""
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
@@ -133,6 +138,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             )
             if updates and (updates % every == 0 or updates == total) and (not curve or curve[-1]["updates"] < updates):
                 point(updates)
+                if run.out_of_time():
+                    raise OutOfTime
         if run.due():
             save()
             run.stop_if_asked()
@@ -151,7 +158,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         save()
 
     first = next(iter(algorithm["improve"]["policy"]))
-    with progress("pretrain", total, at.round * cadence.improve + at.step) as tick:
+    with progress("pretrain", total, at.round * cadence.improve + at.step) as tick, suppress(OutOfTime):
         fit(learning, source, cadence, at=at, pause=pause)
     env.close()
 
