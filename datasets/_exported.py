@@ -7,7 +7,9 @@ record   task, origin, seed, fps, success, terminated, meta of one episode
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,9 @@ def episode(
     for name, (kind, key, count, shape) in streams.items():
         value = rows(name)
         if count == "T+1":
-            value = np.concatenate([value.reshape(len(value), *shape), np.asarray(final(name)).reshape(1, *shape)])
+            value = np.concatenate(
+                [value.reshape(len(value), *shape), np.asarray(final(name), value.dtype).reshape(1, *shape)]
+            )
         parts[kind][key] = value.reshape(len(value), *shape)
     known = {name: record[name] for name in RECORD}
     known["meta"] = {**record["meta"], "exported": via}
@@ -40,3 +44,12 @@ def episode(
         extras=parts["extras"],
         **known,
     )
+
+
+def demo(group) -> Episode:
+    """A demo of a robomimic HDF5 file (h5py group): its last observation is the last of next_obs."""
+    record = json.loads(group["flywheel"][()])
+    record["meta"] = {**record["meta"], "exported": Path(group.file.filename).name}
+    obs = {key: np.concatenate([value[()], group["next_obs"][key][-1:]]) for key, value in group["obs"].items()}
+    others = {name: {k: v[()] for k, v in group.get(name, {}).items()} for name in ("extras", "start")}
+    return Episode(obs=obs, action=group["actions"][()], reward=group["rewards"][()], **others, **record)

@@ -5,8 +5,10 @@ import json
 import h5py
 import numpy as np
 import pytest
+import toy
 
-from flywheel.episode import EpisodeError, check
+from flywheel import config, run
+from flywheel.episode import Episode, EpisodeError, check
 from flywheel.stages import ingest
 
 LENGTHS = (5, 3, 4)  # rows of the three recordings in every file below
@@ -434,3 +436,203 @@ def test_lerobot_frames_of_a_video_are_those_of_the_rows(tmp_path, write):
         assert np.abs(others[1].obs["observation.images.top"][0].mean() - 100) < 4
     else:
         assert "episode_index" not in str(others[0]) and "top-0.mp4" in str(others[0])
+
+
+# Export, and back
+
+BEGUN = {"qpos": np.arange(3.0), "door": np.float32([[1], [2]])}
+
+
+def episodes(start=False, fps=10.0):
+    """Four episodes that are hard to keep: float64 beside float32, a rollout's extras, unknown success, an early end."""
+    out = []
+    for i, r in enumerate(rows(lengths=(5, 2, 7, 3), state=4)):
+        steps = len(r["action"]) - 1
+        out.append(
+            Episode(
+                task="toy:Reach-v0",
+                obs={"state": r["state"], "effort": r["state"][:, :1].astype(np.float64) / 3},
+                action=r["action"][:-1],
+                reward=(np.arange(steps) == steps - 1).astype(np.float32) * (i in (0, 2)),
+                terminated=i in (0, 3),
+                success=[True, False, True, None][i],
+                origin=["human:vr", "human:vr", "policy:9bd1c0a1b2c3", "scripted:reach"][i],
+                seed=None if i == 3 else 2**40 + i,
+                fps=fps,
+                extras={
+                    "env_reward": np.linspace(0, 1, steps),
+                    "contact": np.arange(steps + 1) % 2 == 0,
+                    "force": np.full((steps, 1), 1 / 3, np.float32),
+                    **({"chain": np.ones((steps, 2, 2), np.float32)} if i == 2 else {}),
+                },
+                start=BEGUN if start and i == 0 else {},
+                meta={"file": "a.hdf5", "demo": i, "language": "reach the goal" if i else "reach it", "note": "ü"},
+            )
+        )
+    return out
+
+
+def stored(folder, held):
+    run.Store(folder).corpus(create=True).append(held, message="made by hand")
+    return folder
+
+
+def export(store, out, format, *more):
+    cfg = config.compose("export", {}, [*toy.TASK, f"out={out}", f"format={format}", *more])
+    return run.execute("export", cfg, run.Store(store))
+
+
+SOURCE = {"lerobot_v3": "meta/info.json", "replay_buffer_zarr": "replay_buffer.zarr/meta/episode_ends/.zarray"}
+
+
+@pytest.mark.parametrize("format", SOURCE)
+def test_a_round_trip_is_equal_to_the_last_bit(tmp_path, capsys, format):
+    held = episodes(start=True)
+    out = export(stored(tmp_path / "store", held), tmp_path / "out", format)
+    assert (out["status"], out["metrics"]["episodes"], out["metrics"]["steps"]) == ("done", 4, 13)
+    said = capsys.readouterr().err
+    assert "not in this export: extras.chain: only 1 of 4 episodes" in said and "start, the simulator state" in said
+    assert "kept where only flywheel looks: final observation" in said
+    back = read(format, tmp_path / "out" / SOURCE[format])
+    assert [e.hash for e in back] == sorted(e.hash for e in held), "in the order of their hashes"
+    by_hash = {e.hash: e for e in held}
+    for episode in back:
+        was = by_hash[episode.hash]
+        for name in ("task", "success", "terminated", "origin", "seed", "fps"):
+            assert getattr(episode, name) == getattr(was, name), name
+        assert episode.meta == {**was.meta, "exported": "out" if format == "lerobot_v3" else "replay_buffer.zarr"}
+        assert set(episode.extras) == {"env_reward", "contact", "force"}
+        for key, value in episode.extras.items():
+            assert value.dtype == was.extras[key].dtype and np.array_equal(value, was.extras[key]), key
+    mark = json.loads((tmp_path / "out" / "flywheel.json").read_text())
+    assert mark["episodes"] == sorted(by_hash) and len(mark["lost"]) == out["metrics"]["lost"]
+
+
+def test_robomimic_hdf5_keeps_everything(tmp_path, capsys):
+    from flywheel_datasets import _exported
+
+    held = episodes(start=True)
+    export(stored(tmp_path / "store", held), tmp_path / "out", "robomimic_hdf5")
+    assert "success, unknown of 1 episodes" in capsys.readouterr().err
+    by_hash = {e.hash: e for e in held}
+    with h5py.File(tmp_path / "out" / "demos.hdf5") as file:
+        assert (file["data"].attrs["total"], file["data"].attrs["fps"]) == (13, 10.0)
+        demos = sorted(file["data"])
+        back = [_exported.demo(file["data"][name]) for name in demos]
+        assert file["data/demo_0/obs/state"].shape == file["data/demo_0/next_obs/state"].shape
+    assert sorted(e.hash for e in back) == sorted(by_hash)
+    for episode in back:
+        was = by_hash[episode.hash]
+        assert (episode.origin, episode.seed, episode.success) == (was.origin, was.seed, was.success)
+        assert set(episode.extras) == set(was.extras) and set(episode.start) == set(was.start)
+        for key, value in {**episode.extras, **episode.start}.items():
+            assert np.array_equal(value, {**was.extras, **was.start}[key]), key
+    for episode in read("robomimic_hdf5", tmp_path / "out" / "demos.hdf5", obs_keys=["state"]):
+        assert any(np.array_equal(episode.obs["state"], e.obs["state"]) and np.array_equal(episode.action, e.action) and
+                   np.array_equal(episode.reward, e.reward) for e in held)  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["lerobot_v3", "robomimic_hdf5", "zarr"])
+def test_an_export_is_a_run(tmp_path, format):
+    from flywheel import lineage
+
+    store, out = stored(tmp_path / "store", episodes()), tmp_path / "out"
+    first = export(store, out, format)
+    again = export(store, out, format)
+    assert (again["status"], again["run"]) == ("noop", first["run"])
+    assert lineage.replay(first["run"], run.Store(store))["status"] == "done", "the same bytes"
+    files = run.Store(store).find(first["run"])["content"]["files"]
+    for path in sorted(out.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert export(store, out, format)["status"] == "done", "what was deleted is made again"
+    assert export(store, out, format)["status"] == "noop" and not list(tmp_path.glob(".*"))
+    assert run.hashes(out) == files
+
+
+def test_export_refuses_in_the_first_second(tmp_path):
+    store, out = stored(tmp_path / "store", episodes()), tmp_path / "out"
+    with pytest.raises(ValueError, match="format='parquet' cannot be written. There are: lerobot_v3, robomimic_hdf5"):
+        export(store, out, "parquet")
+    with pytest.raises(
+        ValueError, match="no episode of toy:Reach-v0 of origin human:glove. It holds: toy:Reach-v0 .4."
+    ):
+        export(store, out, "zarr", "origin=human:glove")
+    out.mkdir()
+    (out / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="out: it exists and is no export of flywheel"):
+        export(store, out, "zarr")
+    export(store, tmp_path / "two", "zarr", "origin=human:*")
+    assert len(read("replay_buffer_zarr", tmp_path / "two" / SOURCE["replay_buffer_zarr"])) == 2
+    with pytest.raises(
+        ValueError, match="two: it holds another export .replay_buffer_zarr of corpus .*name a new folder"
+    ):
+        export(store, tmp_path / "two", "zarr")
+    held = [e.replace(fps=0.0, task="toy:Reach-v0") for e in episodes()]
+    slow = stored(tmp_path / "slow", held)
+    with pytest.raises(ValueError, match="4 episodes do not know their control rate, and LeRobot needs one; say fps="):
+        export(slow, tmp_path / "three", "lerobot_v3")
+    assert not (tmp_path / "three").exists() and not list(tmp_path.glob(".*")), "nothing half done"
+    assert export(slow, tmp_path / "three", "lerobot_v3", "fps=10")["status"] == "done"
+    wide = [e.replace(action=np.zeros((len(e), 3), np.float32)) for e in held[:1]]
+    stored(slow, wide)
+    with pytest.raises(ValueError, match=r"action differs: .*1 episodes with <f4 \[3\].*one export has one robot"):
+        export(slow, tmp_path / "four", "zarr")
+
+
+# The real LeRobotDataset: ten seconds to import, so all that needs it is here
+
+
+def test_lerobot_itself_reads_ours_and_we_read_its(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    held = episodes()
+    export(stored(tmp_path / "store", held), tmp_path / "out", "lerobot_v3")
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    ours = LeRobotDataset("somebody/reach", root=tmp_path / "out")
+    held = sorted(held, key=lambda e: e.hash)
+    assert (ours.num_episodes, ours.num_frames, ours.fps) == (4, 13, 10)
+    items = [ours[i] for i in range(13)]
+    begin = 0
+    for number, episode in enumerate(held):
+        part = items[begin : begin + len(episode)]
+        begin += len(episode)
+        expected = {
+            "observation.state": episode.obs["state"][:-1],
+            "observation.effort": episode.obs["effort"][:-1, 0],
+            "action": episode.action,
+            "next.reward": episode.reward,
+            "next.done": np.arange(len(episode)) == len(episode) - 1,
+            "next.success": episode.reward > 0,
+            "extras.env_reward": episode.extras["env_reward"],
+            "extras.contact": episode.extras["contact"][:-1],
+            "episode_index": np.full(len(episode), number),
+            "frame_index": np.arange(len(episode)),
+        }
+        for key, value in expected.items():
+            exact = ours.hf_dataset.with_format("arrow")[begin - len(part) : begin][key].to_pylist()
+            assert ours.features[key]["dtype"] == value.dtype.name and np.array_equal(exact, value), key
+            seen = np.array([item[key].numpy() for item in part])  # torch makes float32 of a lone float64
+            assert np.array_equal(seen, value.astype(seen.dtype)), key
+        assert {item["task"] for item in part} == {episode.meta["language"]}
+    chunked = LeRobotDataset(
+        "somebody/reach", root=tmp_path / "out", delta_timestamps={"action": [0.0, 0.1]}, episodes=[1]
+    )
+    assert np.array_equal(chunked[0]["action"].numpy(), held[1].action[[0, min(1, len(held[1]) - 1)]])
+    mean = np.concatenate([e.action for e in held]).astype(np.float64).mean(0)
+    np.testing.assert_allclose(ours.meta.stats["action"]["mean"], mean)
+
+    spec = {
+        key: {"dtype": "float32", "shape": (n,), "names": None} for key, n in (("observation.state", 3), ("action", 2))
+    }
+    theirs = LeRobotDataset.create("somebody/lift", fps=20, features=spec, root=tmp_path / "lift", use_videos=False)
+    recordings = rows()
+    for i, r in enumerate(recordings):
+        for state, action in zip(r["state"], r["action"], strict=True):
+            theirs.add_frame({"observation.state": state, "action": action, "task": TASKS[i % 2]})
+        theirs.save_episode()
+    theirs.finalize()
+    found = read("lerobot_v3", tmp_path / "lift" / "meta" / "info.json")
+    for i, (episode, recording) in enumerate(zip(found, recordings, strict=True)):
+        same(episode, recording)
+        assert (episode.meta["language"], episode.fps, episode.success) == (TASKS[i % 2], 20.0, None)
