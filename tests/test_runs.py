@@ -245,7 +245,34 @@ def test_retrain_on_advantage_conditioned_data_from_the_anchor(copied, capsys):
     assert (code, out["status"], out["metrics"]["rounds"]) == (0, "done", 2)
     assert out["outputs"]["checkpoint"].startswith("policy/told@")
     code, out = call("retrain", "algorithm=bc", *at, capsys=capsys)
-    assert code == 1 and "retrain collects in rounds; algorithm bc asks for source offline" in out["error"]
+    assert code == 1 and "algorithm bc asks for source offline" in out["error"]
+
+
+OFF_POLICY = [("tanh_gaussian", "sac"), ("tanh_gaussian", "rlpd"), ("deterministic", "td3"), ("deterministic", "ddpg")]
+
+
+@pytest.mark.parametrize(("policy", "algorithm"), OFF_POLICY)
+def test_from_offline_to_off_policy_by_changing_one_word(copied, capsys, policy, algorithm):
+    copy, at = copied
+    kept = [f"policy={policy}", "name=policy/moved", "algorithm.cadence.improve=10", *LITTLE, *at]
+    made = call("pretrain", *kept, capsys=capsys)[1]
+    few = [
+        "algorithm.cadence={rounds: 2, evaluate: 5, improve: 5}",
+        "algorithm.critic.width=16",
+        "collect.episodes=4",
+        "batch_size=16",
+    ]
+    words = ["retrain", f"algorithm={algorithm}", "name=policy/moved", "score_every=2", "score_episodes=4", *few, *at]
+    code, out = call(*words, f"checkpoint={made['outputs']['checkpoint']}", capsys=capsys)
+    assert (code, out["status"], out["metrics"]["rounds"]) == (0, "done", 2)
+    import flywheel
+
+    policy = flywheel.load(out["outputs"]["checkpoint"], store=str(copy.root))
+    actions = []
+    for seed in (1, 2):
+        policy.reset([0], [seed])
+        actions.append(policy.act(np.ones(4, np.float32)))
+    assert np.array_equal(*actions)  # what is kept acts without noise
 
 
 def test_evaluate_against_another_on_the_same_seeds(copied, capsys):

@@ -92,7 +92,7 @@ def test_shares_of_empty_pools_go_to_the_others():
         obs_steps=1, action_steps=1,
     )  # fmt: skip
     assert both.batch("improve", 8)["obs"].shape == (8, 1, 1)
-    with pytest.raises(ValueError, match="nothing to draw improve from: own hold no step"):
+    with pytest.raises(ValueError, match="nothing to draw from: own hold no step"):
         Offline(held, {"own": np.zeros(0, int)}, {"improve": {"own": 1.0}}, obs_steps=1, action_steps=1).batch(
             "improve"
         )

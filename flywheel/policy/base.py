@@ -26,7 +26,7 @@ class Policy(nn.Module):
 
     obs_dim Do, action_dim Da, obs_steps To, action_steps Ta; action_low and action_high bound what is executed.
     `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
-    0 not said; acting asks for +1.
+    0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian).
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Policy(nn.Module):
         action_low: Sequence[float] | float = -1.0,
         action_high: Sequence[float] | float = 1.0,
         condition: bool = False,
+        greedy: bool = False,
         **own,
     ):
         super().__init__()
@@ -53,6 +54,7 @@ class Policy(nn.Module):
             action_low=low,
             action_high=high,
             condition=condition,
+            greedy=greedy,
             **own,
         )
         self.obs_dim, self.action_dim = obs_dim, action_dim
@@ -158,6 +160,7 @@ class Policy(nn.Module):
         due = slots[new | (self._cursor[slots] >= self.action_steps)]
         if len(due):
             noise = np.stack([self._rng[s].standard_normal(self.noise_shape, dtype=np.float32) for s in due])
+            noise = noise * 0 if self.spec["greedy"] else noise
             chunk = self.sample(
                 torch.from_numpy(self._stack[due]).to(self.device), torch.from_numpy(noise).to(self.device)
             )

@@ -84,11 +84,14 @@ class Offline:
         """Offline: nothing."""
 
     def batch(self, act: str, size: int | None = None) -> dict[str, torch.Tensor]:
-        """One batch for an act. Shares of pools that are still empty go to the others."""
-        size = size or self.batch_size
-        shares = {n: w for n, w in self.mixture[act].items() if w > 0 and len(self.pools[n])}
+        """One batch for an act, by its mixture."""
+        return self.draw(self.mixture[act], size or self.batch_size)
+
+    def draw(self, mixture: dict[str, float], size: int) -> dict[str, torch.Tensor]:
+        """`size` transitions from pools by share; the shares of pools that are still empty go to the others."""
+        shares = {n: w for n, w in mixture.items() if w > 0 and len(self.pools[n])}
         if not shares:
-            raise ValueError(f"nothing to draw {act} from: {', '.join(self.mixture[act])} hold no step")
+            raise ValueError(f"nothing to draw from: {', '.join(mixture)} hold no step")
         total, left, parts = sum(shares.values()), size, []
         for i, (name, share) in enumerate(shares.items()):
             n = left if i == len(shares) - 1 else min(left, round(size * share / total))
@@ -129,8 +132,8 @@ class Offline:
         self.rng.bit_generator.state = state["rng"]
 
 
-class Rounds(Offline):
-    """Off-policy in rounds: `gather_round(learner, state)` rolls out, appends and returns the windows and pools to draw
+class OffPolicy(Offline):
+    """Each round first collects: `gather_round(learner, state)` rolls out, appends and returns the windows and pools to draw
     from next; its own memory is the JSON dict `state`."""
 
     def __init__(self, *args, gather_round: Callable, memory: dict[str, Any], **kwargs):

@@ -45,12 +45,13 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     from flywheel.policy import base
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.fit import At, Cadence, fit
-    from flywheel.rl.source import Rounds
+    from flywheel.rl.source import OffPolicy
 
     algorithm, collect = cfg["algorithm"], cfg["collect"]
-    if algorithm["source"] != "rounds":
+    if algorithm["source"] != "off_policy":
         raise ValueError(
-            f"retrain collects in rounds; algorithm {algorithm.get('name')} asks for source {algorithm['source']}"
+            f"retrain collects and keeps what it saw; algorithm {algorithm.get('name')} asks for source "
+            f"{algorithm['source']}. With source off_policy there are: rounds, recap, rlpd, sac, td3, ddpg"
         )
     torch.manual_seed(int(cfg["seed"]))
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
@@ -67,14 +68,18 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     learning = learner(
         algorithm, policy, cfg, nets={"q": critic} if critic else {}, restart=cfg.get("restart") == "anchor"
     )  # fmt: skip
-    acting, judging = learning.nets["policy.lag"], learning.nets.get("q.lag")
+    best = algorithm["act"] == "best_of_n"
+    acting, judging = learning.nets["policy.lag" if best else "policy"], learning.nets.get("q.lag")
     env = _inputs.open_env(cfg)
     memory: dict[str, Any] = {"round": 0, "episodes": [], "steps": 0, "window": None, "backward": None, "history": []}
     origin = f"policy:{record['id']}"
 
     def actor(explore: float):
         """Whoever acts now: the plain policy until there are critics that have learnt."""
-        if judging is None or (memory["round"] == 0 and critic is None):
+        if not best:
+            acting.spec["greedy"], acting.explore = explore == 0, explore
+            return acting
+        if memory["round"] == 0 and critic is None:
             return anchor
         made = BestOfN.of(acting, judging, anchor, n=int(collect["n"]), k=float(collect["k"]))
         made.explore = explore
@@ -92,6 +97,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return corpus.windows(chosen, cache=run.store.cache), {
             "demos": index[is_demo],
             "own": index[~is_demo & won],
+            "rollouts": index[~is_demo],
             "all": index,
         }
 
@@ -109,12 +115,13 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     backward = Backward(collect["back"], int(cfg["seed"]), demos, env, memory)
     tried = record.get("tried") or {}
     backward.decide(tried.get("success", 0), tried.get("n", 0))
-    source = Rounds(
+    source = OffPolicy(
         *pools(), dict(algorithm["mixture"]),
         obs_steps=policy.obs_steps, action_steps=policy.action_steps, batch_size=int(cfg["batch_size"]),
         gamma=float(cfg["gamma"]), seed=int(cfg["seed"]), gather_round=gather_round, memory=memory,
     )  # fmt: skip
-    learning.try_all({act: source.batch(act, 2) for act in ("evaluate", "improve")})
+    tiny = source.draw({"all": 1.0}, 2)
+    learning.try_all({"evaluate": tiny, "improve": tiny})
     source.rng = np.random.default_rng(int(cfg["seed"]))
     at = At()
     if saved := run.load():
@@ -152,13 +159,14 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             fit(learning, source, cadence, at=at, pause=pause, each=each)
     env.close()
 
+    actor(0.0)  # what is kept acts without exploring
     base.save(acting, run.out / "policy.safetensors")
     name = _inputs.name_of(cfg)
     parents = [run.inputs["checkpoint"]["ref"]]
     updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
     outputs = {"policy": run.publish("policy.safetensors", name, kind="retrained", parents=parents, updates=updates)}
     outputs["checkpoint"] = outputs["policy"]
-    if judging is not None:
+    if best:
         base.save(actor(0.0), run.out / "best.safetensors")
         more = {"kind": "best-of-N", "parents": parents, "updates": updates}
         outputs["checkpoint"] = run.publish("best.safetensors", name, **more)
