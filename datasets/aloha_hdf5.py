@@ -2,7 +2,8 @@
 
 `obs_keys` (default qpos, qvel) are concatenated into `state`. There is no final observation, so the last action is lost;
 nothing says whether it worked, so success is unknown. Images are left out unless `cameras` names them: obs[camera]
-[T+1, H, W, 3] uint8, decoded where the file keeps JPEG rows (attribute `compress`).
+[T+1, H, W, 3] uint8, decoded where the file keeps JPEG rows (attribute `compress`), with the channels in the order that
+the recorder gave to OpenCV. Rows are taken as they lie: ACT itself shifts a real robot's actions back by one step.
 """
 
 from __future__ import annotations
@@ -79,4 +80,5 @@ def pictures(seen: h5py.Group, camera: str, packed: bool, where: str) -> np.ndar
         return rows
     from PIL import Image
 
-    return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes())).convert("RGB")) for row in rows])
+    decoded = [np.asarray(Image.open(io.BytesIO(row.tobytes())).convert("RGB")) for row in rows]
+    return np.stack(decoded)[..., ::-1].copy()  # OpenCV took the first channel for blue

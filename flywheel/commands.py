@@ -63,19 +63,29 @@ def _tables() -> dict[str, dict[str, Any]]:
 
 
 def algorithms(words, place) -> dict[str, Any]:
-    """Each algorithm: where its data comes from, how often it updates, what it evaluates and improves."""
+    """The map: where the data comes from x how often the policy is updated, each algorithm in its cell."""
     tables = _tables()
-    print(f"{'algorithm':10} {'source':10} {'rounds x (evaluate, improve)':30} evaluate -> improve")
+    sources = ["offline", "off_policy"]
+    cells = {name: (_cadence(t["cadence"]["rounds"]), t["source"]) for name, t in tables.items()}
+    print(f"{'the policy is updated':25}" + "".join(f"data: {source:34}" for source in sources))
+    for row, told in (("one-step", "once"), ("multi-step", "a few rounds"), ("iterative", "all the time")):
+        names = {s: ", ".join(n for n, cell in cells.items() if cell == (row, s)) or "-" for s in sources}
+        print(f"{row:11} {told:12} " + "".join(f"{names[s]:40}" for s in sources))
+    print(f"\n{'algorithm':10} {'rounds x (evaluate, improve)':30} {'evaluate':40} improve")
     for name, table in tables.items():
         c = table["cadence"]
         acts = [
-            ", ".join(f"{net}: {' + '.join(losses)}" for net, losses in (table.get(act) or {}).items()) or "nothing"
+            ", ".join(f"{net}: {' + '.join(losses)}" for net, losses in (table.get(act) or {}).items()) or "-"
             for act in ("evaluate", "improve")
         ]
-        print(
-            f"{name:10} {table['source']:10} {c['rounds']:>6} x ({c['evaluate']}, {c['improve']}){'':9} {' -> '.join(acts)}"
-        )
-    return _result(algorithms=list(tables))
+        times = f"{c['rounds']} x ({c['evaluate']}, {c['improve']})"
+        print(f"{name:10} {times:30} {acts[0]:40} {acts[1]}")
+    return _result(algorithms=list(tables), cells={name: list(cell) for name, cell in cells.items()})
+
+
+def _cadence(rounds: int) -> str:
+    """one-step: the data is evaluated, then the policy improved, once; multi-step: a few rounds of it; iterative: many."""
+    return "one-step" if rounds == 1 else "multi-step" if rounds <= 20 else "iterative"
 
 
 def show(words, place) -> dict[str, Any]:

@@ -297,7 +297,9 @@ class Corpus:
             raise CorpusError(f"episode {prefix!r} is one of {len(found)}: {', '.join(n[:16] for n in found[:5])}")
         gone = [entry for name, entry in self.history.tombstones.items() if name.startswith(prefix)]
         why = f"was removed in version {gone[0][0]} ({gone[0][1]!r})" if gone else "is in no version"
-        raise CorpusError(f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {len(live)} episodes at head")
+        raise CorpusError(
+            f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {len(live)} episodes at head"
+        )
 
     def _tag_path(self, name: str) -> Path:
         return self.path / "tags" / f"{name}.json"

@@ -32,6 +32,15 @@ NEVER = 2**62  # `removed` of a row that is alive
 _HASH_TAIL = len(',"hash":""}\n') + 64
 
 
+def parse(data: bytes) -> tuple[dict[str, Any], str]:
+    """One entry and its hash, out of a file's bytes; ValueError where they are not those that were committed."""
+    body, tail = data[:-_HASH_TAIL], data[-_HASH_TAIL:]
+    digest = hashlib.sha256(body).hexdigest()
+    if tail != f',"hash":"{digest}"}}\n'.encode():
+        raise ValueError(f"{len(data)} bytes whose hash is not the one at their end")
+    return json.loads(data), digest
+
+
 class Log:
     """The log of one corpus and the state that follows from it.
 
@@ -104,11 +113,12 @@ class Log:
     def _apply(self, data: bytes, where: str) -> None:
         """Take one entry into the state; CorpusError where it is not the one that was written after its parent."""
         version = self.head + 1
-        body, tail = data[:-_HASH_TAIL], data[-_HASH_TAIL:]
-        digest = hashlib.sha256(body).hexdigest()
-        if tail != f',"hash":"{digest}"}}\n'.encode():
-            raise CorpusError(f"{where}: version {version} is damaged; restore this file from a copy of the corpus")
-        entry = json.loads(data)
+        try:
+            entry, digest = parse(data)
+        except ValueError:
+            raise CorpusError(
+                f"{where}: version {version} is damaged; restore this file from a copy of the corpus"
+            ) from None
         if entry["version"] != version or entry["parent"] != self.tip:
             raise CorpusError(
                 f"{where}: version {entry['version']} with parent {entry['parent'][:12]}, expected version {version} "
