@@ -77,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(str(error))
     except KeyboardInterrupt:
         return _failed("interrupted; the same command goes on where it stopped", flags)
+    except BrokenPipeError:  # `flywheel runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if os.environ.get("FLYWHEEL_TRACEBACK"):
             raise
