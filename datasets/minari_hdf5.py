@@ -55,9 +55,9 @@ def episode(group: h5py.Group, where: str, obs_keys, origin: str, fps: float, sp
     if len(obs) != steps + 1:
         raise EpisodeError(f"{where}: {len(obs)} observations and {steps} actions; expected one observation more")
     reward = group["rewards"][()].reshape(-1).astype(np.float32) if "rewards" in group else None
-    flags = next((group[f"infos/{k}"][()] for k in ("success", "goal_achieved") if f"infos/{k}" in group), None)
+    flags = solved(group.get("infos"))
     if flags is not None:
-        flags = flags.reshape(len(flags), -1).any(axis=1)[-steps:]  # infos may have a first row of the reset
+        flags = flags[-steps:]  # infos may have a first row of the reset
     elif sparse and reward is not None:
         flags = reward > 0
     learning, success = _outcome.outcome(flags, steps)
@@ -70,11 +70,23 @@ def episode(group: h5py.Group, where: str, obs_keys, origin: str, fps: float, sp
         terminated=bool("terminations" in group and group["terminations"][-1]),
         success=success,
         origin=origin,
-        seed=int(seed) if isinstance(seed, (int, np.integer)) else None,
+        seed=int(seed) if isinstance(seed, (int, np.integer)) and abs(int(seed)) < 2**63 else None,
         fps=float(fps),
         extras={} if reward is None else {"env_reward": reward},
         meta={"file": Path(where.rsplit(": ", 1)[0]).name, "demo": group.name.rsplit("/", 1)[-1], **told},
     )
+
+
+def solved(infos: h5py.Group | h5py.Dataset | None) -> np.ndarray | None:
+    """Which rows say success or goal_achieved, [T or T+1] bool; infos are arrays by name or, in newer files, JSON texts."""
+    for key in ("success", "goal_achieved"):
+        if isinstance(infos, h5py.Group) and key in infos:
+            return infos[key][()].reshape(len(infos[key]), -1).any(axis=1)
+        if isinstance(infos, h5py.Dataset):
+            told = [json.loads(text) for text in infos[()]]
+            if any(key in row for row in told):
+                return np.array([bool(np.any(row.get(key, False))) for row in told])
+    return None
 
 
 def arrays(found: h5py.Dataset | h5py.Group, name: str = "") -> dict[str, h5py.Dataset]:

@@ -34,7 +34,7 @@ def read(
         store = ZipStore(root, mode="r") if root.is_file() else str(root)
         group = zarr.open_group(store, mode="r")
         ends = np.asarray(group["meta/episode_ends"][:], np.int64)
-        here = {key: array.shape for key, array in group["data"].arrays()}
+        here = {key: array.shape for key, array in sorted(group["data"].arrays(), key=lambda pair: pair[0])}
     except Exception as error:  # zarr, zipfile and codecs raise what they like
         raise EpisodeError(
             f"{path}: no replay buffer of data/* and meta/episode_ends: {error!r}; give <root>/meta/episode_ends/.zarray"

@@ -150,7 +150,8 @@ def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
     budget = config.seconds(cfg.get("budget"))
     import time
 
-    return run.execute(stage, cfg, place, deadline=time.monotonic() + budget if budget else None)
+    film = bool(cfg.get("video")) and not Path(cfg["video"]).exists()  # looked up, but nobody filmed it yet
+    return run.execute(stage, cfg, place, deadline=time.monotonic() + budget if budget else None, again=film)
 
 
 def _replay(words: list[str], place) -> dict[str, Any]:

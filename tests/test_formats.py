@@ -206,6 +206,10 @@ def test_minari_takes_a_dict_apart_and_reads_success_from_infos(tmp_path):
     assert np.array_equal(episodes[0].obs["state"], np.roll(recordings[0]["state"], 1, axis=1)), "sorted: goal first"
     assert episodes[0].reward.tolist() == [0, 1, 0, 0], "infos have a first row of the reset"
     same(read("minari_hdf5", path, obs_keys=["observation", "desired_goal"])[0], recordings[0])
+    with h5py.File(path, "a") as file:  # newer files keep infos as texts
+        del file["episode_0/infos"]
+        file["episode_0/infos"] = ["{}", '{"success": false}', '{"success": true}', "{}", '{"success": true}']
+    assert read("minari_hdf5", path)[0].reward.tolist() == [0, 1, 0, 0]
     wrong = read("minari_hdf5", path, obs_keys=["goal"])
     assert len(wrong) == 3 and "episode_1: no goal; there is desired_goal [3, 1], observation [3, 2]" in str(wrong[1])
     with h5py.File(path, "a") as file:
@@ -577,6 +581,24 @@ def test_export_refuses_in_the_first_second(tmp_path):
     stored(slow, wide)
     with pytest.raises(ValueError, match=r"action differs: .*1 episodes with <f4 \[3\].*one export has one robot"):
         export(slow, tmp_path / "four", "zarr")
+
+
+@pytest.mark.parametrize("format", ["lerobot_v3", "replay_buffer_zarr", "robomimic_hdf5"])
+def test_a_corpus_that_goes_out_and_comes_back_is_the_same_version(tmp_path, format):
+    toy.demonstrations(tmp_path / "a.hdf5", 4)
+
+    def take(store, source, format, *more):
+        cfg = config.compose("ingest", {"source": str(source)}, [*toy.TASK, f"format={format}", *more])
+        assert run.execute("ingest", cfg, run.Store(store))["metrics"]["quarantined"] == 0
+        return run.Store(store).corpus().at("latest")
+
+    first = take(tmp_path / "one", tmp_path / "a.hdf5", "robomimic_hdf5", "obs_keys=[position,goal]", "fps=10")
+    export(tmp_path / "one", tmp_path / "out", format)
+    again = take(tmp_path / "two", tmp_path / "out" / SOURCE.get(format, "demos.hdf5"), format)
+    assert again.id == first.id and len(again) == 4
+    for name in ("seed", "origin", "success", "fps"):
+        a, b = (version.canonical().table[name].tolist() for version in (first, again))
+        assert a == b, name
 
 
 # The real LeRobotDataset: ten seconds to import, so all that needs it is here

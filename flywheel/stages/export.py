@@ -115,7 +115,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     files.make_dirs(aside)
     try:
         with progress(f"export {write.NAME}", len(chosen)) as tick:
-            write.write(aside, told(chosen, tick), seen, cfg)
+            write.write(aside, told(chosen, tick, run), seen, cfg)
         for line in seen.aside:
             say(f"  kept where only flywheel looks: {line}")
         for line in seen.lost:
@@ -141,9 +141,10 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     }
 
 
-def told(chosen, tick):
-    """The episodes, counted."""
+def told(chosen, tick, run):
+    """The episodes, counted; a run that is asked to stop leaves nothing behind."""
     for episode in chosen:
+        run.stop_if_asked()
         yield episode
         tick()
 
