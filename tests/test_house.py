@@ -105,3 +105,16 @@ def test_every_experiment_composes(path, monkeypatch):
     cfg = config.compose("nightly", {}, [f"experiment={path.stem}", "debug=tiny"])
     assert cfg["retrain"]["algorithm"]["cadence"]["rounds"] == 2
     assert cfg["retrain"]["task"] == cfg["task"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT.parent / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_has_help(path):
+    out = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "usage" in out
+
+
+def test_results_fail_where_the_demonstrations_are_missing(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLYWHEEL_DEMOS", raising=False)
+    script = ROOT.parent / "benchmarks" / "results.py"
+    done = subprocess.run([sys.executable, script, "door-human-1", "--again"], capture_output=True, text=True)
+    assert done.returncode == 1 and "FLYWHEEL_DEMOS names no folder" in done.stderr

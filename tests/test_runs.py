@@ -457,7 +457,7 @@ def test_it_gets_better(tmp_path, capsys):
     code, out = call(*words(tmp_path, *more), capsys=capsys)
     table = Store(tmp_path / "store").find(out["run"])["content"]["table"]
     print([(row["policy"], row["success"], row.get("p")) for row in table])
-    assert code == 0 and out["status"] == "done" and table[2]["p"] < 0.01
+    assert code == 0 and out["status"] == "done" and table[2]["p"] < 0.01, table
 
 
 def test_an_interrupted_run_goes_on(night, tmp_path):
