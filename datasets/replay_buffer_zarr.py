@@ -33,8 +33,12 @@ def read(
     try:
         store = ZipStore(root, mode="r") if root.is_file() else str(root)
         group = zarr.open_group(store, mode="r")
+        for _, array in (*group["meta"].arrays(), *group["data"].arrays()):
+            plain(array)
         ends = np.asarray(group["meta/episode_ends"][:], np.int64)
         here = {key: array.shape for key, array in sorted(group["data"].arrays(), key=lambda pair: pair[0])}
+    except EpisodeError as error:
+        raise EpisodeError(f"{path}: {error}") from error
     except Exception as error:  # zarr, zipfile and codecs raise what they like
         raise EpisodeError(
             f"{path}: no replay buffer of data/* and meta/episode_ends: {error!r}; give <root>/meta/episode_ends/.zarray"
@@ -81,3 +85,10 @@ def read(
             )
         except Exception as error:  # a damaged chunk, a codec that is not here
             yield error if isinstance(error, EpisodeError) else EpisodeError(f"{where}: {error!r}")
+
+
+def plain(array) -> None:
+    """EpisodeError for an array whose chunks are pickles: nothing in a file runs."""
+    parts = [*(getattr(array.metadata, "filters", None) or ()), getattr(array.metadata, "compressor", None)]
+    if "pickle" in [getattr(part, "codec_id", None) for part in parts]:
+        raise EpisodeError(f"array {array.name} is kept as pickles, which could run code; write it again as numbers")

@@ -442,6 +442,29 @@ def test_lerobot_frames_of_a_video_are_those_of_the_rows(tmp_path, write):
         assert "episode_index" not in str(others[0]) and "top-0.mp4" in str(others[0])
 
 
+class Evil:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def test_a_replay_buffer_runs_nothing(tmp_path, capsys, monkeypatch):
+    import pickle
+
+    import numcodecs.pickles
+
+    monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)  # as older releases are
+    path = buffer(tmp_path / "a.zarr", rows())
+    for name in ("meta/episode_ends", "data/state"):
+        folder = tmp_path / "a.zarr" / name
+        told = json.loads((folder / ".zarray").read_text())
+        told |= {"dtype": "|O", "filters": [{"id": "vlen-utf8"}, {"id": "pickle", "protocol": 2}], "compressor": None}
+        (folder / ".zarray").write_text(json.dumps(told | {"fill_value": None}))
+        for chunk in folder.glob("[0-9]*"):
+            chunk.write_bytes(pickle.dumps(Evil()))
+    assert "is kept as pickles, which could run code" in refusal("replay_buffer_zarr", path)
+    assert "this ran" not in capsys.readouterr().out
+
+
 # Export, and back
 
 BEGUN = {"qpos": np.arange(3.0), "door": np.float32([[1], [2]])}
