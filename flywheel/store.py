@@ -11,6 +11,7 @@ folder is fsynced so that the name survives a power cut as well.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -66,6 +67,12 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
 
 
+def _discard(aside: Path) -> None:
+    """Remove what was written aside, if we can: on storage that fails, the first error is the one to tell."""
+    with contextlib.suppress(OSError):
+        aside.unlink()
+
+
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Replace the file at `path` by `data` in one step, durably."""
     path = Path(path)
@@ -74,7 +81,7 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
         _write(aside, data)
         os.replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        _discard(aside)
     fsync_dir(path.parent)
 
 
@@ -88,7 +95,7 @@ def link_new(path: str | os.PathLike, data: bytes) -> bool:
     except FileExistsError:
         return False
     finally:
-        aside.unlink(missing_ok=True)
+        _discard(aside)
     fsync_dir(path.parent)
     return True
 

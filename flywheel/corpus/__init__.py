@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ class Corpus:
         def flush(key: str) -> None:
             batch = waiting.pop(key)
             size.pop(key)
-            name, sha256 = segments.write(self.path / "segments", batch)
+            with self._writing("append"):
+                name, sha256 = segments.write(self.path / "segments", batch)
             hashes = [episode.hash for episode in batch]
             parts.append({"segment": name, "sha256": sha256, "hashes": hashes, "steps": sum(map(len, batch))})
 
@@ -147,7 +149,9 @@ class Corpus:
                 return None
             return _entry("append", add=add, message=message, author=author, time=time)
 
-        return Appended(log.commit(entry), list(mine), duplicates, refused)
+        with self._writing("append"):
+            version = log.commit(entry)
+        return Appended(version, list(mine), duplicates, refused)
 
     def tombstone(self, hashes: Sequence[str], message: str, *, author: str = "", time: str | None = None) -> int:
         """Remove episodes in a new version (older ones still have them); the version.
@@ -165,7 +169,8 @@ class Corpus:
                 raise CorpusError("tombstone: no episode was named")
             return _entry("tombstone", remove=list(found), message=message, author=author, time=time)
 
-        return self.history.commit(entry)
+        with self._writing("tombstone"):
+            return self.history.commit(entry)
 
     def tag(self, name: str, ref: int | str = "latest") -> int:
         """Name a version for good; the version. The same name for the same version again is no error."""
@@ -175,8 +180,12 @@ class Corpus:
                 f"{', '.join(NOT_TAGS)}"
             )
         version = self._number(ref)
-        store.make_dirs(self.path / "tags")
-        if not store.link_new(self._tag_path(name), store.to_json({"version": version})):
+        with self._writing("tag"):
+            store.make_dirs(self.path / "tags")
+            new = store.link_new(self._tag_path(name), store.to_json({"version": version}))
+            if not new:  # of a writer that was stopped between link and fsync, perhaps
+                store.fsync_dir(self.path / "tags")
+        if not new:
             taken = store.read_json(self._tag_path(name))["version"]
             if taken != version:
                 raise CorpusError(f"tag {name!r} is version {taken} already and tags never move; choose another name")
@@ -300,6 +309,17 @@ class Corpus:
         raise CorpusError(
             f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {len(live)} episodes at head"
         )
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Storage that is full, read-only or broken, as a CorpusError that says what became of the corpus."""
+        try:
+            yield
+        except OSError as error:
+            raise CorpusError(
+                f"{self.path}: {what} failed, the storage says: {error}. Every version is as it was. Make room or make "
+                f"it writable and {what} again; if the failed one was recorded at the last moment, that adds nothing twice"
+            ) from error
 
     def _tag_path(self, name: str) -> Path:
         return self.path / "tags" / f"{name}.json"

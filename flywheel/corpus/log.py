@@ -97,14 +97,19 @@ class Log:
             self.refresh()
             entry = make()
             if entry is None:
+                if self.head:  # what we answer with may be of a writer that was stopped between link and fsync
+                    store.fsync_dir(self.path(self.head).parent)
                 return self.head
             version = self.head + 1
             body = store.to_json({"version": version, "parent": self.tip, **entry})[:-2]  # without "}\n"
             data = body + f',"hash":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode()
             path = self.path(version)
             store.make_dirs(path.parent)
-            if version % FOLDER == 0:  # the first of a folder; our predecessor's name may not be durable yet
-                store.fsync_dir(self.path(version - 1).parent)
+            if version % FOLDER == 0 or version == 1:  # the first of a folder
+                if version > 1:  # our predecessor's name may not be durable yet
+                    store.fsync_dir(self.path(version - 1).parent)
+                for folder in (path.parent.parent, self.root):  # nor this folder's, where its maker was stopped
+                    store.fsync_dir(folder)
             if store.link_new(path, data):
                 self._apply(data, str(path))
                 return version
