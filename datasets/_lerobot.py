@@ -29,7 +29,9 @@ def opened(path: Path, versions: tuple[str, ...]) -> tuple[Path, dict[str, Any]]
         {key: (feature["dtype"], feature["shape"]) for key, feature in features.items()}
         {key: info[key] for key in ("data_path", "total_episodes")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EpisodeError(f"{path}: no meta/info.json of a LeRobotDataset: {error!r}") from error
+        raise EpisodeError(
+            f"{path}: no meta/info.json of a LeRobotDataset: {error!r}. Give source=<data set>/meta/info.json"
+        ) from error
     if version not in versions:
         other = {"v2.0": "lerobot_v21", "v2.1": "lerobot_v21", "v3.0": "lerobot_v3"}.get(version)
         raise EpisodeError(

@@ -559,6 +559,28 @@ def test_robomimic_hdf5_keeps_everything(tmp_path, capsys):
                    np.array_equal(episode.reward, e.reward) for e in held)  # fmt: skip
 
 
+def test_a_large_export_is_several_files_and_rates_may_differ(tmp_path, monkeypatch, capsys):
+    from flywheel.stages import _export_lerobot, _export_zarr
+
+    for name, value in (("FILE_BYTES", 0), ("CHUNK_FILES", 3)):
+        monkeypatch.setattr(_export_lerobot, name, value)
+    monkeypatch.setattr(_export_zarr, "FLUSH_BYTES", 0)
+    held = episodes()
+    held[1] = held[1].replace(fps=5.0)
+    stored(tmp_path / "store", held)
+    for format in SOURCE:
+        export(tmp_path / "store", tmp_path / format, format)
+        back = read(format, tmp_path / format / SOURCE[format])
+        assert [(e.hash, e.fps) for e in back] == sorted((e.hash, e.fps) for e in held)
+    files = [
+        p.relative_to(tmp_path / "lerobot_v3" / "data") for p in (tmp_path / "lerobot_v3" / "data").rglob("*.parquet")
+    ]
+    assert sorted(map(str, files)) == [
+        "chunk-000/file-000.parquet", "chunk-000/file-001.parquet", "chunk-000/file-002.parquet", "chunk-001/file-000.parquet",
+    ]  # fmt: skip
+    assert "rates other than 10 Hz, of 1 episodes: LeRobot has one rate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("format", ["lerobot_v3", "robomimic_hdf5", "zarr"])
 def test_an_export_is_a_run(tmp_path, format):
     from flywheel import lineage
