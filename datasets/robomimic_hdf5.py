@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from flywheel_datasets import _exported
 
 from flywheel.episode import Episode, EpisodeError
 
@@ -41,6 +42,9 @@ def read(
 
 def episode(demo: h5py.Group, data: h5py.Group, where: str, obs_keys, origin, fps) -> Episode:
     """One demo as an Episode; EpisodeError says what is missing and what is there."""
+    if "flywheel" in demo and obs_keys is None:  # `flywheel export` wrote it: it comes back whole
+        found = _exported.demo(demo)
+        return found.replace(origin=origin or found.origin, fps=float(fps or found.fps))
     if missing := [key for key in ("actions", "obs") if key not in demo]:
         raise EpisodeError(f"{where}: no {' and no '.join(missing)}; there is {', '.join(demo)}")
     keys = list(data.attrs.get("obs_keys", [])) if obs_keys is None else list(obs_keys)

@@ -18,6 +18,7 @@ HELP = """flywheel: robot learning that keeps getting better by itself, with pro
   flywheel pretrain corpus=latest task=lift policy=flow algorithm=bc  imitation, offline RL
   flywheel retrain  checkpoint=NAME[@ID] task=lift rounds=3           collect, evaluate, improve
   flywheel evaluate checkpoint=NAME[@ID] task=lift episodes=200 [against=NAME[@ID]] [video=FILE]
+  flywheel export   out=DIR format=lerobot_v3 task=lift               episodes of the corpus as files for others
   flywheel nightly  [source=GLOB format=... task=...] [experiment=NAME] [rounds=+N] [budget=8h]
   flywheel replay   RUN                                               exit 0 only if every output hash is equal
   flywheel promote  NAME@ID [force=REASON] | rollback NAME | lineage NAME[@ID] | runs | report | gc

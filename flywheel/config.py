@@ -22,6 +22,7 @@ AS_TYPED = {
     "video",
     "corpus",
     "message",
+    "out",
     "name",
     "force",
     "rounds",

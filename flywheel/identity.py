@@ -51,7 +51,8 @@ def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, str]:
     if cfg.get("format"):
         import flywheel_datasets
 
-        files.add(Path(next(iter(flywheel_datasets.__path__))) / f"{cfg['format']}.py")
+        readers = Path(next(iter(flywheel_datasets.__path__)))
+        files |= {readers / f"{cfg['format']}.py", *readers.glob("_*.py")}
     digest = hashlib.sha256()
     for path in sorted(files):
         if path.exists():

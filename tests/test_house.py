@@ -69,9 +69,14 @@ def test_help_imports_neither_hydra_nor_torch(words):
     assert out.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("stage", ["ingest", "pretrain", "retrain", "evaluate", "promote", "nightly"])
+@pytest.mark.parametrize("stage", ["ingest", "pretrain", "retrain", "evaluate", "promote", "export", "nightly"])
 def test_every_stage_composes(stage):
-    needed = {"ingest": {"source": "x"}, "evaluate": {"checkpoint": "x"}, "promote": {"checkpoint": "x"}}.get(stage, {})
+    needed = {
+        "ingest": {"source": "x"},
+        "evaluate": {"checkpoint": "x"},
+        "promote": {"checkpoint": "x"},
+        "export": {"out": "x"},
+    }.get(stage, {})
     extra = [f"{key}=x" for key in needed]
     cfg = config.compose(stage, {}, extra)
     assert cfg["task"] == {"name": "lift"}
