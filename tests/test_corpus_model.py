@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flywheel.corpus import Corpus, CorpusError
+from flywheel.corpus.maintenance import compact, fsck, gc
 
 POOL = [episode(seed, task=("lift", "push")[seed % 2]) for seed in range(6)]
 PICK = st.lists(st.sampled_from(range(6)), max_size=4)
@@ -26,6 +27,7 @@ class Model(RuleBasedStateMachine):
         self.tags = {}
 
     def teardown(self):
+        assert fsck(self.corpus) == []
         self.folder.cleanup()
 
     @rule(picked=PICK, restore=st.booleans())
@@ -64,6 +66,14 @@ class Model(RuleBasedStateMachine):
         else:
             with pytest.raises(CorpusError, match="already"):
                 self.corpus.tag(name, version)
+
+    @rule()
+    def compact(self):
+        done = compact(self.corpus)
+        if done.merged:
+            self.versions.append(self.versions[-1])
+        assert done.version == len(self.versions) - 1
+        gc(self.corpus, grace=0, dry_run=False)
 
     @rule()
     def reopen(self):

@@ -71,7 +71,7 @@ class Corpus:
         self.id: str = header["id"]
         self.history = Log(self.path, self.id)
         self._segments: dict[str, Segment] = {}
-        self._columns: dict[str, list] = defaultdict(list)  # of the first len(self._columns["hash"]) rows
+        self._columns: dict[str, list] = defaultdict(list)  # a value a row; None in "hash" where not read yet
         self._decoded: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
         self._statistics: dict[str, dict[str, np.ndarray]] = {}
 
@@ -112,7 +112,7 @@ class Corpus:
         def flush(key: str) -> None:
             batch = waiting.pop(key)
             size.pop(key)
-            with self._writing("append"):
+            with self.writing("append"):
                 name, sha256 = segments.write(self.path / "segments", batch)
             hashes = [episode.hash for episode in batch]
             parts.append({"segment": name, "sha256": sha256, "hashes": hashes, "steps": sum(map(len, batch))})
@@ -134,6 +134,7 @@ class Corpus:
             flush(key)
 
         def entry() -> dict[str, Any] | None:
+            self.not_freed(parts)
             for part in parts:  # another writer may have been first with the same episode, or have removed it
                 for index, found in enumerate(part["hashes"]):
                     if found in log.live:
@@ -147,9 +148,9 @@ class Corpus:
             add = [part for part in parts if any(part["hashes"])]
             if not add:
                 return None
-            return _entry("append", add=add, message=message, author=author, time=time)
+            return new_entry("append", add=add, message=message, author=author, time=time)
 
-        with self._writing("append"):
+        with self.writing("append"):
             version = log.commit(entry)
         return Appended(version, list(mine), duplicates, refused)
 
@@ -167,9 +168,9 @@ class Corpus:
             found = {self._alive(prefix): None for prefix in hashes}
             if not found:
                 raise CorpusError("tombstone: no episode was named")
-            return _entry("tombstone", remove=list(found), message=message, author=author, time=time)
+            return new_entry("tombstone", remove=list(found), message=message, author=author, time=time)
 
-        with self._writing("tombstone"):
+        with self.writing("tombstone"):
             return self.history.commit(entry)
 
     def tag(self, name: str, ref: int | str = "latest") -> int:
@@ -180,7 +181,12 @@ class Corpus:
                 f"{', '.join(NOT_TAGS)}"
             )
         version = self._number(ref)
-        with self._writing("tag"):
+        self.history.refresh()
+        gone = {self.history.segments[row] for row in self.at(version).rows} & self.history.expired.keys()
+        if gone and not self._tag_path(name).exists():
+            expired = min(self.history.expired[segment] for segment in gone)
+            raise CorpusError(f"tag {name!r}: version {version} was expired in version {expired}; tag a newer one")
+        with self.writing("tag"):
             store.make_dirs(self.path / "tags")
             new = store.link_new(self._tag_path(name), store.to_json({"version": version}))
             if not new:  # of a writer that was stopped between link and fsync, perhaps
@@ -213,11 +219,12 @@ class Corpus:
             tags[version].append(name)
         lines, live = [], 0
         for entry in self.history.entries:
-            added = sum(found is not None for part in entry["add"] for found in part["hashes"])
-            live += added - len(entry["remove"])
+            parts, gone = ([], []) if entry["op"] == "compact" else (entry["add"], entry["remove"])
+            added = sum(found is not None for part in parts for found in part["hashes"])
+            live += added - len(gone)
             line = {key: entry[key] for key in ("version", "op", "time", "author", "message", "hash")}
-            line |= {"added": added, "removed": len(entry["remove"]), "live": live, "tags": tags[entry["version"]]}
-            lines.append(line | {"steps": sum(part["steps"] for part in entry["add"])})
+            line |= {"added": added, "removed": len(gone), "live": live, "tags": tags[entry["version"]]}
+            lines.append(line | {"steps": sum(part["steps"] for part in parts)})
         return lines
 
     def diff(self, a: int | str | Version, b: int | str | Version) -> dict[str, Any]:
@@ -247,22 +254,50 @@ class Corpus:
         self.history.refresh()
         return sorted(path for path in found if path.name not in self.history.used)
 
-    # -- for Version and Windows --------------------------------------------------------------------------------------
+    # -- for Version, Windows and maintenance --------------------------------------------------------------------------------------
+
+    def not_freed(self, parts: list[dict[str, Any]]) -> None:
+        """CorpusError where one of the new segments of a version to be made is no longer there."""
+        for part in parts:
+            if not (self.path / "segments" / part["segment"]).exists():
+                raise CorpusError(
+                    f"{self.path}: gc freed the new segment {part['segment']} before its version was made (its grace is "
+                    "shorter than this took); nothing was added, do it again"
+                )
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Storage that is full, read-only or broken, as a CorpusError that says what became of the corpus."""
+        try:
+            yield
+        except OSError as error:
+            raise CorpusError(
+                f"{self.path}: {what} failed, the storage says: {error}. Every version is as it was. Make room or make "
+                f"it writable and {what} again; if the failed one was recorded at the last moment, that adds nothing twice"
+            ) from error
 
     def segment(self, name: str) -> Segment:
         """An opened segment that the log names; columns are read once a process."""
         if name not in self._segments:
+            if name in self.history.expired and not (self.path / "segments" / name).exists():
+                raise CorpusError(
+                    f"{self.path}: segment {name} is gone, no version that was kept by the expire of version "
+                    f"{self.history.expired[name]} shows it; read a newer version (tags keep theirs for good)"
+                )
             self._segments[name] = Segment(self.path / "segments" / name, self.history.used[name])
         return self._segments[name]
 
     def columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The table of some rows (see Version.table)."""
         log, known = self.history, self._columns
-        for row in range(len(known["hash"]), int(rows.max(initial=-1)) + 1):
-            columns, index = self.segment(log.segments[row]).columns, log.locals[row]
-            for name in segments.COLUMNS:
-                known[name].append(columns[name][index])
-            known["added"].append(log.added[row])
+        for name in (*segments.COLUMNS, "added"):
+            known[name] += [None] * (int(rows.max(initial=-1)) + 1 - len(known[name]))
+        for row in rows:
+            if known["hash"][row] is None:
+                columns, index = self.segment(log.segments[row]).columns, log.locals[row]
+                for name in segments.COLUMNS:
+                    known[name][row] = columns[name][index]
+                known["added"][row] = log.born[row]
         taken = {name: [known[name][row] for row in rows] for name in (*segments.COLUMNS, "added")}
         table = {name: np.asarray(taken[name], dtype=str) for name in ("hash", "task", "origin")}
         table["seed"] = np.asarray([-1 if seed is None else seed for seed in taken["seed"]], np.int64)
@@ -310,17 +345,6 @@ class Corpus:
             f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {len(live)} episodes at head"
         )
 
-    @contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
-        """Storage that is full, read-only or broken, as a CorpusError that says what became of the corpus."""
-        try:
-            yield
-        except OSError as error:
-            raise CorpusError(
-                f"{self.path}: {what} failed, the storage says: {error}. Every version is as it was. Make room or make "
-                f"it writable and {what} again; if the failed one was recorded at the last moment, that adds nothing twice"
-            ) from error
-
     def _tag_path(self, name: str) -> Path:
         return self.path / "tags" / f"{name}.json"
 
@@ -342,7 +366,7 @@ class Corpus:
         raise CorpusError(f"{self.path}: no version {text!r}. There are: {versions}; latest; tags: {tags}")
 
 
-def _entry(
+def new_entry(
     op: str, *, message: str, author: str, time: str | None, add: list = (), remove: list = ()
 ) -> dict[str, Any]:
     stamp = store.now() if time is None else time

@@ -1,7 +1,11 @@
 """The version log: one small file a version, made by link, chained by hash. It only grows.
 
-    log/0000/00000042.json   {"version", "parent", "op": "append" | "tombstone", "add": [{"segment", "sha256", "steps",
-                             "hashes"}], "remove": [hash], "time", "author", "message", "hash"}
+    log/0000/00000042.json   {"version", "parent", "op": "append" | "tombstone" | "compact" | "expire", "add": [{"segment",
+                             "sha256", "steps", "hashes"}], "remove": [hash], "time", "author", "message", "hash"}
+
+`compact` removes episodes from old segments and adds the same ones in a new segment; `expire` has "expired": [segment],
+which no kept version shows and gc may free.
+
 
 Commit is `link` to head + 1: of several writers one wins, the others read its entry, see whether their operation still
 applies, and try again. The highest number is the head; there is no pointer that can go stale. An entry's "hash" is the
@@ -45,10 +49,12 @@ class Log:
     """The log of one corpus and the state that follows from it.
 
     hashes, segments, locals, added, removed   one list entry a row, in append order
+    born          the version that added the episode, also where the row is of a `compact`
     live          {hash: row} at `head`
     tombstones    {hash: (version, message)} of episodes that are not alive at `head`
     entries       the entries as read, `entries[n - 1]` is version n
     used          {segment: sha256 of its episodes.json}
+    expired       {segment: version whose `expire` named it}
     """
 
     def __init__(self, root: Path, corpus_id: str):
@@ -60,9 +66,11 @@ class Log:
         self.locals: list[int] = []
         self.added: list[int] = []
         self.removed: list[int] = []
+        self.born: list[int] = []
         self.live: dict[str, int] = {}
         self.tombstones: dict[str, tuple[int, str]] = {}
         self.used: dict[str, str] = {}
+        self.expired: dict[str, int] = {}
 
     @property
     def head(self) -> int:
@@ -131,10 +139,15 @@ class Log:
             )
         self.entries.append(entry)
         self.tip = digest
+        self.expired |= dict.fromkeys(entry.get("expired", ()), version)
+        moved: dict[str, int] = {}
         for found in entry["remove"]:
             row = self.live.pop(found)
             self.removed[row] = version
-            self.tombstones[found] = (version, entry["message"])
+            if entry["op"] == "compact":
+                moved[found] = self.born[row]
+            else:
+                self.tombstones[found] = (version, entry["message"])
         for part in entry["add"]:
             self.used[part["segment"]] = part["sha256"]
             for index, found in enumerate(part["hashes"]):
@@ -147,6 +160,7 @@ class Log:
                 self.locals.append(index)
                 self.added.append(version)
                 self.removed.append(NEVER)
+                self.born.append(moved.get(found, version))
 
     def _read_pack(self) -> None:
         """Start from the copy, as far as it agrees with the log: what it lacks is read from the log itself."""

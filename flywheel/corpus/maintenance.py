@@ -1,25 +1,38 @@
-"""Keeping a corpus for years: is every byte what was written?
+"""Keeping a corpus for years: is every byte what was written, and what can go?
 
 fsck(corpus)      compares the files with the log, from the disk and not from memory; changes nothing
+compact(corpus)   a new version with the same episodes in few large segments instead of many small ones
+expire(corpus)    a new version that gives up segments which only old versions show; deletes nothing
+gc(corpus)        deletes those, and what killed writers left behind
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import shutil
+import time as clock
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from flywheel import store
+from flywheel.corpus import SEGMENT_BYTES, new_entry
 from flywheel.corpus import log as logs
-from flywheel.corpus.segment import Segment
+from flywheel.corpus import segment as segments
+from flywheel.corpus.segment import CorpusError, Segment
 
 if TYPE_CHECKING:
     from flywheel.corpus import Corpus
 
 COPY = "restore it from a copy of the corpus"
+GRACE = 24 * 3600.0  # seconds that a writer may take from its segment to its version
 AGAIN = f"{COPY}, or tombstone the segment's episodes and ingest them again with restore=true"
 
 
@@ -40,7 +53,7 @@ def fsck(corpus: Corpus, progress: Callable[[str, int], Any] | None = None) -> l
     """Everything in the corpus that is not what was written; [] where all is well.
 
     The log (numbers, chain of hashes, what each entry does to the one before), every file of every segment that any
-    version names, each episode's content hash, and the tags. Caches are derived and orphans are no damage: neither is
+    version names (if not expired), each episode's content hash, and the tags. Caches are derived and orphans are no damage: neither is
     looked at. `progress` is flywheel.log.progress or the like; all is read once, a segment at a time.
     """
     findings: list[Finding] = []
@@ -49,10 +62,13 @@ def fsck(corpus: Corpus, progress: Callable[[str, int], Any] | None = None) -> l
         findings.append(Finding(str(where.relative_to(corpus.path)), found, expected, advice))
 
     entries = _check_log(corpus, say)
+    expired = {name for entry in entries for name in entry.get("expired", ())}
     parts = [(entry["version"], part) for entry in entries for part in entry["add"]]
+    there = corpus.path / "segments"
+    parts = [pair for pair in parts if pair[1]["segment"] not in expired or (there / pair[1]["segment"]).exists()]
     with progress("fsck", len(parts)) if progress else nullcontext(lambda: None) as tick:
         for version, part in parts:
-            _check_segment(corpus.path / "segments" / part["segment"], version, part, say)
+            _check_segment(there / part["segment"], version, part, say)
             tick()
     _check_tags(corpus, max((entry["version"] for entry in entries), default=0), say)
     return findings
@@ -94,6 +110,8 @@ def _check_log(corpus: Corpus, say: Callable[..., None]) -> list[dict[str, Any]]
             strange = [found for found in entry["remove"] if found not in live]
             live -= set(entry["remove"])
             strange += [found for found in added if found in live]
+            if entry["op"] == "compact":
+                strange += sorted({*added} ^ {*entry["remove"]})
         live |= set(added)
         if whole and strange:
             say(path, f"{len(strange)} episodes such as {strange[0][:12]} that it cannot {entry['op']}", "others")
@@ -153,3 +171,175 @@ def _check_tags(corpus: Corpus, head: int, say: Callable[..., None]) -> None:
             continue
         if type(version) is not int or not 0 <= version <= head:
             say(path, f"version {version!r}", f"a version from 0 to {head}, the newest in the log", advice)
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compact did. `version` is the new version, or the head where there was nothing to merge."""
+
+    version: int
+    merged: int
+    segments: list[str]
+    episodes: int
+
+
+def compact(
+    corpus: Corpus,
+    small: int = SEGMENT_BYTES // 2,
+    *,
+    message: str = "",
+    author: str = "",
+    time: str | None = None,
+    progress: Callable[[str, int], Any] | None = None,
+) -> Compacted:
+    """Merge segments with less than `small` bytes of living episodes, those of one schema into one, as a new version.
+
+    The version has the same episodes and the same id; older versions still read the old segments (until expired).
+    Others may write meanwhile: what they removed stays removed, what they added is not touched. CorpusError where an
+    old segment cannot be read: then nothing is changed.
+    """
+    log = corpus.history
+    log.refresh()
+    rows: dict[str, list[int]] = {}
+    for row in sorted(log.live.values()):
+        rows.setdefault(log.segments[row], []).append(row)
+    bins: dict[str, list[tuple[list[str], list[int]]]] = {}  # schema -> what goes into one segment each
+    room: dict[str, int] = {}
+    for name, mine in rows.items():
+        segment = corpus.segment(name)
+        size = sum(int(np.prod(row)) * np.dtype(dtype).itemsize for dtype, row, _ in segment.schema["rows"].values())
+        size *= sum(int(segment.lengths[log.locals[row]]) + 1 for row in mine)
+        if size < small:
+            key = json.dumps(segment.schema)
+            if size > room.get(key, -1):
+                bins.setdefault(key, []).append(([], []))
+                room[key] = SEGMENT_BYTES
+            bins[key][-1][0].append(name)
+            bins[key][-1][1].extend(mine)
+            room[key] -= size
+    chosen = [one for several in bins.values() for one in several if len(one[0]) > 1]
+    parts: list[dict[str, Any]] = []
+    moved: list[list[int]] = []
+    with progress("compact", sum(len(mine) for _, mine in chosen)) if progress else nullcontext(lambda: None) as tick:
+        for _, mine in chosen:
+            batch = []
+            for row in mine:
+                batch.append(corpus.read_row(row))
+                if batch[-1].hash != log.hashes[row]:
+                    folder = corpus.path / "segments" / log.segments[row]
+                    raise CorpusError(f"{folder}: episode {log.hashes[row][:12]} has other content; run fsck")
+                tick()
+            with corpus.writing("compact"):
+                name, sha256 = segments.write(corpus.path / "segments", batch)
+            hashes = [episode.hash for episode in batch]
+            parts.append({"segment": name, "sha256": sha256, "hashes": hashes, "steps": sum(map(len, batch))})
+            moved.append(mine)
+
+    def entry() -> dict[str, Any] | None:
+        corpus.not_freed(parts)
+        for part, mine in zip(parts, moved, strict=True):
+            for index, row in enumerate(mine):
+                if log.live.get(log.hashes[row]) != row:  # somebody has removed or moved it meanwhile
+                    part["hashes"][index] = None
+        add = [part for part in parts if any(part["hashes"])]
+        remove = [found for part in add for found in part["hashes"] if found is not None]
+        if not add:
+            return None
+        return new_entry("compact", add=add, remove=remove, message=message, author=author, time=time)
+
+    with corpus.writing("compact"):
+        version = log.commit(entry)
+    made = [part for part in parts if any(part["hashes"])]
+    episodes = sum(found is not None for part in made for found in part["hashes"])
+    merged = sum(len(names) for (names, _), part in zip(chosen, parts, strict=True) if any(part["hashes"]))
+    return Compacted(version, merged, [part["segment"] for part in made], episodes)
+
+
+def expire(
+    corpus: Corpus, keep: int, *, message: str = "", author: str = "", time: str | None = None
+) -> tuple[int, list[str]]:
+    """Give up the segments that neither the newest `keep` versions nor a tagged one shows; (version, segments).
+
+    This only says so, in a new version with the same episodes: gc deletes, after its grace. A version that is not kept
+    stays in the log, and its episodes read as far as kept versions show them too. There is no way back: tag first.
+    """
+    if keep < 1:
+        raise CorpusError(f"expire: keep is {keep}; expected the number of newest versions to keep, at least 1")
+    log = corpus.history
+    given: list[str] = []
+
+    def entry() -> dict[str, Any] | None:
+        given[:] = sorted(log.used.keys() - log.expired.keys() - _shown(corpus, keep))
+        if not given:
+            return None
+        return new_entry("expire", message=message, author=author, time=time) | {"expired": given, "kept": keep}
+
+    with corpus.writing("expire"):
+        return log.commit(entry), given
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder or file that nothing needs: `why` is "expired", "orphan" or "aside"."""
+
+    path: Path
+    bytes: int
+    why: str
+
+
+def gc(corpus: Corpus, grace: float = GRACE, dry_run: bool = True, now: float | None = None) -> list[Garbage]:
+    """What can go, and with dry_run=False is gone: expired segments, and what killed writers left behind.
+
+    Only what is older than `grace` seconds: a writer at work has segments that no version names yet. What a tag or the
+    newest version shows always stays. May be killed and run again at any moment.
+    """
+    limit = (clock.time() if now is None else now) - grace
+    lock = nullcontext() if dry_run else store.Lock(corpus.path / "cache", f"gc of {corpus.path}", name="gc.lock")
+    with lock, corpus.writing("gc"):
+        found = [(path, "orphan") for path in corpus.orphans() if _newest(path) <= limit]
+        log = corpus.history
+        shown = _shown(corpus, 1)
+        for name, version in log.expired.items():
+            path = corpus.path / "segments" / name
+            if name not in shown and path.exists() and _newest(log.path(version)) <= limit:
+                found.append((path, "expired"))
+        for pattern in (".*.tmp", "log/*/.*.tmp", "tags/.*.tmp", "cache/.*.tmp"):
+            found += [(path, "aside") for path in sorted(corpus.path.glob(pattern)) if _newest(path) <= limit]
+        garbage = [Garbage(path, sum(file.stat().st_size for file in _files(path)), why) for path, why in found]
+        if not dry_run:
+            for path, _ in found:
+                _remove(path)
+            store.fsync_dir(corpus.path / "segments")
+    return garbage
+
+
+def _shown(corpus: Corpus, keep: int) -> set[str]:
+    """The segments that the newest `keep` versions or a tagged one show."""
+    log = corpus.history
+    kept = {*range(max(0, log.head - keep + 1), log.head + 1), *corpus.tags().values()}
+    kept = np.asarray(sorted(kept), np.int64)
+    # row r is in the versions added[r] <= n < removed[r]
+    first, end = (np.searchsorted(kept, np.asarray(column, np.int64)) for column in (log.added, log.removed))
+    return {log.segments[row] for row in np.flatnonzero(first < end)}
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+def _newest(path: Path) -> float:
+    """When anything in a folder was last written, in seconds; infinity where somebody is at work in it."""
+    try:
+        return max(part.stat().st_mtime for part in (path, *(path.rglob("*") if path.is_dir() else ())))
+    except FileNotFoundError:
+        return math.inf
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, or a folder so that it vanishes at once and a rest of it is an orphan."""
+    if path.is_dir():
+        aside = path if ".tmp-" in path.name else path.with_name(f"{path.name}.tmp-{os.getpid()}")
+        os.rename(path, aside)
+        shutil.rmtree(aside)
+    else:
+        path.unlink()
