@@ -18,6 +18,9 @@ from flywheel.stages import _inputs
 from flywheel.stages.evaluate import score
 
 
+START = 0.01  # SAC's temperature at first: rewards are 0 and 1, and a policy that can already do something should keep it
+
+
 class OutOfTime(Exception):
     """The budget is spent: what the curve has so far is what there is."""
 
@@ -41,7 +44,7 @@ def nets(algorithm: dict[str, Any], policy) -> dict[str, Any]:
     if "v" in wanted:
         made["v"] = Critic(**shape, **{**size, "members": 1}).like(policy)
     if "alpha" in wanted:
-        made["alpha"] = Temperature()
+        made["alpha"] = Temperature(START)
     if unknown := wanted - set(made):
         raise ValueError(f"the algorithm's table names {', '.join(sorted(unknown))}; there are policy, q, v and alpha")
     return made
