@@ -30,6 +30,7 @@ class Faults:
 
     def __init__(self, monkeypatch):
         self.on, self.failed = False, None
+        monkeypatch.setattr(os, "fsync", lambda fd: None)  # this disk needs none, and a test of it is 5 times as fast
         for name in (*CALLS, *CLEANUP):
             monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
         faults = self
@@ -187,10 +188,9 @@ class Forgetful:
 
     def __init__(self, monkeypatch):
         self.bytes, self.names, self.held, self.links = {}, {}, [], None
-        fsync, link = os.fsync, os.link
+        link = os.link
 
         def record(fd):
-            fsync(fd)
             self.held.append(os.dup(fd))  # so that no other file gets this inode
             number = os.fstat(fd).st_ino
             path = f"/proc/self/fd/{fd}"

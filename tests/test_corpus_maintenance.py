@@ -15,6 +15,11 @@ from flywheel.corpus.maintenance import _check_segment, compact, expire, fsck, g
 from flywheel.log import progress
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # slow, and what it is for is in test_corpus_faults.py
+
+
 @pytest.fixture
 def corpus(tmp_path):
     """Three versions: two episodes, one more, and one of those removed; and a tag."""

@@ -7,7 +7,8 @@
         tags/<name>.json      names of versions, create-only
         cache/                derived, may be deleted
 
-Nothing is ever changed in place: removing a bad batch is a new version, older versions still show it.
+Nothing is ever changed in place: removing a bad batch is a new version, older versions still show it. What checks it,
+makes it small again and frees what is given up is in corpus.maintenance.
 """
 
 from __future__ import annotations

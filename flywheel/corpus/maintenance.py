@@ -53,8 +53,9 @@ def fsck(corpus: Corpus, progress: Callable[[str, int], Any] | None = None) -> l
     """Everything in the corpus that is not what was written; [] where all is well.
 
     The log (numbers, chain of hashes, what each entry does to the one before), every file of every segment that any
-    version names (if not expired), each episode's content hash, and the tags. Caches are derived and orphans are no damage: neither is
-    looked at. `progress` is flywheel.log.progress or the like; all is read once, a segment at a time.
+    version names (if not expired), each episode's content hash, and the tags. Caches are derived and orphans are no
+    damage: neither is looked at. Whether the newest entries were lost no later entry can tell, only a tag of them.
+    `progress` is flywheel.log.progress or the like. Memory is bounded by the largest segment.
     """
     findings: list[Finding] = []
 
