@@ -17,3 +17,32 @@ def demos() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("FLYWHEEL_DEMOS names no folder of demonstrations (see CONTRIBUTING.md)")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory):
+    """A store after one nightly: (folder, Store, its finished record)."""
+    import small
+    import toy
+
+    from flywheel import app
+    from flywheel.run import Store
+
+    folder = tmp_path_factory.mktemp("night")
+    toy.demonstrations(folder / "demos.hdf5")
+    assert app.main(small.words(folder)) == 0
+    place = Store(folder / "store")
+    (done,) = place.runs("nightly")
+    return folder, place, done
+
+
+@pytest.fixture
+def copied(night, tmp_path):
+    """A store to change: (its Store, words that every stage on it needs)."""
+    _, place, _ = night
+    import toy
+
+    from flywheel import lineage
+
+    copy = lineage.scratch(place, tmp_path / "store", set())
+    return copy, [*toy.TASK, f"store={copy.root}", "num_envs=8", "threads=1"]

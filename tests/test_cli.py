@@ -1,0 +1,122 @@
+"""The command line: what it prints, how it refuses, what it leaves alone."""
+
+import os
+
+import pytest
+import toy
+from small import call, hashes, words
+
+from flywheel import app, lineage, nightly, store
+
+
+def test_evaluate_against_another_on_the_same_seeds(copied, capsys):
+    copy, at = copied
+    refs = [row["checkpoint"] for row in copy.runs("nightly")[0]["content"]["table"]]
+    code, out = call(
+        "evaluate", f"checkpoint={refs[2]}", f"against={refs[0]}", "episodes=6", at[3], capsys=capsys
+    )  # task: its own
+    assert (code, out["metrics"]["n"], out["metrics"]["against"]["n"]) == (0, 6, 6)
+    assert set(out["metrics"]["paired"]) == {"won", "lost", "p"}
+    assert out["inputs"] == {"checkpoint": refs[2], "against": refs[0]}
+
+
+def test_gc_only_tells_until_it_is_told_to(copied, capsys):
+    copy, at = copied
+    left = copy.root / "runs" / "pretrain" / "0123456789abcdef"
+    (left / "ckpt").mkdir(parents=True)
+    for path in (left / "ckpt", left):
+        os.utime(path, (0, 0))
+    before = hashes(copy)
+    code, out = call("gc", at[3], capsys=capsys)
+    assert code == 0 and out["metrics"]["places"] >= 1 and left.exists()
+    code, out = call("gc", "apply=true", at[3], capsys=capsys)
+    assert out["metrics"]["applied"] and not left.exists()
+    assert hashes(copy) == before
+
+
+def test_what_only_looks_up_prints(copied, capsys):
+    _, at = copied
+    for line in (
+        "runs",
+        "report",
+        "corpus log",
+        "corpus show",
+        "corpus diff 1 latest",
+        "tasks",
+        "formats",
+        "algorithms",
+        "show algorithm=iql",
+    ):
+        assert app.main([*line.split(), at[3]]) == 0, line
+        assert capsys.readouterr().out.strip(), line
+
+
+def test_promote_forced_rollback_and_refusals(night, copied, capsys):
+    _, _, done = night
+    copy, _ = copied
+    at = f"store={copy.root}"
+    refs = [row["checkpoint"] for row in done["content"]["table"]]
+    code, out = call("promote", refs[1], *toy.TASK, "force=shown to the customer", at, capsys=capsys)
+    assert (code, out["status"], out["outputs"]["checkpoint"]) == (0, "done", refs[1])
+    name = refs[0].split("@")[0]
+    assert nightly.production(copy, name) == refs[1]
+    code, out = call("rollback", name, at, capsys=capsys)
+    assert out["outputs"]["checkpoint"] == nightly.production(copy, name) != refs[1]
+    code, out = call("promote", f"{name}@123456", *toy.TASK, at, capsys=capsys)
+    assert code == 1 and "no checkpoint of that id" in out["error"]
+
+
+def test_bad_usage_is_exit_code_2(tmp_path, capsys):
+    at = f"store={tmp_path}"
+    for bad, text in [
+        (["nightli"], "no command 'nightli'. There are: evaluate"),
+        (["pretrain", "task=pusj", at], "no task 'pusj'. There are: gym, insert, lift, push"),
+        (["pretrain", "polizy=flow", at], "polizy"),
+        (["retrain", "rounds=many", at], "expected a whole number"),
+        (["evaluate", at], "evaluate needs checkpoint=..."),
+        (["pretrain", "task=lift", "task.id=x", at], "id"),
+        (["nightly", "budget=soon", at], "expected a duration"),
+        (["ingest", "--fast"], "no flag --fast"),
+    ]:
+        assert app.main(bad) == 2, bad
+        assert text in capsys.readouterr().err, bad
+
+
+def test_failures_are_exit_code_1_and_say_what_to_do(tmp_path, capsys):
+    at = f"store={tmp_path}"
+    code, out = call("pretrain", "task=lift", at, capsys=capsys)
+    assert (code, out["status"]) == (1, "failed") and "corpus" in out["error"]
+    code, out = call("ingest", "source=/nowhere/*.hdf5", at, capsys=capsys)
+    assert code == 1 and "names no file" in out["error"]
+
+
+def test_a_second_nightly_says_who_holds_the_store(night, tmp_path, capsys):
+    _, place, _ = night
+    copy = lineage.scratch(place, tmp_path / "store", set())
+    toy.demonstrations(tmp_path / "demos.hdf5", 13)
+    with store.Lock(copy.root, "nightly"):
+        code, out = call(*words(tmp_path), capsys=capsys)
+    assert code == 1 and str(os.getpid()) in out["error"]
+
+
+def test_wandb_mirrors_a_run_offline(night, tmp_path):
+    pytest.importorskip("wandb")
+    _, place, done = night
+    copy = lineage.scratch(place, tmp_path / "store", set())
+    ref = done["content"]["table"][0]["checkpoint"]
+    assert (
+        app.main(
+            [
+                "evaluate",
+                f"checkpoint={ref}",
+                "episodes=3",
+                "log=wandb",
+                "log.wandb.mode=offline",
+                *toy.TASK,
+                f"store={copy.root}",
+            ]
+        )
+        == 0
+    )
+    made = list(copy.root.glob("runs/evaluate/*/wandb/offline-run-*/*.wandb"))
+    assert len(made) == 1 and made[0].stat().st_size > 0
