@@ -191,9 +191,12 @@ def page(rows: dict[str, dict]) -> str:
             far = "-" if h["from_demos"] is None else f"{h['from_demos']:.2f}"
             lines.append(f"| {h['steps']:,} | {rate(h['scored']) if 'scored' in h else ''} | {own} | {far} | {low} |")
     study = [
-        ("lift", "from the last round"),
-        ("lift-anchor", "from the anchor"),
-        ("lift-recap", "advantage-conditioned, from the last round"),
+        ("lift", "from the last round (the default)"),
+        ("lift-anchor", "from the anchor (`retrain.restart=anchor`)"),
+        (
+            "lift-recap",
+            "from the last round, advantage-conditioned (`retrain.algorithm=recap`, which has 4 rounds of 1,500 and 1,500 updates)",
+        ),
     ]
     if all(rows.get(f"{p}-{s}") for p, _ in study for s in SEEDS):
         lines += [
