@@ -12,15 +12,17 @@ import sys
 from corpus_cases import episode, same
 
 from flywheel.corpus import Corpus, segment
+from flywheel.corpus.maintenance import compact, expire, fsck, gc
 
 MANY = 10**9
 
 
-def write(folder, first, count, events):
+def write(folder, first, count, events, upkeep=False):
     """Append `count` episodes from seed `first`, one a version, printing each as it is acknowledged.
 
     After `events` Python or C calls from the first append on the process kills itself with -9: a random point, the same
-    one each time. Seeds that are multiples of 5 are the same for all writers.
+    one each time. Seeds that are multiples of 5 are the same for all writers. With `upkeep` it compacts, expires and frees
+    after every second append, which is for one writer alone.
     """
     corpus = Corpus(folder)
     segment.encode([episode(0)])  # imports zarr: not the part where a kill is of interest
@@ -36,11 +38,15 @@ def write(folder, first, count, events):
         shared = seed % 100 if seed % 5 == 0 else seed
         done = corpus.append([episode(shared)])
         print(done.version, shared, len(done.added), flush=True)
+        if upkeep and seed % 2:
+            compact(corpus)
+            expire(corpus, 1)
+            gc(corpus, grace=0, dry_run=False)
     sys.setprofile(None)
 
 
-def start(folder, first, count, events=MANY):
-    command = [sys.executable, __file__, *map(str, (folder, first, count, events))]
+def start(folder, first, count, events=MANY, *upkeep):
+    command = [sys.executable, __file__, *map(str, (folder, first, count, events, *upkeep))]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(__file__))
 
 
@@ -78,8 +84,10 @@ def test_ten_kills_of_two_writers_lose_nothing(tmp_path):
             acknowledged += lines
         check(tmp_path, acknowledged)
     assert acknowledged
-    left = corpus.orphans()
-    assert all(path.name not in corpus.history.used for path in left)
+    freed = gc(corpus, grace=0, dry_run=False)
+    assert freed and all(garbage.path.name not in corpus.history.used for garbage in freed)
+    assert corpus.orphans() == fsck(corpus) == []
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") or ".tmp-" in path.name]
     more = Corpus(tmp_path).append([episode(99_999)])
     assert more.version == Corpus(tmp_path).head == corpus.head
 
@@ -95,6 +103,27 @@ def test_writers_at_the_same_moment_lose_nothing_and_add_nothing_twice(tmp_path)
     # each writer has 9 seeds of its own and 3 (0, 5, 10) that all have
     added = [version for version, _, new in lines if new]
     assert len(added) == len(set(added)) == corpus.head == len(corpus.at("latest")) == 3 * 9 + 3
+
+
+def test_kills_of_compact_expire_and_gc_lose_nothing(tmp_path):
+    Corpus(tmp_path, create=True)
+    chance = random.Random(5)
+    acknowledged = []
+    for turn in range(4):
+        status, lines = finish(start(tmp_path, 1000 * turn + 1, 50, chance.randrange(20_000, 100_000), "upkeep"))
+        assert status == -signal.SIGKILL
+        acknowledged += lines
+        corpus = Corpus(tmp_path)
+        head = corpus.at("latest")
+        for version, seed, _ in acknowledged:
+            assert episode(seed).hash in corpus.at(version).hashes
+            same(head.read(episode(seed).hash), episode(seed))
+        assert fsck(corpus) == []
+    compact(corpus)
+    expire(corpus, 1)
+    gc(corpus, grace=0, dry_run=False)
+    assert fsck(corpus) == [] and len(list((tmp_path / "segments").iterdir())) == 1
+    assert {"append", "compact", "expire"} == {line["op"] for line in corpus.log()}
 
 
 if __name__ == "__main__":
