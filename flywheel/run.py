@@ -197,14 +197,24 @@ def difference(what: dict[str, Any], place: Store) -> str:
         old = done.get("identity") or {}
         words = []
         for part, word in (("config", "config"), ("inputs", "new version of"), ("fingerprint", "changed")):
-            a, b = old.get(part, {}), what[part]
+            a, b = flat(old.get(part, {})), flat(what[part])
             for name in sorted({*a, *b}):
                 if a.get(name) != b.get(name):
-                    detail = "" if part == "inputs" else f" {a.get(name)!r} -> {b.get(name)!r}"
-                    words.append(f"{word} {name}{detail[:160]}")
+                    detail = "" if part == "inputs" else f" {a.get(name)!s:.40} -> {b.get(name)!s:.40}"
+                    words.append(f"{word} {name}{detail}")
         if best is None or len(words) < len(best):
             best = words
-    return "; ".join(best) if best else "never run"
+    if not best:
+        return "never run"
+    return "; ".join(best[:6]) + (f"; and {len(best) - 6} more" if len(best) > 6 else "")
+
+
+def flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested keys with dots."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return out
 
 
 def execute(
