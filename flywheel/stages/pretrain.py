@@ -17,7 +17,9 @@ from flywheel.log import progress, say
 from flywheel.stages import _inputs
 from flywheel.stages.evaluate import score
 
-START = 0.01  # SAC's temperature at first: rewards are 0 and 1, and a policy that can already do something should keep it
+START = (
+    0.01  # SAC's temperature at first: rewards are 0 and 1, and a policy that can already do something should keep it
+)
 
 
 class OutOfTime(Exception):
