@@ -157,7 +157,7 @@ def report(words, place) -> dict[str, Any]:
 
 def corpus(words, place) -> dict[str, Any]:
     """log | show [VERSION] [episodes=true] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."""
-    usage = "corpus log | show [VERSION] [episodes=true] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."
+    usage = "corpus log | show [VERSION] [episodes=true] | diff A B | tag TAG VERSION | tombstone EPISODE message=... | fsck | compact | expire keep=N"
     if not words:
         raise UsageError(f"usage: flywheel {usage}")
     act, *rest = words
@@ -209,7 +209,35 @@ def corpus(words, place) -> dict[str, Any]:
         number = held.tombstone([episode], more["message"])
         print(f"corpus@{number} no longer holds {episode}; corpus@{number - 1} still does")
         return _result(outputs={"corpus": number})
+    if act in ("fsck", "compact", "expire"):
+        return _upkeep(act, rest, held)
     raise UsageError(f"usage: flywheel {usage}")
+
+
+def _upkeep(act: str, words: list[str], held) -> dict[str, Any]:
+    """fsck | compact | expire keep=N: is everything there, fewer segments, old versions let go (gc then frees them)."""
+    from flywheel.corpus import maintenance
+    from flywheel.log import progress
+
+    if act == "fsck":
+        findings = maintenance.fsck(held, progress)
+        for finding in findings:
+            print(finding)
+        print(f"{len(findings)} findings in {held.head} versions")
+        found = [str(f) for f in findings]
+        return _result(
+            metrics={"findings": len(found)}, **({"status": "failed", "error": "; ".join(found)} if found else {})
+        )
+    if act == "compact":
+        done = maintenance.compact(held, progress=progress)
+        print(f"corpus@{done.version}: {done.episodes} episodes moved from {done.merged} segments into {done.segments}")
+        return _result(outputs={"corpus": done.version}, metrics={"merged": done.merged, "segments": done.segments})
+    keep = dict(w.split("=", 1) for w in words if "=" in w).get("keep", "")
+    if not keep.isdecimal():
+        raise UsageError("expire needs keep=N: how many of the newest versions stay readable (tagged ones always do)")
+    version, let_go = maintenance.expire(held, int(keep))
+    print(f"corpus@{version}: {len(let_go)} segments let go; `flywheel gc apply=true` frees them after a day")
+    return _result(outputs={"corpus": version}, metrics={"expired": len(let_go)})
 
 
 def gc(words, place) -> dict[str, Any]:
@@ -221,18 +249,24 @@ def gc(words, place) -> dict[str, Any]:
     for folder in place.root.glob("runs/*/*"):
         if not (folder / "_DONE.json").exists() and _newest(folder) < old:
             found.append(folder)
-    if place.corpus_path.exists():
-        found += [p for p in place.corpus().orphans() if _newest(p) < old]
     found += [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
-    freed = 0
+    freed = places = 0
+    if place.corpus_path.exists():
+        from flywheel.corpus import maintenance
+
+        for waste in maintenance.gc(place.corpus(), GRACE, dry_run=not apply):
+            freed, places = freed + waste.bytes, places + 1
+            print(f"{'removed' if apply else 'would remove'} {waste.path.relative_to(place.root)} ({waste.why})")
     for path in found:
         size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
         freed += size
         print(f"{'removed' if apply else 'would remove'} {path.relative_to(place.root)} ({size / 1e6:.1f} MB)")
         if apply:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    print(f"{freed / 1e6:.1f} MB in {len(found)} places{'' if apply or not found else '; apply=true removes them'}")
-    return _result(metrics={"bytes": freed, "places": len(found), "applied": apply})
+    print(
+        f"{freed / 1e6:.1f} MB in {places + len(found)} places{'' if apply or not places + len(found) else '; apply=true removes them'}"
+    )
+    return _result(metrics={"bytes": freed, "places": places + len(found), "applied": apply})
 
 
 def _newest(path: Path) -> float:

@@ -51,6 +51,20 @@ def test_what_only_looks_up_prints(copied, capsys):
         assert capsys.readouterr().out.strip(), line
 
 
+def test_the_corpus_is_checked_and_compacted_without_changing_what_it_holds(copied, capsys):
+    copy, at = copied
+    before = copy.corpus().at("latest").id
+    assert call("corpus", "fsck", at[3], capsys=capsys)[1]["metrics"]["findings"] == 0
+    assert call("corpus", "compact", at[3], capsys=capsys)[1]["metrics"]["merged"] > 1
+    assert call("corpus", "expire", "keep=1", at[3], capsys=capsys)[1]["metrics"]["expired"] > 1
+    assert copy.corpus().at("latest").id == before
+    shard = next(p for p in (copy.corpus_path / "segments").rglob("*") if p.is_file() and p.stat().st_size > 200)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    code, out = call("corpus", "fsck", at[3], capsys=capsys)
+    assert code == 1 and shard.name in out["error"]
+    assert app.main(["corpus", "expire", at[3]]) == 2
+
+
 def test_promote_forced_rollback_and_refusals(night, copied, capsys):
     _, _, done = night
     copy, _ = copied
