@@ -104,8 +104,9 @@ def show(words, place) -> dict[str, Any]:
             for loss, args in losses.items():
                 function, filled = resolve(act, loss, args)
                 print(inspect.getsource(function))
-                if callable(filled.get("next_value")):
-                    print(inspect.getsource(filled["next_value"]))
+                for part in ("next_value", "baseline"):
+                    if part in filled:  # a function, or one with arguments filled in
+                        print(inspect.getsource(getattr(filled[part], "func", filled[part])))
     return _result(algorithm=tables[name])
 
 

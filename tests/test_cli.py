@@ -45,7 +45,7 @@ def test_what_only_looks_up_prints(copied, capsys):
         "tasks",
         "formats",
         "algorithms",
-        "show algorithm=iql",
+        *(f"show algorithm={name}" for name in ("iql", "sac", "rlpd", "awac", "td3_bc", "rounds")),
     ):
         assert app.main([*line.split(), at[3]]) == 0, line
         assert capsys.readouterr().out.strip(), line
