@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 
 from flywheel.episode import Episode
-from flywheel.stages import export
+from flywheel.stages import _export_survey
 
 NAME = "robomimic_hdf5"
 
 
-def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: dict[str, Any]) -> None:
+def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey, cfg: dict[str, Any]) -> None:
     """folder/demos.hdf5; every episode keeps the streams that it has."""
     seen.aside.append("extras, start, fps, terminated and meta (groups and a JSON text in each demo)")
     if seen.unknown:
@@ -43,7 +43,7 @@ def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: d
             for name, group in (("extras", episode.extras), ("start", episode.start)):
                 for key, value in group.items():
                     demo[f"{name}/{key}"] = np.asarray(value)
-            demo["flywheel"] = json.dumps(export.record(episode))
+            demo["flywheel"] = json.dumps(_export_survey.record(episode))
             total += steps
         data.attrs["total"] = total
         data.attrs["task"] = first.task

@@ -15,7 +15,7 @@ import numpy as np
 
 from flywheel import store as files
 from flywheel.episode import Episode
-from flywheel.stages import export
+from flywheel.stages import _export_survey
 
 NAME = "lerobot_v3"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -30,13 +30,13 @@ OWN = {
 }
 
 
-def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: dict[str, Any]) -> None:
+def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey, cfg: dict[str, Any]) -> None:
     """The data set under `folder`; `seen` is told what is lost."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     fps = rate(seen, cfg)
-    kept = export.keep(seen, lambda s: len(s.shape) <= 1 and s.dtype[1] in "biuf", "images are not written yet")
+    kept = _export_survey.keep(seen, lambda s: len(s.shape) <= 1 and s.dtype[1] in "biuf", "images are not written yet")
     kept = {title(stream): stream for stream in kept}
     judged = seen.unknown < seen.fps.total()
     if judged and seen.unknown:
@@ -78,7 +78,7 @@ def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: d
         told |= {f"stats/{n}/{k}": v for n in spec for k, v in statistics(rows[n]).items()}
         told |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         told |= {f"final.{n}": np.asarray(s.of(episode))[-1].tolist() for n, s in kept.items() if s.longer}
-        told |= {"flywheel": json.dumps(export.record(episode))}
+        told |= {"flywheel": json.dumps(_export_survey.record(episode))}
         listing.append(told)
         begin += steps
     out.close()
@@ -100,7 +100,7 @@ def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: d
         "data_path": DATA,
         "video_path": None,
         "features": spec,
-        "flywheel": {"streams": export.streams(kept)},
+        "flywheel": {"streams": _export_survey.streams(kept)},
     }
     files.write_json(folder / "meta" / "info.json", info, indent=4)
     data = sorted(folder.glob("data/*/*.parquet"))
@@ -128,7 +128,7 @@ class Sized:
         self.writer.close()
 
 
-def rate(seen: export.Survey, cfg: dict[str, Any]) -> float:
+def rate(seen: _export_survey.Survey, cfg: dict[str, Any]) -> float:
     """The one rate that info.json has; ValueError if nobody knows it."""
     if cfg.get("fps"):
         return float(cfg["fps"])
@@ -140,7 +140,7 @@ def rate(seen: export.Survey, cfg: dict[str, Any]) -> float:
     return float(fps)
 
 
-def title(stream: export.Stream) -> str:
+def title(stream: _export_survey.Stream) -> str:
     """obs.state -> observation.state, reward -> next.reward, extras.x as it is."""
     return {"obs": f"observation.{stream.key}", "reward": "next.reward"}.get(stream.kind, stream.name)
 

@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 
 from flywheel.episode import Episode
-from flywheel.stages import export
+from flywheel.stages import _export_survey
 
 NAME = "replay_buffer_zarr"
 CHUNK_BYTES, FLUSH_BYTES = 2**20, 32 * 2**20
 
 
-def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: dict[str, Any]) -> None:
+def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey, cfg: dict[str, Any]) -> None:
     """folder/replay_buffer.zarr; arrays grow by some 32 MB at a time."""
     import zarr
     from numcodecs import Blosc
 
-    kept = export.keep(seen, lambda s: True, "")
+    kept = _export_survey.keep(seen, lambda s: True, "")
     taken = {"action", "reward"}
     kept = {s.key if s.kind == "obs" and s.key not in taken else s.name: s for s in kept}
     seen.aside.append("final observation (meta/final.*), origin, seed, fps, terminated, success and meta (attributes)")
     root = zarr.open_group(str(folder / "replay_buffer.zarr"), mode="w", zarr_format=2)
 
-    def create(name: str, stream: export.Stream):
+    def create(name: str, stream: _export_survey.Stream):
         wide = max(1, int(np.prod(stream.shape))) * np.dtype(stream.dtype).itemsize
         chunks = (max(1, min(8192, CHUNK_BYTES // wide)), *stream.shape)
         packer = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
@@ -55,7 +55,7 @@ def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: d
                 stored[f"meta/final.{name}"][1].append(value[steps:])
             waiting += value.nbytes
         ends.append(ends[-1] + steps)
-        records.append(export.record(episode))
+        records.append(_export_survey.record(episode))
         if waiting > FLUSH_BYTES:
             flush()
             waiting = 0
@@ -63,4 +63,4 @@ def write(folder: Path, episodes: Iterable[Episode], seen: export.Survey, cfg: d
         flush()
     ends = ends[1:]
     root.create_array("meta/episode_ends", data=np.array(ends, np.int64), chunks=(len(ends),))
-    root.attrs["flywheel"] = {"streams": export.streams(kept), "episodes": records}
+    root.attrs["flywheel"] = {"streams": _export_survey.streams(kept), "episodes": records}

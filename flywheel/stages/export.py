@@ -10,54 +10,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flywheel import store as files
-from flywheel.corpus.segment import schema
-from flywheel.episode import Episode
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
+from flywheel.stages._export_survey import survey
 
 MARK = "flywheel.json"
-
-
-@dataclass(frozen=True)
-class Stream:
-    """An array that every exported episode has: "obs.state", "action", "reward", "extras.env_reward"."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]  # of a row
-    longer: bool  # T+1 rows instead of T
-
-    @property
-    def kind(self) -> str:
-        return self.name.partition(".")[0]
-
-    @property
-    def key(self) -> str:
-        return self.name.partition(".")[2] or self.name
-
-    def of(self, episode: Episode):
-        """This stream's array [T or T+1, ...] of an episode."""
-        part = getattr(episode, self.kind)
-        return part if self.kind in ("action", "reward") else part[self.key]
-
-
-@dataclass
-class Survey:
-    """What the chosen episodes have in common, and what some of them have besides."""
-
-    streams: list[Stream]
-    odd: dict[str, int]  # {stream that is not in all, or not in one form: episodes that have it}
-    fps: Counter
-    unknown: int  # episodes whose success nobody knows
-    start: int  # episodes with a simulator state to begin from
-    lost: list[str] = field(default_factory=list)
-    aside: list[str] = field(default_factory=list)
 
 
 def writer(name: str):
@@ -169,47 +130,3 @@ def publish(aside: Path, out: Path, made: dict[str, str]) -> None:
     files.fsync_dir(aside)
     os.rename(aside, out)
     files.fsync_dir(out.parent)
-
-
-def survey(chosen) -> Survey:
-    """Read every episode once: which streams all of them have in one form; ValueError if states or actions differ."""
-    forms: dict[str, Counter] = {}
-    seen = Survey([], {}, Counter(), 0, 0)
-    for episode in chosen:
-        for name, (dtype, shape, longer) in schema(episode)["rows"].items():
-            forms.setdefault(name, Counter())[dtype, tuple(shape), bool(longer)] += 1
-        seen.fps[episode.fps] += 1
-        seen.unknown += episode.success is None
-        seen.start += bool(episode.start)
-    for name, counts in forms.items():
-        if len(counts) == 1 and counts.total() == len(chosen):
-            seen.streams.append(Stream(name, *next(iter(counts))))
-        elif name in ("action", "reward", "obs.state"):
-            words = ", ".join(f"{n} episodes with {dtype} {list(shape)}" for (dtype, shape, _), n in counts.items())
-            raise ValueError(f"{name} differs: {words}; one export has one robot. Choose with task= and origin=")
-        else:
-            seen.odd[name] = counts.total()
-    return seen
-
-
-def keep(seen: Survey, holds, reason: str) -> list[Stream]:
-    """The streams that a format can hold (`holds(stream)`); the others are noted as lost, with the reason."""
-    for name, count in seen.odd.items():
-        seen.lost.append(f"{name}: only {count} of {seen.fps.total()} episodes have it in one form")
-    for stream in seen.streams:
-        if not holds(stream):
-            seen.lost.append(f"{stream.name} {stream.dtype} {list(stream.shape)}: {reason}")
-    if seen.start:
-        seen.lost.append(f"start, the simulator state to replay from, of {seen.start} episodes")
-    return [stream for stream in seen.streams if holds(stream)]
-
-
-def record(episode: Episode) -> dict[str, Any]:
-    """What flywheel knows of an episode besides its arrays, as JSON (see datasets/_exported.py)."""
-    names = ("task", "origin", "seed", "fps", "success", "terminated", "meta")
-    return {name: getattr(episode, name) for name in names}
-
-
-def streams(kept: dict[str, Stream]) -> dict[str, list]:
-    """{stored name: stream} as datasets/_exported.py reads it."""
-    return {name: [s.kind, s.key, "T+1" if s.longer else "T", list(s.shape)] for name, s in kept.items()}
