@@ -102,6 +102,25 @@ def test_imitation_learns_a_function_of_the_observation(kind):
     assert error < 0.5, f"{kind}: mean error {error:.2f}, the actions' spread is 3"
 
 
+def test_diffusion_may_predict_the_noise_or_the_action():
+    one, two = make("diffusion"), make("diffusion", predict="eps")
+    x, t = torch.randn(3, 4, 2), torch.tensor([0, 50, 99])
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(
+        *(p.predicted(x, t, p.encode(torch.zeros(3, 2, 3))) for p in (one, two))
+    )  # one net, two meanings
+    # at the lowest level the noise hardly counts: a net of zeros gives x / sqrt(abar_0), or 0
+    for p in (one, two):
+        p.steps = 1
+        torch.nn.init.zeros_(p.net[-1].weight)
+        torch.nn.init.zeros_(p.net[-1].bias)
+    middle = one.action_norm.mean.expand(3, 4, 2)
+    torch.testing.assert_close(one.sample(torch.zeros(3, 2, 3), x), middle)
+    assert not torch.allclose(two.sample(torch.zeros(3, 2, 3), x), middle)
+    with pytest.raises(ValueError, match="policy.predict='velocity'; expected x0"):
+        make("diffusion", predict="velocity")
+
+
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_condition_is_asked_for_when_acting(kind):
     policy = make(kind, condition=True)

@@ -23,17 +23,21 @@ def cosine_alphas(steps: int) -> Tensor:
 
 
 class Diffusion(Policy):
-    """`train_steps` noise levels in training, `steps` deterministic DDIM steps in sampling (eta = 0)."""
+    """`train_steps` noise levels in training, `steps` deterministic DDIM steps in sampling (eta = 0); `predict` x0 or eps."""
 
-    def __init__(self, *, width: int = 256, depth: int = 3, steps: int = 10, train_steps: int = 100, **base):
-        super().__init__(width=width, depth=depth, steps=steps, train_steps=train_steps, **base)
-        self.steps, self.train_steps = steps, train_steps
+    def __init__(
+        self, *, width: int = 256, depth: int = 3, steps: int = 10, train_steps: int = 100, predict: str = "x0", **base
+    ):
+        super().__init__(width=width, depth=depth, steps=steps, train_steps=train_steps, predict=predict, **base)
+        if predict not in ("x0", "eps"):
+            raise ValueError(f"policy.predict={predict!r}; expected x0 (the action) or eps (the noise)")
+        self.steps, self.train_steps, self.predict = steps, train_steps, predict
         size = self.action_steps * self.action_dim
         self.net = mlp(size + 32 + self.features, size, width, depth)
         self.register_buffer("abar", cosine_alphas(train_steps), persistent=False)
 
-    def noise(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
-        """x [B, Ta, Da], t [B] in 0..train_steps-1, features [B, F] -> predicted noise [B, Ta, Da]."""
+    def predicted(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
+        """x [B, Ta, Da], t [B] in 0..train_steps-1, features [B, F] -> what the net predicts, x_0 or eps [B, Ta, Da]."""
         embedded = time_embedding(t.to(x.dtype) / self.train_steps)
         return self.net(torch.cat([x.flatten(1), embedded, features], dim=1)).view_as(x)
 
@@ -41,8 +45,10 @@ class Diffusion(Policy):
         features, x = self.encode(obs), noise
         levels = torch.linspace(self.train_steps - 1, 0, self.steps, device=x.device).round().long()
         for i, t in enumerate(levels):
-            eps = self.noise(x, t.expand(len(x)), features)
-            clean = ((x - (1 - self.abar[t]).sqrt() * eps) / self.abar[t].sqrt()).clamp(-3, 3)
+            clean = self.predicted(x, t.expand(len(x)), features)
+            if self.predict == "eps":
+                clean = (x - (1 - self.abar[t]).sqrt() * clean) / self.abar[t].sqrt()
+            clean = clean.clamp(-3, 3)
             if i + 1 < len(levels):
                 after = self.abar[levels[i + 1]]
                 eps = (x - self.abar[t].sqrt() * clean) / (1 - self.abar[t]).sqrt()
@@ -56,8 +62,8 @@ class Diffusion(Policy):
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         t = torch.randint(self.train_steps, (len(x0),), generator=generator, device=x0.device)
         abar = self.abar[t][:, None, None]
-        guess = self.noise(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t, self.encode(obs, condition))
-        return (guess - eps).square().mean((1, 2))
+        guess = self.predicted(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t, self.encode(obs, condition))
+        return (guess - (x0 if self.predict == "x0" else eps)).square().mean((1, 2))
 
 
 make = Diffusion
