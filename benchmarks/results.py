@@ -31,6 +31,7 @@ for _seed in SEEDS:
 for _seed in SEEDS:
     JOBS[f"door-policy-{_seed}"] = ["experiment=adroit_door_policy", f"seed={_seed}"]
 JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
+JOBS["lift-diffusion-1"] = ["policy=diffusion", "seed=1"]
 for _seed in SEEDS:
     JOBS[f"lift-anchor-{_seed}"] = [f"seed={_seed}", "retrain.restart=anchor"]
     JOBS[f"lift-recap-{_seed}"] = [f"seed={_seed}", "policy.condition=true", "retrain.algorithm=recap"]
@@ -141,6 +142,14 @@ def page(rows: dict[str, dict]) -> str:
         "",
     ]
     table("lift")
+    if "lift-diffusion-1" in rows:
+        lines += [
+            "### With a diffusion policy",
+            "",
+            "`flywheel nightly policy=diffusion seed=S`: it predicts the action.",
+            "",
+        ]
+        table("lift-diffusion")
     lines += [
         "## Six episodes of a trained policy: Adroit door",
         "",
