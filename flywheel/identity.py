@@ -11,7 +11,7 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
-RUNTIME = {"store", "log", "device", "json", "video", "threads", "progress"}  # steer a run, decide no output
+RUNTIME = {"store", "log", "device", "video", "threads"}  # steer a run, decide no output
 
 
 def canonical(value: Any) -> bytes:

@@ -203,7 +203,7 @@ def plan(cfg: dict[str, Any], place: runs.Store) -> dict[str, Any]:
     if source is not None:
         lines.append(runs.plan("ingest", {**cfg["ingest"], "source": source}, place))
     begun = [store.read_json(p) for p in sorted((place.root / "runs" / "nightly").glob("*/begin.json"))]
-    night = begun[-1]["night"] if begun else int(cfg.get("night") or 0)
+    night = max((b["night"] for b in begun), default=int(cfg.get("night") or 0))
     pre = {**cfg["pretrain"], "demos": cfg["demos"], "night": night}
     if lines and lines[-1]["action"] != "hit":
         print("pretrain and all after it: wait for ingest")

@@ -58,10 +58,6 @@ def test_a_time_out_is_not_terminated(batch):
 
 
 def test_success_at_any_step_and_at_the_end_are_two_figures(batch):
-    class Passing(Straight):
-        def act(self, obs, slots=None):
-            return np.ones((len(obs), 2), np.float32) * np.where(obs[:, :1] < obs[:, 2:3], 1, 1)
-
     class Through(Straight):
         """Straight to the goal, and on, out of the picture."""
 

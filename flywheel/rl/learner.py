@@ -50,8 +50,7 @@ def _function(module, spec: str | dict[str, Any]):
 class Learner:
     """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}.
 
-    `restart` is a state dict of the policy: each round's improvement then begins from it (the anchor), not from the
-    last round.
+    With `restart` each round's improvement begins from the policy as it is now (the anchor), not from the last round's.
     """
 
     def __init__(
