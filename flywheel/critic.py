@@ -20,15 +20,17 @@ class Critic(nn.Module):
         members: int = 4,
         width: int = 256,
         depth: int = 2,
+        activation: str = "silu",
+        norm: bool = True,
     ):
         super().__init__()
         self.spec = dict(
             obs_dim=obs_dim, obs_steps=obs_steps, action_dim=action_dim, action_steps=action_steps,
-            members=members, width=width, depth=depth,
+            members=members, width=width, depth=depth, activation=activation, norm=norm,
         )  # fmt: skip
         self.obs_norm = Normaliser(obs_dim)
         self.action_norm = Normaliser(action_dim, floor=2e-2)
-        self.net = Ensemble(members, obs_steps * obs_dim + action_steps * action_dim, width, depth)
+        self.net = Ensemble(members, obs_steps * obs_dim + action_steps * action_dim, width, depth, activation, norm)
 
     def like(self, policy) -> Critic:
         """Take over the frozen normaliser of `policy`."""

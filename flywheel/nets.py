@@ -9,23 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
-def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 3) -> nn.Sequential:
-    """`depth` hidden layers of `width` SiLU units; [B, inputs] -> [B, outputs]."""
+
+def hidden(name: str) -> nn.Module:
+    """The activation `name` of hidden layers; ValueError with the list where there is none."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"no activation {name!r}. There are: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 3, activation: str = "silu") -> nn.Sequential:
+    """`depth` hidden layers of `width` units; [B, inputs] -> [B, outputs]."""
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Linear(inputs if i == 0 else width, width), nn.SiLU()]
+        layers += [nn.Linear(inputs if i == 0 else width, width), hidden(activation)]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
 class Ensemble(nn.Module):
-    """E independent LayerNorm MLPs with one scalar output, computed together; [B, inputs] -> [E, B].
+    """E independent MLPs with one scalar output, computed together; [B, inputs] -> [E, B].
 
-    LayerNorm bounds what a critic says far from its data (RLPD, arXiv 2302.02948).
+    `norm`: LayerNorm before each activation bounds what a critic says far from its data (RLPD, arXiv 2302.02948).
     """
 
-    def __init__(self, members: int, inputs: int, width: int = 256, depth: int = 2):
+    def __init__(
+        self, members: int, inputs: int, width: int = 256, depth: int = 2, activation: str = "silu", norm: bool = True
+    ):
         super().__init__()
+        self.act = hidden(activation)
         sizes = [inputs] + [width] * depth + [1]
         self.weight = nn.ParameterList()
         self.bias = nn.ParameterList()
@@ -35,7 +47,7 @@ class Ensemble(nn.Module):
             bound = 1 / math.sqrt(n)
             self.weight.append(nn.Parameter(torch.empty(members, n, m).uniform_(-bound, bound)))
             self.bias.append(nn.Parameter(torch.zeros(members, 1, m)))
-            if i < depth:
+            if norm and i < depth:
                 self.gain.append(nn.Parameter(torch.ones(members, 1, m)))
                 self.shift.append(nn.Parameter(torch.zeros(members, 1, m)))
 
@@ -45,7 +57,9 @@ class Ensemble(nn.Module):
         for i, (w, b) in enumerate(zip(self.weight, self.bias, strict=True)):
             x = torch.baddbmm(b, x, w)
             if i < last:
-                x = F.silu(F.layer_norm(x, x.shape[-1:]) * self.gain[i] + self.shift[i])
+                if len(self.gain):
+                    x = torch.addcmul(self.shift[i], F.layer_norm(x, x.shape[-1:]), self.gain[i])
+                x = self.act(x)
         return x.squeeze(-1)
 
 

@@ -12,9 +12,9 @@ from flywheel.policy.base import Policy
 class Deterministic(Policy):
     """a = middle + half * tanh(net(obs)) + explore * half * noise; `explore` is 0 but for collection."""
 
-    def __init__(self, *, width: int = 256, depth: int = 2, **base):
-        super().__init__(width=width, depth=depth, **base)
-        self.net = mlp(self.features, self.action_steps * self.action_dim, width, depth)
+    def __init__(self, *, width: int = 256, depth: int = 2, activation: str = "silu", **base):
+        super().__init__(width=width, depth=depth, activation=activation, **base)
+        self.net = mlp(self.features, self.action_steps * self.action_dim, width, depth, activation)
         self.explore = 0.0
 
     def _act(self, features: Tensor) -> Tensor:

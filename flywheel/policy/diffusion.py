@@ -29,14 +29,30 @@ class Diffusion(Policy):
     """`train_steps` noise levels in training, `steps` deterministic DDIM steps in sampling (eta = 0); `predict` x0 or eps."""
 
     def __init__(
-        self, *, width: int = 256, depth: int = 3, steps: int = 10, train_steps: int = 100, predict: str = "x0", **base
+        self,
+        *,
+        width: int = 256,
+        depth: int = 3,
+        activation: str = "silu",
+        steps: int = 10,
+        train_steps: int = 100,
+        predict: str = "x0",
+        **base,
     ):
-        super().__init__(width=width, depth=depth, steps=steps, train_steps=train_steps, predict=predict, **base)
+        super().__init__(
+            width=width,
+            depth=depth,
+            activation=activation,
+            steps=steps,
+            train_steps=train_steps,
+            predict=predict,
+            **base,
+        )
         if predict not in ("x0", "eps"):
             raise ValueError(f"policy.predict={predict!r}; expected x0 (the action) or eps (the noise)")
         self.steps, self.train_steps, self.predict = steps, train_steps, predict
         size = self.action_steps * self.action_dim
-        self.net = mlp(size + 32 + self.features, size, width, depth)
+        self.net = mlp(size + 32 + self.features, size, width, depth, activation)
         self.register_buffer("abar", cosine_alphas(train_steps), persistent=False)
 
     def predicted(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:

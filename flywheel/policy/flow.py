@@ -15,11 +15,11 @@ from flywheel.policy.base import Policy
 class Flow(Policy):
     """`steps` Euler steps of a velocity net of `depth` x `width`."""
 
-    def __init__(self, *, width: int = 256, depth: int = 3, steps: int = 8, **base):
-        super().__init__(width=width, depth=depth, steps=steps, **base)
+    def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", steps: int = 8, **base):
+        super().__init__(width=width, depth=depth, activation=activation, steps=steps, **base)
         self.steps = steps
         size = self.action_steps * self.action_dim
-        self.net = mlp(size + 32 + self.features, size, width, depth)
+        self.net = mlp(size + 32 + self.features, size, width, depth, activation)
 
     def velocity(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
         """x [B, Ta, Da], t [B] in [0, 1], features [B, F] -> dx/dt [B, Ta, Da]."""

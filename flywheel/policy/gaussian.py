@@ -14,9 +14,9 @@ from flywheel.policy.base import Policy
 class Gaussian(Policy):
     """Mean and log standard deviation from one MLP; log std is bounded to [-4, 1] in normalised units."""
 
-    def __init__(self, *, width: int = 256, depth: int = 3, **base):
-        super().__init__(width=width, depth=depth, **base)
-        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth)
+    def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", **base):
+        super().__init__(width=width, depth=depth, activation=activation, **base)
+        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation)
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, F] -> mean, log std, both [B, Ta, Da] in normalised units."""

@@ -18,9 +18,9 @@ from flywheel.policy.base import Policy
 class TanhGaussian(Policy):
     """Mean and log standard deviation (in [-5, 2]) of the chunk before the squashing, from one MLP."""
 
-    def __init__(self, *, width: int = 256, depth: int = 2, **base):
-        super().__init__(width=width, depth=depth, **base)
-        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth)
+    def __init__(self, *, width: int = 256, depth: int = 2, activation: str = "silu", **base):
+        super().__init__(width=width, depth=depth, activation=activation, **base)
+        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation)
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, F] -> mean, log std before the squashing, both [B, Ta, Da]."""
