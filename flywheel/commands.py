@@ -257,7 +257,7 @@ def gc(words, place) -> dict[str, Any]:
 
         for waste in maintenance.gc(place.corpus(), GRACE, dry_run=not apply):
             freed, places = freed + waste.bytes, places + 1
-            print(f"{'removed' if apply else 'would remove'} {waste.path.relative_to(place.root)} ({waste.why})")
+            print(f"{'removed' if apply else 'would remove'} corpus/{waste.name} ({waste.why})")
     for path in found:
         size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
         freed += size

@@ -77,7 +77,7 @@ def corpus(tmp_path):
 
 def contents(corpus):
     """{path: bytes} of everything but segments and what was written aside. fsck at the end compares the segments."""
-    found = {path: b"" for path in (corpus.path / "segments").iterdir() if path.name in corpus.history.used}
+    found = {path: b"" for path in (corpus.path / "segments").iterdir() if path.name in corpus.history.state.segments()}
     for path in (*corpus.path.glob("*.json"), *corpus.path.glob("log/*/[!.]*"), *corpus.path.glob("tags/[!.]*")):
         found[path] = path.read_bytes()
     return found
@@ -166,7 +166,25 @@ def test_a_compact_whose_every_call_fails_in_turn(faults, corpus):
     assert set(failed) == {"open", "write", *CALLS} - {"replace"} and len(failed) > 30
     assert len(ids) == 1 and corpus.head == 4 and fsck(corpus) == []
     gc(corpus, grace=0, dry_run=False)
-    assert corpus.orphans() == []
+    assert corpus.orphans() == {}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+def test_a_checkpoint_whose_every_call_fails_in_turn_is_done_without(faults, corpus, monkeypatch, code):
+    monkeypatch.setattr("flywheel.corpus.state.BASE", 1)
+    made, failed = [1, 2], []
+    while len(failed) < 5 or failed[-1]:
+        linked = len(failed) + 1
+        link = store.link_new
+        with monkeypatch.context() as patch:  # the entry is in: what is written from here on is the checkpoint
+            patch.setattr(store, "link_new", lambda *words, link=link, n=linked: (link(*words), faults.arm(n, code))[0])
+            assert corpus.append([episode(200 + linked)]).added
+        faults.on = False
+        failed.append(faults.failed)
+        made.append(200 + linked)
+        corpus = Corpus(corpus.path)
+        assert [one.seed for one in corpus.at("latest")] == made and fsck(corpus) == []
+    assert {"mkdir", "write", "fsync", "replace"} <= set(failed)
 
 
 def test_a_failing_source_is_not_blamed_on_the_corpus(corpus):
@@ -268,9 +286,11 @@ def look(root):
     return [corpus.at(number).id for number in range(head.number + 1)], corpus.tags()
 
 
-@pytest.mark.parametrize("folder", [1, 2, 4096], indirect=True)
-def test_what_was_acknowledged_survives_a_power_cut(disk, tmp_path):
-    """Cut after each answer, and at each link: without its name the corpus is as before, with it it is whole."""
+@pytest.mark.parametrize("folder, base", [(1, 32), (2, 1), (4096, 2)], indirect=["folder"])
+def test_what_was_acknowledged_survives_a_power_cut(disk, tmp_path, base, monkeypatch):
+    """Cut after each answer, and at each link: without its name the corpus is as before, with it it is whole. Checkpoints
+    after each `base` versions are whole or absent (look runs fsck)."""
+    monkeypatch.setattr("flywheel.corpus.state.BASE", base)
     seen, at_links, copies = [([], {})], [], iter(range(99))
 
     def linking(source, target):
@@ -286,6 +306,18 @@ def test_what_was_acknowledged_survives_a_power_cut(disk, tmp_path):
     disk.links = linking
     work(tmp_path / "c", acknowledged)
     assert at_links == seen[2:-1] and [len(ids) for ids, _ in seen[1:]] == [1, 2, 3, 3, 4, 5, 6, 7, 8, 8]
+
+
+def test_a_checkpoint_that_was_not_synced_is_found_out(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr("flywheel.corpus.state.BASE", 1)
+    monkeypatch.setattr(
+        store, "write_atomic", lambda path, data: (path.write_bytes(data), store.fsync_dir(path.parent))
+    )
+    corpus = Corpus(tmp_path / "c", create=True)
+    corpus.append([episode(1)])
+    copy = disk.cut(corpus.path, tmp_path / "copy")
+    assert [finding.where[:12] for finding in fsck(Corpus(copy))] == ["checkpoints/"]
+    assert Corpus(copy).at(1).hashes == [episode(1).hash]
 
 
 @pytest.mark.parametrize("lazy", ["files", "folders"])

@@ -1,14 +1,15 @@
-"""Random operations on the corpus against a model of plain lists and dicts."""
+"""Random operations on the corpus against a model of plain lists and dicts, with checkpoints after every or no version."""
 
+import shutil
 import tempfile
 
 import pytest
 from corpus_cases import episode, same
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flywheel.corpus import Corpus, CorpusError
+from flywheel.corpus import Corpus, CorpusError, state
 from flywheel.corpus.maintenance import compact, fsck, gc
 
 POOL = [episode(seed, task=("lift", "push")[seed % 2]) for seed in range(6)]
@@ -18,8 +19,9 @@ PICK = st.lists(st.sampled_from(range(6)), max_size=4)
 class Model(RuleBasedStateMachine):
     """`versions[n]` is the list of living pool numbers at version n; `dead` the tombstones at head."""
 
-    def __init__(self):
-        super().__init__()
+    @initialize(base=st.sampled_from([1, 2, 32]))
+    def begin(self, base):
+        state.BASE = base
         self.folder = tempfile.TemporaryDirectory()
         self.corpus = Corpus(self.folder.name, create=True)
         self.versions = [[]]
@@ -27,6 +29,7 @@ class Model(RuleBasedStateMachine):
         self.tags = {}
 
     def teardown(self):
+        state.BASE = 32
         assert fsck(self.corpus) == []
         self.folder.cleanup()
 
@@ -78,6 +81,10 @@ class Model(RuleBasedStateMachine):
     @rule()
     def reopen(self):
         self.corpus = Corpus(self.folder.name)
+
+    @rule()
+    def lose_the_checkpoints(self):
+        shutil.rmtree(f"{self.folder.name}/checkpoints", ignore_errors=True)
 
     @rule(data=st.data())
     def read(self, data):

@@ -5,7 +5,7 @@
         segments/<ulid>/      immutable Zarr v3 groups, some episodes each                  (corpus.segment)
         log/0000/00000042.json   one entry a version: what was added, what was removed     (corpus.log)
         tags/<name>.json      names of versions, create-only
-        cache/                derived, may be deleted
+        checkpoints/ cache/   derived, may be deleted
 
 Nothing is ever changed in place: removing a bad batch is a new version, older versions still show it. What checks it,
 makes it small again and frees what is given up is in corpus.maintenance.
@@ -13,11 +13,12 @@ makes it small again and frees what is given up is in corpus.maintenance.
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ import numpy as np
 
 from flywheel import store
 from flywheel.corpus import segment as segments
+from flywheel.corpus.files import Files
 from flywheel.corpus.log import Log
 from flywheel.corpus.segment import CorpusError, Segment
+from flywheel.corpus.state import NUMBERS, TEXT
 from flywheel.corpus.version import Version
 from flywheel.corpus.windows import Windows
 from flywheel.episode import Episode
@@ -39,6 +42,8 @@ SEGMENT_BYTES = (
     64 * 2**20
 )  # an append writes a segment whenever one schema has gathered this much: memory stays bounded
 DECODED_BYTES = 128 * 2**20  # decoded segments kept for the next `read`
+OPENED = 4096  # segments whose columns are kept
+WIDER = {"terminated": bool, "length": np.int64}
 TAG = re.compile(r"[a-z][a-z0-9._-]*")
 NOT_TAGS = ("latest", "null", "true", "false")
 
@@ -58,21 +63,22 @@ class Corpus:
 
     def __init__(self, path: str | Path, create: bool = False):
         self.path = Path(path)
-        if create and not (self.path / "format.json").exists():
-            for name in ("segments", "log", "tags"):
-                store.make_dirs(self.path / name)
-            store.link_new(self.path / "format.json", store.to_json({"format": FORMAT, "id": str(uuid.uuid4())}))
-        if not (self.path / "format.json").exists():
+        self.files = Files(self.path)
+        if create and not self.files.exists("format.json"):
+            for name in ("segments/x", "log/x", "tags/x"):
+                self.files.folder(name)
+            self.files.create("format.json", store.to_json({"format": FORMAT, "id": str(uuid.uuid4())}))
+        try:
+            header = json.loads(self.files.read("format.json"))
+        except FileNotFoundError:
             raise CorpusError(
                 f"{self.path}: there is no corpus here (no format.json). `flywheel ingest` makes one; is store= right?"
-            )
-        header = store.read_json(self.path / "format.json")
+            ) from None
         if header["format"] != FORMAT:
             raise CorpusError(f"{self.path}: corpus format {header['format']}, this flywheel reads {FORMAT}; update it")
         self.id: str = header["id"]
-        self.history = Log(self.path, self.id)
-        self._segments: dict[str, Segment] = {}
-        self._columns: dict[str, list] = defaultdict(list)  # a value a row; None in "hash" where not read yet
+        self.history = Log(self.files, self.id, self._read_columns)
+        self._segments: OrderedDict[str, Segment] = OrderedDict()
         self._decoded: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
         self._statistics: dict[str, dict[str, np.ndarray]] = {}
 
@@ -102,7 +108,7 @@ class Corpus:
         EpisodeError for one that breaks the record's rules: then nothing is added.
         """
         log = self.history
-        log.refresh()
+        looked = log.refresh()
         waiting: dict[str, list[Episode]] = defaultdict(list)
         size: dict[str, int] = defaultdict(int)
         parts: list[dict[str, Any]] = []
@@ -114,16 +120,15 @@ class Corpus:
             batch = waiting.pop(key)
             size.pop(key)
             with self.writing("append"):
-                name, sha256 = segments.write(self.path / "segments", batch)
-            hashes = [episode.hash for episode in batch]
-            parts.append({"segment": name, "sha256": sha256, "hashes": hashes, "steps": sum(map(len, batch))})
+                parts.append(segments.write(self.files, batch))
 
         for number, episode in enumerate(episodes):
             episode = segments.prepare(episode, f"{episode.meta.get('demo', f'episode {number}')}")
-            if episode.hash in mine or episode.hash in log.live:
+            why = None if episode.hash in mine else self._refusal(episode.hash, restore)
+            if episode.hash in mine or why == "":
                 duplicates.append(episode.hash)
-            elif episode.hash in log.tombstones and not restore:
-                refused.append((episode.hash, log.tombstones[episode.hash][1]))
+            elif why:
+                refused.append((episode.hash, why))
             else:
                 mine[episode.hash] = None
                 key = repr(segments.schema(episode))
@@ -137,13 +142,16 @@ class Corpus:
         def entry() -> dict[str, Any] | None:
             self.not_freed(parts)
             for part in parts:  # another writer may have been first with the same episode, or have removed it
-                for index, found in enumerate(part["hashes"]):
-                    if found in log.live:
-                        duplicates.append(found)
-                    elif found in log.tombstones and not restore:
-                        refused.append((found, log.tombstones[found][1]))
-                    else:
+                there = {index for index, found in enumerate(part["hashes"]) if found is not None}
+                for index in sorted(there) if log.head != looked else ():
+                    found = part["hashes"][index]
+                    why = self._refusal(found, restore)
+                    if why is None:
                         continue
+                    if why:
+                        refused.append((found, why))
+                    else:
+                        duplicates.append(found)
                     part["hashes"][index] = None
                     del mine[found]
             add = [part for part in parts if any(part["hashes"])]
@@ -183,17 +191,18 @@ class Corpus:
             )
         version = self._number(ref)
         self.history.refresh()
-        gone = {self.history.segments[row] for row in self.at(version).rows} & self.history.expired.keys()
-        if gone and not self._tag_path(name).exists():
-            expired = min(self.history.expired[segment] for segment in gone)
-            raise CorpusError(f"tag {name!r}: version {version} was expired in version {expired}; tag a newer one")
+        expired = self.history.state.expired()
+        if expired and not self.files.exists(_tag(name)):
+            gone = expired.keys() & set(self.at(version).segments())
+            if gone:
+                first = min(expired[segment] for segment in gone)
+                raise CorpusError(f"tag {name!r}: version {version} was expired in version {first}; tag a newer one")
         with self.writing("tag"):
-            store.make_dirs(self.path / "tags")
-            new = store.link_new(self._tag_path(name), store.to_json({"version": version}))
+            new = self.files.create(_tag(name), store.to_json({"version": version}))
             if not new:  # of a writer that was stopped between link and fsync, perhaps
-                store.fsync_dir(self.path / "tags")
+                self.files.settle(_tag(name))
         if not new:
-            taken = store.read_json(self._tag_path(name))["version"]
+            taken = self._tagged(name)
             if taken != version:
                 raise CorpusError(f"tag {name!r} is version {taken} already and tags never move; choose another name")
         return version
@@ -203,30 +212,35 @@ class Corpus:
     def at(self, ref: int | str) -> Version:
         """The version with a number ("42" or 42), a tag, or "latest". CorpusError lists what there is."""
         number = self._number(ref)
-        log = self.history
-        added, removed = np.asarray(log.added, np.int64), np.asarray(log.removed, np.int64)
-        return Version(self, number, np.flatnonzero((added <= number) & (number < removed)))
+        return Version(self, number, self.history.state.alive(number))
 
     def tags(self) -> dict[str, int]:
         """{tag: version}."""
-        found = sorted((self.path / "tags").glob("[a-z]*.json"))
-        return {path.name.removesuffix(".json"): store.read_json(path)["version"] for path in found}
+        found = [name[5:-5] for name in self.files.names("tags") if re.fullmatch(r"tags/[a-z][^/]*\.json", name)]
+        return {name: self._tagged(name) for name in found}
 
-    def log(self) -> list[dict[str, Any]]:
-        """A dict a version, newest last: version op time author message added removed live steps tags hash."""
-        self.history.refresh()
+    def log(self, last: int | None = None, progress: Callable[[str, int], Any] | None = None) -> list[dict[str, Any]]:
+        """A dict a version, newest last: version op time author message added removed live steps tags hash.
+
+        `last` of them, or all: each is one small file. `progress` is flywheel.log.progress or the like.
+        """
+        head = self.history.refresh()
         tags = defaultdict(list)
         for name, version in self.tags().items():
             tags[version].append(name)
-        lines, live = [], 0
-        for entry in self.history.entries:
-            parts, gone = ([], []) if entry["op"] == "compact" else (entry["add"], entry["remove"])
-            added = sum(found is not None for part in parts for found in part["hashes"])
-            live += added - len(gone)
-            line = {key: entry[key] for key in ("version", "op", "time", "author", "message", "hash")}
-            line |= {"added": added, "removed": len(gone), "live": live, "tags": tags[entry["version"]]}
-            lines.append(line | {"steps": sum(part["steps"] for part in parts)})
-        return lines
+        lines, live = [], self.history.state.living_count
+        wanted = range(head, max(0, head - last) if last is not None else 0, -1)
+        with progress("log", len(wanted)) if progress else nullcontext(lambda: None) as tick:
+            for version in wanted:
+                entry = self.history.entry(version)
+                parts, gone = ([], []) if entry["op"] == "compact" else (entry["add"], entry["remove"])
+                added = sum(found is not None for part in parts for found in part["hashes"])
+                line = {key: entry[key] for key in ("version", "op", "time", "author", "message", "hash")}
+                line |= {"added": added, "removed": len(gone), "live": live, "tags": tags[version]}
+                lines.append(line | {"steps": sum(part["steps"] for part in parts)})
+                live += len(gone) - added
+                tick()
+        return lines[::-1]
 
     def diff(self, a: int | str | Version, b: int | str | Version) -> dict[str, Any]:
         """What b has and a has not, and the other way round.
@@ -249,18 +263,20 @@ class Corpus:
             raise CorpusError(f"windows: version {version.number} is of {version.corpus.path}, this is {self.path}")
         return Windows(version, tuple(fields), Path(cache))
 
-    def orphans(self) -> list[Path]:
-        """Folders in segments/ that no version names: of a writer that was killed, or of one that is at work now."""
-        found = [path for path in (self.path / "segments").iterdir()]
+    def orphans(self) -> dict[str, tuple[int, float]]:
+        """{name: (bytes, when written)} of folders in segments/ that no version names: of a writer that was killed, or of
+        one that is at work now."""
+        found = self.files.children("segments")
         self.history.refresh()
-        return sorted(path for path in found if path.name not in self.history.used)
+        used = set(self.history.state.segments())
+        return {name: weight for name, weight in sorted(found.items()) if name not in used}
 
     # -- for Version, Windows and maintenance --------------------------------------------------------------------------------------
 
     def not_freed(self, parts: list[dict[str, Any]]) -> None:
         """CorpusError where one of the new segments of a version to be made is no longer there."""
         for part in parts:
-            if not (self.path / "segments" / part["segment"]).exists():
+            if not self.files.exists(f"segments/{part['segment']}/episodes.json"):
                 raise CorpusError(
                     f"{self.path}: gc freed the new segment {part['segment']} before its version was made (its grace is "
                     "shorter than this took); nothing was added, do it again"
@@ -277,77 +293,122 @@ class Corpus:
                 f"it writable and {what} again; if the failed one was recorded at the last moment, that adds nothing twice"
             ) from error
 
-    def segment(self, name: str) -> Segment:
-        """An opened segment that the log names; columns are read once a process."""
+    def segment(self, part: int) -> Segment:
+        """The segment of a part (a number, see State.parts), opened."""
+        return self._opened(*self.history.state.segment(part))
+
+    def _opened(self, name: str, sha256: str) -> Segment:
         if name not in self._segments:
-            if name in self.history.expired and not (self.path / "segments" / name).exists():
-                raise CorpusError(
-                    f"{self.path}: segment {name} is gone, no version that was kept by the expire of version "
-                    f"{self.history.expired[name]} shows it; read a newer version (tags keep theirs for good)"
-                )
-            self._segments[name] = Segment(self.path / "segments" / name, self.history.used[name])
+            try:
+                self._segments[name] = Segment(self.files, name, sha256)
+            except CorpusError:
+                expired = self.history.state.expired()
+                if name in expired and not self.files.exists(f"segments/{name}/episodes.json"):
+                    raise CorpusError(
+                        f"{self.path}: segment {name} is gone, no version that was kept by the expire of version "
+                        f"{expired[name]} shows it; read a newer version (tags keep theirs for good)"
+                    ) from None
+                raise
+            while len(self._segments) > OPENED:
+                self._segments.popitem(last=False)
+        self._segments.move_to_end(name)
         return self._segments[name]
 
-    def columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The table of some rows (see Version.table)."""
-        log, known = self.history, self._columns
-        for name in (*segments.COLUMNS, "added"):
-            known[name] += [None] * (int(rows.max(initial=-1)) + 1 - len(known[name]))
-        for row in rows:
-            if known["hash"][row] is None:
-                columns, index = self.segment(log.segments[row]).columns, log.locals[row]
-                for name in segments.COLUMNS:
-                    known[name][row] = columns[name][index]
-                known["added"][row] = log.born[row]
-        taken = {name: [known[name][row] for row in rows] for name in (*segments.COLUMNS, "added")}
-        table = {name: np.asarray(taken[name], dtype=str) for name in ("hash", "task", "origin")}
-        table["seed"] = np.asarray([-1 if seed is None else seed for seed in taken["seed"]], np.int64)
-        table["success"] = np.asarray([-1 if done is None else done for done in taken["success"]], np.int8)
-        types = {"terminated": bool, "fps": float, "length": np.int64, "return_": float, "added": np.int64}
-        table |= {name: np.asarray(taken[name], dtype) for name, dtype in types.items()}
-        table["meta"] = np.empty(len(rows), object)
-        table["meta"][:] = taken["meta"]
-        return table
+    def _read_columns(self, name: str, sha256: str) -> dict[str, list] | None:
+        """A segment's columns for a checkpoint, None where it cannot be read: whoever wants them is told why."""
+        try:
+            return self._opened(name, sha256).columns
+        except (CorpusError, OSError):
+            return None
+
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column of the table of some rows (see Version.table); texts as (codes [E], the texts)."""
+        state = self.history.state
+        if name in ("hash", "added", "meta"):
+            if name == "hash":
+                return np.asarray(state.hashes(rows), "U64")
+            if name == "added":
+                return state.take("born", rows).astype(np.int64)
+            out = np.empty(len(rows), object)
+            out[:] = self._from_segments(name, rows)
+            return out
+        out = np.empty(len(rows), np.int32 if name in TEXT else NUMBERS[name])
+        texts: dict[str, int] = {}
+        for block, where, index in state.split(rows):
+            part = np.searchsorted(block.columns["start"].all(), index, "right") - 1
+            known = block.columns["known"].all()[part] == 1
+            values = block.columns[name].take(index)
+            if name in TEXT:
+                codes = [texts.setdefault(text, len(texts)) for text in block.values(name)]
+                values = np.asarray(codes, np.int32)[values]
+            if not known.all():
+                found = self._from_segments(name, index[~known] + block.row0)
+                if name in TEXT:
+                    found = [texts.setdefault(text, len(texts)) for text in found]
+                values[~known] = [-1 if value is None else value for value in found]
+            out[where] = values
+        return (out, list(texts)) if name in TEXT else out.astype(WIDER.get(name, out.dtype))
+
+    def _from_segments(self, name: str, rows: np.ndarray) -> list:
+        """A column from the segments themselves."""
+        state = self.history.state
+        pairs = zip(state.parts(rows).tolist(), state.take("local", rows).tolist(), strict=True)
+        return [self.segment(part).columns[name][index] for part, index in pairs]
 
     def read_row(self, row: int) -> Episode:
         """The episode of one row; its segment is decoded whole and kept for the next."""
-        name = self.history.segments[row]
-        if name not in self._decoded:
-            self._decoded[name] = self.segment(name).everything()
+        segment, index = self._place(row)
+        if segment.name not in self._decoded:
+            self._decoded[segment.name] = segment.everything()
             size = {key: sum(v.nbytes for v in arrays.values()) for key, arrays in self._decoded.items()}
             while len(self._decoded) > 1 and sum(size.values()) > DECODED_BYTES:
                 size.pop(self._decoded.popitem(last=False)[0])
-        self._decoded.move_to_end(name)
-        return self.segment(name).episode(self._decoded[name], self.history.locals[row])
+        self._decoded.move_to_end(segment.name)
+        return segment.episode(self._decoded[segment.name], index)
 
     def statistics_row(self, row: int, field: str) -> np.ndarray:
         """[4, D] statistics of one episode's stream."""
-        name = self.history.segments[row]
+        segment, index = self._place(row)
+        name = segment.name
         if name not in self._statistics:
-            self._statistics[name] = self.segment(name).statistics()
+            self._statistics[name] = segment.statistics()
         if field not in self._statistics[name]:
             raise CorpusError(f"no statistics of {field!r}. There are: {', '.join(self._statistics[name])}")
-        return self._statistics[name][field][self.history.locals[row]]
+        return self._statistics[name][field][index]
+
+    def _place(self, row: int) -> tuple[Segment, int]:
+        """The segment of a row and the episode's index in it."""
+        state, one = self.history.state, np.asarray([row])
+        return self.segment(int(state.parts(one)[0])), int(state.take("local", one)[0])
+
+    def _refusal(self, hash_: str, restore: bool) -> str | None:
+        """None where an episode may be added; "" where it is there already, else the message of its tombstone."""
+        state = self.history.state
+        row = int(state.newest([hash_])[0])
+        removed = state.removed(row) if row >= 0 else None
+        if removed is None:
+            return None if row < 0 else ""
+        return None if restore else self.history.entry(removed[0])["message"]
 
     def _alive(self, prefix: str) -> str:
-        live = self.history.live
-        if prefix in live:
-            return prefix
-        found = [name for name in live if name.startswith(prefix)] if len(prefix) >= 6 else []
+        if len(prefix) < 6 or not set(prefix) <= set("0123456789abcdef"):
+            raise CorpusError(f"episode {prefix!r}: at least 6 digits of its hash, please")
+        state = self.history.state
+        rows = state.starting(prefix)
+        found = [one for one, row in rows.items() if state.removed(row) is None]
         if len(found) == 1:
             return found[0]
-        if len(prefix) < 6:
-            raise CorpusError(f"episode {prefix!r}: at least 6 digits of its hash, please")
         if found:
             raise CorpusError(f"episode {prefix!r} is one of {len(found)}: {', '.join(n[:16] for n in found[:5])}")
-        gone = [entry for name, entry in self.history.tombstones.items() if name.startswith(prefix)]
-        why = f"was removed in version {gone[0][0]} ({gone[0][1]!r})" if gone else "is in no version"
+        gone = [state.removed(row)[0] for row in rows.values()]
+        message = self.history.entry(gone[0])["message"] if gone else ""
+        why = f"was removed in version {gone[0]} ({message!r})" if gone else "is in no version"
         raise CorpusError(
-            f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {len(live)} episodes at head"
+            f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {state.living_count} episodes at head"
         )
 
-    def _tag_path(self, name: str) -> Path:
-        return self.path / "tags" / f"{name}.json"
+    def _tagged(self, name: str) -> int:
+        return json.loads(self.files.read(_tag(name)))["version"]
 
     def _number(self, ref: int | str) -> int:
         log, text = self.history, str(ref)
@@ -357,14 +418,17 @@ class Corpus:
                 return number
         elif text == "latest":
             return log.refresh()
-        elif TAG.fullmatch(text) and self._tag_path(text).exists():
-            number = store.read_json(self._tag_path(text))["version"]
+        elif TAG.fullmatch(text) and self.files.exists(_tag(text)):
             log.refresh()
-            return number
+            return self._tagged(text)
         head = log.refresh()
         versions = f"versions 1 to {head}" if head else "no version yet"
         tags = ", ".join(f"{name} ({number})" for name, number in self.tags().items()) or "none"
         raise CorpusError(f"{self.path}: no version {text!r}. There are: {versions}; latest; tags: {tags}")
+
+
+def _tag(name: str) -> str:
+    return f"tags/{name}.json"
 
 
 def new_entry(

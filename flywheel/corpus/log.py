@@ -2,18 +2,18 @@
 
     log/0000/00000042.json   {"version", "parent", "op": "append" | "tombstone" | "compact" | "expire", "add": [{"segment",
                              "sha256", "steps", "hashes"}], "remove": [hash], "time", "author", "message", "hash"}
+    checkpoints/00000001-00004096-<digest>.safetensors     what a stretch of the log comes to (corpus.state, corpus.pages)
 
 `compact` removes episodes from old segments and adds the same ones in a new segment; `expire` has "expired": [segment],
 which no kept version shows and gc may free.
-
 
 Commit is `link` to head + 1: of several writers one wins, the others read its entry, see whether their operation still
 applies, and try again. The highest number is the head; there is no pointer that can go stale. An entry's "hash" is the
 sha256 of its own text before that key, which names its parent's hash: version 42 proves the bytes of versions 1 to 42.
 
-The state in memory is one list of rows (an episode each time it was added) with the version that added it and the one
-that removed it, so it serves every version; a process reads only the entries that it has not seen. cache/log.jsonl is a
-derived copy of the entries in one file, so that a fresh process opens one file and not thousands.
+Checkpoints are a tree over the log: files of 32, 128, 512 ... versions, of which a reader takes the largest that follow
+each other and then reads the few entries behind them. They are only a copy. One is used if its chain of hashes meets the
+log's; one that is lost or damaged is made again from smaller ones or from the log; all may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import contextlib
 import hashlib
 import json
 import random
+import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from flywheel import store
+from flywheel.corpus import pages
+from flywheel.corpus.files import Files
 from flywheel.corpus.segment import CorpusError
+from flywheel.corpus.state import FAN, Block, State
 
 FOLDER = 4096  # entries in one folder
-PACK = 256  # loose entries that a fresh process reads before it packs them
-NEVER = 2**62  # `removed` of a row that is alive
 _HASH_TAIL = len(',"hash":""}\n') + 64
 
 
@@ -45,55 +46,47 @@ def parse(data: bytes) -> tuple[dict[str, Any], str]:
     return json.loads(data), digest
 
 
+def seal(body: dict[str, Any]) -> bytes:
+    """The bytes of an entry that `parse` reads."""
+    text = store.to_json(body)[:-2]  # without "}\n"
+    return text + f',"hash":"{hashlib.sha256(text).hexdigest()}"}}\n'.encode()
+
+
 class Log:
-    """The log of one corpus and the state that follows from it.
+    """The log of one corpus and the `state` that follows from it; a process reads only what it has not seen."""
 
-    hashes, segments, locals, added, removed   one list entry a row, in append order
-    born          the version that added the episode, also where the row is of a `compact`
-    live          {hash: row} at `head`
-    tombstones    {hash: (version, message)} of episodes that are not alive at `head`
-    entries       the entries as read, `entries[n - 1]` is version n
-    used          {segment: sha256 of its episodes.json}
-    expired       {segment: version whose `expire` named it}
-    """
-
-    def __init__(self, root: Path, corpus_id: str):
-        self.root = root
-        self.tip = corpus_id  # hash of the newest entry read; the first entry's parent is the corpus id
-        self.entries: list[dict[str, Any]] = []
-        self.hashes: list[str] = []
-        self.segments: list[str] = []
-        self.locals: list[int] = []
-        self.added: list[int] = []
-        self.removed: list[int] = []
-        self.born: list[int] = []
-        self.live: dict[str, int] = {}
-        self.tombstones: dict[str, tuple[int, str]] = {}
-        self.used: dict[str, str] = {}
-        self.expired: dict[str, int] = {}
+    def __init__(self, files: Files, corpus_id: str, columns: Callable[[str, str], dict[str, list] | None]):
+        self.files, self.corpus_id, self.columns = files, corpus_id, columns
+        self.state = State(corpus_id, columns)
+        self.saves = True
 
     @property
     def head(self) -> int:
         """The newest version read so far (see refresh)."""
-        return len(self.entries)
+        return self.state.head
 
-    def path(self, version: int) -> Path:
-        return self.root / "log" / f"{version // FOLDER:04d}" / f"{version:08d}.json"
+    def name(self, version: int) -> str:
+        """The file of an entry, relative to the corpus."""
+        return f"log/{version // FOLDER:04d}/{version:08d}.json"
+
+    def entry(self, version: int) -> dict[str, Any]:
+        """The entry of a version that has been read."""
+        try:
+            return parse(self.files.read(self.name(version)))[0]
+        except (OSError, ValueError):
+            raise self._damaged(version) from None
 
     def refresh(self) -> int:
         """Read the entries that others have made since; the head."""
-        if not self.entries:
-            self._read_pack()
-        loose = 0
+        if not self.head:
+            self._load()
         while True:
             try:
-                data = self.path(self.head + 1).read_bytes()
+                data = self.files.read(self.name(self.head + 1))
             except FileNotFoundError:
                 break
-            self._apply(data, str(self.path(self.head + 1)))
-            loose += 1
-        if loose >= PACK:
-            self._write_pack()
+            self._apply(data)
+        self._save()
         return self.head
 
     def commit(self, make: Callable[[], dict[str, Any] | None]) -> int:
@@ -106,74 +99,119 @@ class Log:
             entry = make()
             if entry is None:
                 if self.head:  # what we answer with may be of a writer that was stopped between link and fsync
-                    store.fsync_dir(self.path(self.head).parent)
+                    self.files.settle(self.name(self.head))
                 return self.head
             version = self.head + 1
-            body = store.to_json({"version": version, "parent": self.tip, **entry})[:-2]  # without "}\n"
-            data = body + f',"hash":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode()
-            path = self.path(version)
-            store.make_dirs(path.parent)
+            data = seal({"version": version, "parent": self.state.tip, **entry})
             if version % FOLDER == 0 or version == 1:  # the first of a folder
                 if version > 1:  # our predecessor's name may not be durable yet
-                    store.fsync_dir(self.path(version - 1).parent)
-                for folder in (path.parent.parent, self.root):  # nor this folder's, where its maker was stopped
-                    store.fsync_dir(folder)
-            if store.link_new(path, data):
-                self._apply(data, str(path))
+                    self.files.settle(self.name(version - 1))
+                self.files.folder(self.name(version))
+            if self.files.create(self.name(version), data):
+                self._apply(data)
+                self._save()
                 return version
             time.sleep(random.random() * 0.01)
 
-    def _apply(self, data: bytes, where: str) -> None:
+    def _damaged(self, version: int) -> CorpusError:
+        where = f"{self.files}/{self.name(version)}"
+        return CorpusError(f"{where}: version {version} is damaged; restore this file from a copy of the corpus")
+
+    def _apply(self, data: bytes) -> None:
         """Take one entry into the state; CorpusError where it is not the one that was written after its parent."""
         version = self.head + 1
         try:
             entry, digest = parse(data)
         except ValueError:
+            raise self._damaged(version) from None
+        if entry["version"] != version or entry["parent"] != self.state.tip:
             raise CorpusError(
-                f"{where}: version {version} is damaged; restore this file from a copy of the corpus"
-            ) from None
-        if entry["version"] != version or entry["parent"] != self.tip:
-            raise CorpusError(
-                f"{where}: version {entry['version']} with parent {entry['parent'][:12]}, expected version {version} "
-                f"with parent {self.tip[:12]}; files of two corpora are mixed here, restore log/ from a copy"
+                f"{self.files}/{self.name(version)}: version {entry['version']} with parent {entry['parent'][:12]}, "
+                f"expected version {version} with parent {self.state.tip[:12]}; files of two corpora are mixed here, "
+                "restore log/ from a copy"
             )
-        self.entries.append(entry)
-        self.tip = digest
-        self.expired |= dict.fromkeys(entry.get("expired", ()), version)
-        moved: dict[str, int] = {}
-        for found in entry["remove"]:
-            row = self.live.pop(found)
-            self.removed[row] = version
-            if entry["op"] == "compact":
-                moved[found] = self.born[row]
-            else:
-                self.tombstones[found] = (version, entry["message"])
-        for part in entry["add"]:
-            self.used[part["segment"]] = part["sha256"]
-            for index, found in enumerate(part["hashes"]):
-                if found is None:  # in the segment, but another writer had added the same episode first
-                    continue
-                self.live[found] = len(self.hashes)
-                self.tombstones.pop(found, None)
-                self.hashes.append(found)
-                self.segments.append(part["segment"])
-                self.locals.append(index)
-                self.added.append(version)
-                self.removed.append(NEVER)
-                self.born.append(moved.get(found, version))
-
-    def _read_pack(self) -> None:
-        """Start from the copy, as far as it agrees with the log: what it lacks is read from the log itself."""
         try:
-            lines = (self.root / "cache" / "log.jsonl").read_bytes().splitlines(keepends=True)
-            if lines and self.path(len(lines)).read_bytes() == lines[-1]:
-                for line in lines:
-                    self._apply(line, "cache/log.jsonl")
-        except (OSError, CorpusError):
-            return
+            self.state.apply(entry, digest)
+        except KeyError as error:
+            raise CorpusError(f"{self.files}/{self.name(version)}: it removes {error}, which is not alive") from None
 
-    def _write_pack(self) -> None:
-        pack = self.root / "cache" / "log.jsonl"
-        with contextlib.suppress(OSError):  # read-only or full: the copy is a convenience
-            store.make_dirs(pack.parent)
-            store.write_atomic(pack, b"".join(self.path(n).read_bytes() for n in range(1, self.head + 1)))
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Begin with the checkpoints that agree with the log: what they lack is read from the log itself."""
+        state, bad = State(self.corpus_id, self.columns), set()
+        found: dict[int, list[tuple[int, str]]] = {}
+        for first, last, name in self._checkpoints():
+            found.setdefault(first, []).append((last, name))
+        while any(one[1] not in bad for one in found.get(state.head + 1, ())):
+            name = max(one for one in found[state.head + 1] if one[1] not in bad)[1]
+            block = self._open(name)
+            if block and block.parent == state.tip:
+                state.use(block)
+            else:
+                bad.add(name)
+        while (
+            state.blocks and self._hash(state.head) != state.tip
+        ):  # of a log that went back to an older copy of itself
+            blocks, state = state.blocks[:-1], State(self.corpus_id, self.columns)
+            for block in blocks:
+                state.use(block)
+        self.state = state
+
+    def _hash(self, version: int) -> str | None:
+        try:
+            return parse(self.files.read(self.name(version)))[1]
+        except (OSError, ValueError):
+            return None
+
+    def _open(self, name: str) -> Block | None:
+        """A checkpoint, or None where it is not whole. A page that is damaged shows when it is used."""
+
+        def damaged() -> None:
+            self.state = State(self.corpus_id, self.columns)
+            with contextlib.suppress(OSError):
+                self.files.remove(name)
+            raise CorpusError(
+                f"{self.files}/{name}: the bytes of this checkpoint changed on disk. It is only a copy of the log and was "
+                "deleted; do it again, it will be made anew"
+            )
+
+        try:
+            columns, about = pages.decode(self.files.map(name), name, damaged)
+        except (OSError, ValueError, KeyError):
+            return None
+        return Block(**about, columns=columns, file=name)
+
+    def _save(self) -> None:
+        """Write the blocks that are in no file yet and read on from there; what they stand for may go."""
+        for index, block in enumerate(self.state.blocks):
+            if block.file is None and self.saves:
+                about, columns = block.about(), {name: column.values for name, column in block.columns.items()}
+                digest, data = pages.encode(columns, about)
+                name = f"checkpoints/{block.first:08d}-{block.last:08d}-{digest}.safetensors"
+                written = self._open(name)  # somebody else's, perhaps: equal stretches make equal bytes
+                if not written:
+                    try:
+                        self.files.replace(name, data)
+                        self._drop_inside(block)
+                    except OSError:  # read-only or full: the copy is a convenience
+                        self.saves = False
+                        return
+                    written = self._open(name)
+                if written:
+                    written.row0, written.part0 = block.row0, block.part0
+                    self.state.blocks[index] = written
+
+    def _drop_inside(self, block: Block) -> None:
+        """Delete the small checkpoints that a new one stands for, but not those that it was made of: somebody may be
+        opening them."""
+        for first, last, name in self._checkpoints():
+            if block.first <= first and last <= block.last and (last - first + 1) * FAN < block.span:
+                self.files.remove(name)
+
+    def _checkpoints(self) -> list[tuple[int, int, str]]:
+        """(first version, last version, file)."""
+        found = (
+            re.fullmatch(r"checkpoints/(\d+)-(\d+)-\w+\.safetensors", name) for name in self.files.names("checkpoints")
+        )
+        return [(int(one[1]), int(one[2]), one[0]) for one in found if one]

@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-import shutil
 import time as clock
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flywheel import store
-from flywheel.corpus import SEGMENT_BYTES, new_entry
+from flywheel.corpus import SEGMENT_BYTES, new_entry, pages
 from flywheel.corpus import log as logs
 from flywheel.corpus import segment as segments
+from flywheel.corpus.files import Files
 from flywheel.corpus.segment import CorpusError, Segment
 
 if TYPE_CHECKING:
@@ -53,48 +49,52 @@ def fsck(corpus: Corpus, progress: Callable[[str, int], Any] | None = None) -> l
     """Everything in the corpus that is not what was written; [] where all is well.
 
     The log (numbers, chain of hashes, what each entry does to the one before), every file of every segment that any
-    version names (if not expired), each episode's content hash, and the tags. Caches are derived and orphans are no
-    damage: neither is looked at. Whether the newest entries were lost no later entry can tell, only a tag of them.
+    version names (if not expired), each episode's content hash, the tags, and every page of the checkpoints. Caches are
+    derived and orphans are no damage: neither is looked at. Whether the newest entries were lost no later entry can tell, only a tag of them.
     `progress` is flywheel.log.progress or the like. Memory is bounded by the largest segment.
     """
     findings: list[Finding] = []
 
-    def say(where: Path, found: str, expected: str, advice: str = COPY) -> None:
-        findings.append(Finding(str(where.relative_to(corpus.path)), found, expected, advice))
+    def say(where: str, found: str, expected: str, advice: str = COPY) -> None:
+        findings.append(Finding(where, found, expected, advice))
 
     entries = _check_log(corpus, say)
     expired = {name for entry in entries for name in entry.get("expired", ())}
     parts = [(entry["version"], part) for entry in entries for part in entry["add"]]
-    there = corpus.path / "segments"
-    parts = [pair for pair in parts if pair[1]["segment"] not in expired or (there / pair[1]["segment"]).exists()]
+    there = corpus.files.children("segments")
+    parts = [pair for pair in parts if pair[1]["segment"] not in expired or pair[1]["segment"] in there]
     with progress("fsck", len(parts)) if progress else nullcontext(lambda: None) as tick:
         for version, part in parts:
-            _check_segment(there / part["segment"], version, part, say)
+            if part["segment"] in there:
+                _check_segment(corpus.files, version, part, say)
+            else:
+                say(f"segments/{part['segment']}", "no such folder", f"the segment that version {version} added", AGAIN)
             tick()
     _check_tags(corpus, max((entry["version"] for entry in entries), default=0), say)
+    _check_checkpoints(corpus, entries, say)
     return findings
 
 
 def _check_log(corpus: Corpus, say: Callable[..., None]) -> list[dict[str, Any]]:
     """The entries that are whole. One that is damaged or missing is named and those behind it are still read."""
     numbers = set()
-    for path in sorted((corpus.path / "log").glob("*/[!.]*")):
-        number = int(path.stem) if path.stem.isdecimal() else 0
-        if number and path == corpus.history.path(number):
-            numbers.add(number)
+    for name in corpus.files.names("log"):
+        stem = name.rpartition("/")[2].removesuffix(".json")
+        if stem.isdecimal() and int(stem) and name == corpus.history.name(int(stem)):
+            numbers.add(int(stem))
         else:
-            say(path, "a file that is no entry of this log", "only <version>.json here", "move it out of log/")
+            say(name, "a file that is no entry of this log", "only <version>.json here", "move it out of log/")
     entries, live = [], set()
     tip: str | None = corpus.id
     whole = True  # every entry so far could be read, so `live` is known
     for number in range(1, max(numbers, default=0) + 1):
-        path = corpus.history.path(number)
+        path = corpus.history.name(number)
         if number not in numbers:
             say(path, "no such file", f"the entry of version {number}: there are later ones")
             tip, whole = None, False
             continue
         try:
-            entry, digest = logs.parse(path.read_bytes())
+            entry, digest = logs.parse(corpus.files.read(path))
         except (OSError, ValueError) as error:
             say(path, str(error), f"the bytes of version {number} as they were committed")
             tip, whole = None, False
@@ -102,7 +102,7 @@ def _check_log(corpus: Corpus, say: Callable[..., None]) -> list[dict[str, Any]]
         if entry["version"] != number:
             say(path, f"the entry of version {entry['version']}", f"that of version {number}")
         elif tip is not None and entry["parent"] != tip:
-            advice = f"restore this file, or {corpus.history.path(number - 1).name}, from a copy of the corpus"
+            advice = f"restore this file, or {corpus.history.name(number - 1)}, from a copy of the corpus"
             say(path, f"parent {entry['parent'][:12]}", f"{tip[:12]}, the hash of version {number - 1}", advice)
         tip = digest
         entries.append(entry)
@@ -119,20 +119,18 @@ def _check_log(corpus: Corpus, say: Callable[..., None]) -> list[dict[str, Any]]
     return entries
 
 
-def _check_segment(folder: Path, version: int, part: dict[str, Any], say: Callable[..., None]) -> None:
+def _check_segment(files: Files, version: int, part: dict[str, Any], say: Callable[..., None]) -> None:
     """One segment against the log entry that added it."""
-    if not folder.is_dir():
-        say(folder, "no such folder", f"the segment that version {version} added", AGAIN)
+    folder = f"segments/{part['segment']}"
+    if not _same(files, f"{folder}/episodes.json", part["sha256"], say):
         return
-    if not _same(folder / "episodes.json", part["sha256"], say):
-        return
-    segment = Segment(folder, part["sha256"])
+    segment = Segment(files, part["segment"], part["sha256"])
     hashes = segment.columns["hash"]
     if len(hashes) != len(part["hashes"]) or int(segment.lengths.sum()) != part["steps"]:
         found = f"{len(hashes)} episodes of {segment.lengths.sum()} steps"
         say(folder, found, f"{len(part['hashes'])} of {part['steps']}, as in the log of version {version}", AGAIN)
         return
-    if not all([_same(folder / name, sha256, say) for name, sha256 in segment.files.items()]):
+    if not all([_same(files, f"{folder}/{name}", sha256, say) for name, sha256 in segment.files.items()]):
         return
     arrays = segment.everything()
     for index, (inside, logged) in enumerate(zip(hashes, part["hashes"], strict=True)):
@@ -146,10 +144,10 @@ def _check_segment(folder: Path, version: int, part: dict[str, Any], say: Callab
             )
 
 
-def _same(path: Path, sha256: str, say: Callable[..., None]) -> bool:
+def _same(files: Files, path: str, sha256: str, say: Callable[..., None]) -> bool:
     """Does a file have this sha256? If not, say so."""
     try:
-        data = path.read_bytes()
+        data = files.read(path)
     except FileNotFoundError:
         say(path, "no such file", f"a file with sha256 {sha256[:12]}", AGAIN)
         return False
@@ -164,14 +162,34 @@ def _same(path: Path, sha256: str, say: Callable[..., None]) -> bool:
 
 def _check_tags(corpus: Corpus, head: int, say: Callable[..., None]) -> None:
     advice = "restore it from a copy of the corpus, or delete the file and tag again"
-    for path in sorted((corpus.path / "tags").glob("[!.]*")):
+    for path in corpus.files.names("tags"):
         try:
-            version = json.loads(path.read_bytes())["version"]
+            version = json.loads(corpus.files.read(path))["version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             say(path, f"no tag ({error!r})", '{"version": N}', advice)
             continue
         if type(version) is not int or not 0 <= version <= head:
             say(path, f"version {version!r}", f"a version from 0 to {head}, the newest in the log", advice)
+
+
+def _check_checkpoints(corpus: Corpus, entries: list[dict[str, Any]], say: Callable[..., None]) -> None:
+    """Every page of every checkpoint, and that each ends where the log does."""
+    tips = {entry["version"]: entry["hash"] for entry in entries}
+    advice = "delete it, it is a copy of the log and will be made again"
+    for path in corpus.files.names("checkpoints"):
+        try:
+            columns, about = pages.decode(corpus.files.read(path), path, _wrong)
+            for column in columns.values():
+                column.all()
+        except (OSError, ValueError, KeyError) as error:
+            say(path, str(error), "the pages that its name promises", advice)
+            continue
+        if tips.get(about["last"]) != about["tip"]:
+            say(path, f"the log up to version {about['last']} as {about['tip'][:12]}", "this log", advice)
+
+
+def _wrong() -> None:
+    raise ValueError("a page with another checksum")
 
 
 @dataclass(frozen=True)
@@ -200,47 +218,46 @@ def compact(
     old segment cannot be read: then nothing is changed.
     """
     log = corpus.history
-    log.refresh()
-    rows: dict[str, list[int]] = {}
-    for row in sorted(log.live.values()):
-        rows.setdefault(log.segments[row], []).append(row)
-    bins: dict[str, list[tuple[list[str], list[int]]]] = {}  # schema -> what goes into one segment each
+    alive = corpus.at("latest").rows
+    sources, first = np.unique(log.state.parts(alive), return_index=True)
+    bins: dict[str, list[tuple[list[int], list[int]]]] = {}  # schema -> the parts and rows of one new segment each
     room: dict[str, int] = {}
-    for name, mine in rows.items():
-        segment = corpus.segment(name)
+    for source, begin, end in zip(sources.tolist(), first, [*first[1:], len(alive)], strict=False):
+        mine = alive[begin:end]
+        segment = corpus.segment(source)
         size = sum(int(np.prod(row)) * np.dtype(dtype).itemsize for dtype, row, _ in segment.schema["rows"].values())
-        size *= sum(int(segment.lengths[log.locals[row]]) + 1 for row in mine)
+        size *= int((segment.lengths[log.state.take("local", mine)] + 1).sum())
         if size < small:
             key = json.dumps(segment.schema)
             if size > room.get(key, -1):
                 bins.setdefault(key, []).append(([], []))
                 room[key] = SEGMENT_BYTES
-            bins[key][-1][0].append(name)
-            bins[key][-1][1].extend(mine)
+            bins[key][-1][0].append(source)
+            bins[key][-1][1].extend(mine.tolist())
             room[key] -= size
     chosen = [one for several in bins.values() for one in several if len(one[0]) > 1]
     parts: list[dict[str, Any]] = []
-    moved: list[list[int]] = []
     with progress("compact", sum(len(mine) for _, mine in chosen)) if progress else nullcontext(lambda: None) as tick:
         for _, mine in chosen:
             batch = []
-            for row in mine:
+            for row, expected in zip(mine, log.state.hashes(np.asarray(mine)), strict=True):
                 batch.append(corpus.read_row(row))
-                if batch[-1].hash != log.hashes[row]:
-                    folder = corpus.path / "segments" / log.segments[row]
-                    raise CorpusError(f"{folder}: episode {log.hashes[row][:12]} has other content; run fsck")
+                if batch[-1].hash != expected:
+                    (name,) = log.state.segments(log.state.parts(np.asarray([row])))
+                    raise CorpusError(
+                        f"{corpus.path}/segments/{name}: episode {expected[:12]} has other content; run fsck"
+                    )
                 tick()
             with corpus.writing("compact"):
-                name, sha256 = segments.write(corpus.path / "segments", batch)
-            hashes = [episode.hash for episode in batch]
-            parts.append({"segment": name, "sha256": sha256, "hashes": hashes, "steps": sum(map(len, batch))})
-            moved.append(mine)
+                parts.append(segments.write(corpus.files, batch))
 
     def entry() -> dict[str, Any] | None:
         corpus.not_freed(parts)
-        for part, mine in zip(parts, moved, strict=True):
-            for index, row in enumerate(mine):
-                if log.live.get(log.hashes[row]) != row:  # somebody has removed or moved it meanwhile
+        for part, (_, mine) in zip(parts, chosen, strict=True):
+            there = [index for index, found in enumerate(part["hashes"]) if found is not None]
+            now = log.state.living([part["hashes"][index] for index in there])
+            for index, row in zip(there, now.tolist(), strict=True):
+                if row != mine[index]:  # somebody has removed or moved it meanwhile
                     part["hashes"][index] = None
         add = [part for part in parts if any(part["hashes"])]
         remove = [found for part in add for found in part["hashes"] if found is not None]
@@ -270,7 +287,7 @@ def expire(
     given: list[str] = []
 
     def entry() -> dict[str, Any] | None:
-        given[:] = sorted(log.used.keys() - log.expired.keys() - _shown(corpus, keep))
+        given[:] = sorted(set(log.state.segments()) - log.state.expired().keys() - _shown(corpus, keep))
         if not given:
             return None
         return new_entry("expire", message=message, author=author, time=time) | {"expired": given, "kept": keep}
@@ -281,9 +298,9 @@ def expire(
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder or file that nothing needs: `why` is "expired", "orphan" or "aside"."""
+    """A folder or file that nothing needs, relative to the corpus: `why` is "expired", "orphan" or "aside"."""
 
-    path: Path
+    name: str
     bytes: int
     why: str
 
@@ -294,53 +311,33 @@ def gc(corpus: Corpus, grace: float = GRACE, dry_run: bool = True, now: float | 
     Only what is older than `grace` seconds: a writer at work has segments that no version names yet. What a tag or the
     newest version shows always stays. May be killed and run again at any moment.
     """
-    limit = (clock.time() if now is None else now) - grace
-    lock = nullcontext() if dry_run else store.Lock(corpus.path / "cache", f"gc of {corpus.path}", name="gc.lock")
-    with lock, corpus.writing("gc"):
-        found = [(path, "orphan") for path in corpus.orphans() if _newest(path) <= limit]
-        log = corpus.history
-        shown = _shown(corpus, 1)
-        for name, version in log.expired.items():
-            path = corpus.path / "segments" / name
-            if name not in shown and path.exists() and _newest(log.path(version)) <= limit:
-                found.append((path, "expired"))
-        for pattern in (".*.tmp", "log/*/.*.tmp", "tags/.*.tmp", "cache/.*.tmp"):
-            found += [(path, "aside") for path in sorted(corpus.path.glob(pattern)) if _newest(path) <= limit]
-        garbage = [Garbage(path, sum(file.stat().st_size for file in _files(path)), why) for path, why in found]
+    files, limit = corpus.files, (clock.time() if now is None else now) - grace
+    with nullcontext() if dry_run else files.lock(f"gc of {corpus.path}"), corpus.writing("gc"):
+        orphans = corpus.orphans()
+        found = [(f"segments/{name}", *weight, "orphan") for name, weight in orphans.items()]
+        there, shown = files.children("segments"), _shown(corpus, 1)
+        for name, version in corpus.history.state.expired().items():
+            if name not in shown and name in there:
+                when = files.age(corpus.history.name(version))
+                found.append((f"segments/{name}", there[name][0], when, "expired"))
+        found += [(name, *weight, "aside") for name, weight in files.leftovers().items()]
+        garbage = [Garbage(name, size, why) for name, size, written, why in found if written <= limit]
         if not dry_run:
-            for path, _ in found:
-                _remove(path)
-            store.fsync_dir(corpus.path / "segments")
+            for waste in garbage:
+                files.remove(waste.name)
+            files.settle("segments/x")
     return garbage
 
 
 def _shown(corpus: Corpus, keep: int) -> set[str]:
     """The segments that the newest `keep` versions or a tagged one show."""
-    log = corpus.history
-    kept = {*range(max(0, log.head - keep + 1), log.head + 1), *corpus.tags().values()}
+    state = corpus.history.state
+    kept = {*range(max(0, state.head - keep + 1), state.head + 1), *corpus.tags().values()}
     kept = np.asarray(sorted(kept), np.int64)
     # row r is in the versions added[r] <= n < removed[r]
-    first, end = (np.searchsorted(kept, np.asarray(column, np.int64)) for column in (log.added, log.removed))
-    return {log.segments[row] for row in np.flatnonzero(first < end)}
-
-
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-
-
-def _newest(path: Path) -> float:
-    """When anything in a folder was last written, in seconds; infinity where somebody is at work in it."""
-    try:
-        return max(part.stat().st_mtime for part in (path, *(path.rglob("*") if path.is_dir() else ())))
-    except FileNotFoundError:
-        return math.inf
-
-
-def _remove(path: Path) -> None:
-    """Delete a file, or a folder so that it vanishes at once and a rest of it is an orphan."""
-    if path.is_dir():
-        aside = path if ".tmp-" in path.name else path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        os.rename(path, aside)
-        shutil.rmtree(aside)
-    else:
-        path.unlink()
+    rows = np.arange(state.end(state.head))
+    removed = np.full(len(rows), state.head + 1)
+    for block in state.everything():
+        removed[block.columns["gone"].all()] = block.columns["gone_version"].all()
+    first, end = (np.searchsorted(kept, column) for column in (state.added(rows), removed))
+    return set(state.segments(np.unique(state.parts(rows[first < end]))))

@@ -16,13 +16,12 @@ import hashlib
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flywheel import store
 from flywheel.corpus import statistics
+from flywheel.corpus.files import Files
 from flywheel.episode import Episode, EpisodeError, check
 
 FORMAT = 1
@@ -123,15 +122,17 @@ def encode(episodes: list[Episode]) -> dict[str, bytes]:
 
 
 class Segment:
-    """One segment on disk. Its columns are read at once, its arrays when asked for."""
+    """One stored segment. Its columns are read at once, its arrays when asked for."""
 
-    def __init__(self, folder: Path, sha256: str):
-        self.folder = folder
-        self.name = folder.name
-        data = _verified(folder / "episodes.json", sha256)
+    def __init__(self, files: Files, name: str, sha256: str):
+        self.store, self.name = files, name
+        self.folder = f"segments/{name}"
+        data = _verified(files, f"{self.folder}/episodes.json", sha256)
         index = json.loads(data)
         if index["format"] != FORMAT:
-            raise CorpusError(f"{folder}: segment format {index['format']}, this flywheel reads {FORMAT}; update it")
+            raise CorpusError(
+                f"{files}/{self.folder}: segment format {index['format']}, this flywheel reads {FORMAT}; update it"
+            )
         self.schema: dict[str, Any] = index["schema"]
         self.columns: dict[str, list] = index["columns"]
         self.files: dict[str, str] = index["files"]
@@ -151,7 +152,7 @@ class Segment:
         files = {}
         for path, sha256 in self.files.items():
             if path.split("/")[0] in names or "/" not in path:
-                files[path] = _verified(self.folder / path, sha256)
+                files[path] = _verified(self.store, f"{self.folder}/{path}", sha256)
         return _decode_arrays(files, names)
 
     def episode(self, arrays: dict[str, np.ndarray], index: int) -> Episode:
@@ -215,16 +216,16 @@ def _summary(episode: Episode, names: list[str]) -> np.ndarray:
     return np.concatenate([statistics.summarise(streams[name]) for name in names], axis=1)
 
 
-def _verified(path: Path, sha256: str) -> bytes:
+def _verified(files: Files, name: str, sha256: str) -> bytes:
     """The bytes of a file, which must have this sha256."""
     try:
-        data = path.read_bytes()
+        data = files.read(name)
     except FileNotFoundError:
-        raise CorpusError(f"{path} is missing; restore the segment from a copy of the corpus") from None
+        raise CorpusError(f"{files}/{name} is missing; restore the segment from a copy of the corpus") from None
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise CorpusError(
-            f"{path}: the bytes changed on disk (sha256 {found[:12]}, written as {sha256[:12]}); "
+            f"{files}/{name}: the bytes changed on disk (sha256 {found[:12]}, written as {sha256[:12]}); "
             "restore the segment from a copy, or tombstone its episodes and ingest them again"
         )
     return data
@@ -272,9 +273,10 @@ def _decode_arrays(files: dict[str, bytes], names: list[str]) -> dict[str, np.nd
     return {name: group[name][...] for name in names if f"{name}/zarr.json" in files}
 
 
-def write(folder: Path, episodes: list[Episode]) -> tuple[str, str]:
-    """Write a segment of `episodes` below `folder`; (its name, sha256 of its episodes.json)."""
-    name = ulid()
-    files = encode(episodes)
-    store.write_tree(folder / name, files)
-    return name, hashlib.sha256(files["episodes.json"]).hexdigest()
+def write(files: Files, episodes: list[Episode]) -> dict[str, Any]:
+    """Write a segment of `episodes`; what a log entry says of it."""
+    name, made = ulid(), encode(episodes)
+    files.tree(f"segments/{name}", made)
+    hashes = [episode.hash for episode in episodes]
+    sha256 = hashlib.sha256(made["episodes.json"]).hexdigest()
+    return {"segment": name, "sha256": sha256, "hashes": hashes, "steps": sum(map(len, episodes))}

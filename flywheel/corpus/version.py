@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,50 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flywheel.corpus import statistics
-from flywheel.corpus.segment import CorpusError
+from flywheel.corpus.segment import COLUMNS, CorpusError
+from flywheel.corpus.state import TEXT
 from flywheel.episode import Episode
 
 if TYPE_CHECKING:
     from flywheel.corpus import Corpus
+
+NAMES = (*COLUMNS, "added")
+
+
+class Table(Mapping):
+    """Columns of some rows, each read once, when it is first asked for."""
+
+    def __init__(self, corpus: Corpus, rows: np.ndarray):
+        self.corpus, self.rows = corpus, rows
+        self._read: dict[str, np.ndarray] = {}
+        self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
+
+    def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """A column of texts as codes [E] and what they stand for."""
+        if name not in self._codes:
+            if name == "hash":
+                hashes = self.corpus.history.state.hashes(self.rows)
+                self._codes[name] = np.arange(len(hashes)), hashes
+            else:
+                self._codes[name] = self.corpus.column(name, self.rows)
+        return self._codes[name]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in NAMES:
+            raise KeyError(name)
+        if name not in self._read:
+            if name in TEXT:
+                codes, values = self.codes(name)
+                self._read[name] = np.asarray(values, str)[codes] if values else np.zeros(0, "U1")
+            else:
+                self._read[name] = self.corpus.column(name, self.rows)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
 
 
 class Version:
@@ -40,21 +79,25 @@ class Version:
     @cached_property
     def hashes(self) -> list[str]:
         """Content hash of each episode (no segment is opened for this)."""
-        hashes = self.corpus.history.hashes
-        return [hashes[row] for row in self.rows]
+        return self.corpus.history.state.hashes(self.rows)
+
+    def segments(self) -> list[str]:
+        """The names of the segments that hold the episodes."""
+        state = self.corpus.history.state
+        return state.segments(np.unique(state.parts(self.rows)))
 
     @cached_property
     def id(self) -> str:
         return hashlib.sha256("\n".join(sorted(self.hashes)).encode()).hexdigest()
 
     @cached_property
-    def table(self) -> dict[str, np.ndarray]:
-        """Columns over the episodes, [E] each.
+    def table(self) -> Table:
+        """Columns over the episodes, [E] each, a mapping that reads one when it is first asked for.
 
         hash task origin  str;  seed int64, -1 where unknown;  success int8, 1 0 or -1 where unknown;  terminated bool;
         length int64 (T);  fps return_ float64;  added int64 (the version that added it);  meta dicts (object)
         """
-        return self.corpus.columns(self.rows)
+        return Table(self.corpus, self.rows)
 
     def select(
         self, where: Callable[[dict[str, np.ndarray]], np.ndarray] | np.ndarray | None = None, **filters: Any
@@ -101,9 +144,10 @@ class Version:
         """{"episodes", "steps", "task": {name: n}, "origin": {...}, "success": {"true"|"false"|"unknown": n}}."""
         table = self.table
         counts: dict[str, Any] = {"episodes": len(self), "steps": int(table["length"].sum())}
-        for name in ("task", "origin"):
-            values, number = np.unique(table[name], return_counts=True)
-            counts[name] = {str(value): int(n) for value, n in zip(values, number, strict=True)}
+        for name in TEXT:
+            codes, values = table.codes(name)
+            number = dict(zip(values, np.bincount(codes, minlength=len(values)).tolist(), strict=True))
+            counts[name] = {value: number[value] for value in sorted(values) if number[value]}
         names = {1: "true", 0: "false", -1: "unknown"}
         counts["success"] = {names[code]: int(n) for code in names if (n := np.count_nonzero(table["success"] == code))}
         return counts
@@ -118,11 +162,11 @@ class Version:
     def _matches(self, name: str, wanted: Any) -> np.ndarray:
         if name not in self.table:
             raise ValueError(f"select: no column {name!r}. There are: {', '.join(sorted(self.table))}")
-        column = self.table[name]
         options = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray)) else [wanted]
-        if column.dtype.kind == "U":
-            values, inverse = np.unique(column, return_inverse=True)
+        if name in ("hash", *TEXT):
+            codes, values = self.table.codes(name)
             hit = [any(value == pattern or fnmatchcase(value, str(pattern)) for pattern in options) for value in values]
-            return np.asarray(hit, bool)[inverse] if len(values) else np.zeros(0, bool)
+            return np.asarray(hit, bool)[codes]
+        column = self.table[name]
         options = [-1 if option is None else option for option in options]
         return np.isin(column, np.asarray(options).astype(column.dtype))

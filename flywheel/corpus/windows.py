@@ -48,19 +48,21 @@ class Windows:
 
     def __init__(self, version: Version, fields: tuple[str, ...], cache: Path):
         self.version, self.fields, self.cache = version, fields, cache
-        corpus, log = version.corpus, version.corpus.history
-        names = dict.fromkeys(log.segments[row] for row in version.rows)
-        widths = _widths([corpus.segment(name) for name in names], fields, version)
+        corpus, state = version.corpus, version.corpus.history.state
+        parts = state.parts(version.rows)
+        held = {int(part): corpus.segment(part) for part in dict.fromkeys(parts.tolist())}
+        widths = _widths([*held.values()], fields, version)
         ends = np.cumsum(widths)
         self.columns = {name: slice(int(e - w), int(e)) for name, e, w in zip(fields, ends, widths, strict=True)}
         key = json.dumps([corpus.id, fields, widths, "float32"])
         self.folder = cache / f"windows-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        index, self.decoded = self._open([corpus.segment(name) for name in names], int(ends[-1]))
+        index, self.decoded = self._open([*held.values()], int(ends[-1]))
         shape = (index["rows"], int(ends[-1]))
         self.rows = np.memmap(self.folder / index["file"], np.float32, "r", shape=shape)
         self._flat = np.asarray(self.rows)  # a plain view: np.take is slower on the subclass
-        first = [index["segments"][log.segments[row]][0] for row in version.rows]
-        inner = [corpus.segment(log.segments[row]).first[log.locals[row]] for row in version.rows]
+        local = state.take("local", version.rows)
+        first = [index["segments"][held[part].name][0] for part in parts.tolist()]
+        inner = [held[part].first[at] for part, at in zip(parts.tolist(), local.tolist(), strict=True)]
         self.start = np.asarray(first, np.int64) + np.asarray(inner, np.int64)
         self.length = version.table["length"]
 
