@@ -174,7 +174,7 @@ def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     for task in flywheel_sim.tasks():
-        ConfigStore.instance().store(group="task", name=task, node={"name": task})
+        ConfigStore.instance().store(group="task", name=task, node={"name": task, "reward": None, "solved": None})
     for word in overrides:
         group, _, choice = word.partition("=")
         if (folder() / group).is_dir() and group != "stage" and choice not in (*choices(group), "null"):

@@ -1,14 +1,17 @@
-"""Critics of observation stacks and action chunks: an ensemble that returns every member's opinion."""
+"""Critics of observation stacks and action chunks, and a model of where these lead: ensembles that return every member's opinion."""
 
 from __future__ import annotations
 
-from torch import Tensor, cat, nn
+from torch import Tensor, cat
 
-from flywheel.nets import Ensemble, Normaliser
+from flywheel.nets import Ensemble, Normalised, Normaliser
 
 
-class Critic(nn.Module):
-    """E members; Q(obs [B, To, Do], action [B, Ta, Da]) -> [E, B]; with action_dim 0 a state value V(obs) -> [E, B]."""
+class Critic(Normalised):
+    """E members; Q(obs [B, To, Do], action [B, Ta, Da]) -> [E, B]; with action_dim 0 a state value V(obs) -> [E, B].
+
+    A `discrete` critic has an output for each of Da actions, one-hot; `every` gives them all.
+    """
 
     def __init__(
         self,
@@ -22,25 +25,52 @@ class Critic(nn.Module):
         depth: int = 2,
         activation: str = "silu",
         norm: bool = True,
+        discrete: bool = False,
     ):
         super().__init__()
         self.spec = dict(
             obs_dim=obs_dim, obs_steps=obs_steps, action_dim=action_dim, action_steps=action_steps,
-            members=members, width=width, depth=depth, activation=activation, norm=norm,
+            members=members, width=width, depth=depth, activation=activation, norm=norm, discrete=discrete,
         )  # fmt: skip
+        self.discrete = discrete
         self.obs_norm = Normaliser(obs_dim)
         self.action_norm = Normaliser(action_dim, floor=2e-2)
-        self.net = Ensemble(members, obs_steps * obs_dim + action_steps * action_dim, width, depth, activation, norm)
-
-    def like(self, policy) -> Critic:
-        """Take over the frozen normaliser of `policy`."""
-        self.obs_norm.load_state_dict(policy.obs_norm.state_dict())
-        if self.action_norm.mean.numel():
-            self.action_norm.load_state_dict(policy.action_norm.state_dict())
-        return self
+        inputs = obs_steps * obs_dim + (0 if discrete else action_steps * action_dim)
+        self.net = Ensemble(members, inputs, width, depth, activation, norm, outputs=action_dim if discrete else 0)
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+        if self.discrete:
+            return (self.every(obs) * action[:, 0]).sum(-1)
         x = self.obs_norm(obs).flatten(1)
         if action is not None:
             x = cat([x, self.action_norm(action).flatten(1)], 1)
         return self.net(x)
+
+    def every(self, obs: Tensor) -> Tensor:
+        """The values of all actions of a discrete critic; [E, B, Da]."""
+        return self.net(self.obs_norm(obs).flatten(1))
+
+
+class TransitionModel(Normalised):
+    """E members; (obs [B, To, Do], action [B, Ta, Da]) -> the stack of observations after the chunk [E, B, To, Do]."""
+
+    def __init__(
+        self,
+        *,
+        obs_dim: int,
+        obs_steps: int,
+        action_dim: int,
+        action_steps: int,
+        members: int = 5,
+        width: int = 256,
+        depth: int = 2,
+    ):
+        super().__init__()
+        self.obs_norm, self.action_norm = Normaliser(obs_dim), Normaliser(action_dim, floor=2e-2)
+        size = obs_steps * obs_dim
+        self.net = Ensemble(members, size + action_steps * action_dim, width, depth, outputs=size)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = self.obs_norm(obs)
+        change = self.net(cat([x.flatten(1), self.action_norm(action).flatten(1)], 1))
+        return self.obs_norm.inverse(x + change.unflatten(2, x.shape[1:]))

@@ -14,11 +14,14 @@ class TaskError(ValueError):
 
 
 class GymBatch:
-    """N copies of a registered Gymnasium environment with Box (or Dict of Box) observations and Box actions.
+    """N copies of a registered Gymnasium environment with Box (or Dict of Box) or Discrete observations, Box or Discrete actions.
 
-    Threads step them: MuJoCo lets go of the interpreter's lock in mj_step, and nothing is pickled. `success_key` names
-    the entry of `info`; by default "success", else "is_success".
+    Discrete(n) is one-hot, [n]: the largest entry of an action is the one that is taken. Threads step them: MuJoCo lets go
+    of the interpreter's lock in mj_step, and nothing is pickled. `success_key` names the entry of `info`; by default
+    "success", else "is_success"; where `reward` is "env" the environment may be silent about success.
     """
+
+    reward = "success"
 
     def __init__(
         self,
@@ -51,13 +54,18 @@ class GymBatch:
         env = self._envs[0]
         self.task, self.num_envs, self.success_key = id, num_envs, success_key
         obs, action = env.observation_space, env.action_space
+        self.one_hot = obs if isinstance(obs, gym.spaces.Discrete) else None
+        self.discrete = action if isinstance(action, gym.spaces.Discrete) else None
+        obs, action = (_box(space) for space in (obs, action))
         boxes = list(obs.spaces.values()) if isinstance(obs, gym.spaces.Dict) else [obs]
         if not boxes or not all(isinstance(box, gym.spaces.Box) for box in boxes):
             raise TaskError(
-                f"{id}: observation space {obs} is neither Box nor Dict of Box; flywheel learns from arrays"
+                f"{id}: observation space {obs} is neither Box, Dict of Box nor Discrete; flywheel learns from arrays"
             )
         if not isinstance(action, gym.spaces.Box):
-            raise TaskError(f"{id}: action space {action} is not Box; flywheel's policies make continuous actions")
+            raise TaskError(
+                f"{id}: action space {action} is neither Box nor Discrete; flywheel's policies make one of these"
+            )
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
             raise TaskError(f"{id}: action space {action} has no finite limits; wrap it so that it has")
         self._keys = list(obs.spaces) if isinstance(obs, gym.spaces.Dict) else None
@@ -73,15 +81,19 @@ class GymBatch:
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
 
     def _flat(self, obs) -> np.ndarray:
+        if self.one_hot is not None:
+            return (np.arange(self.obs_dim) == obs - self.one_hot.start).astype(np.float32)
         parts = [obs[key] for key in self._keys] if self._keys else [obs]
         return np.concatenate([np.asarray(part, np.float32).ravel() for part in parts])
 
     def _success(self, info: dict[str, Any]) -> bool:
         key = self.success_key or next((k for k in ("success", "is_success") if k in info), None)
+        if key not in info and self.reward == "env" and not self.success_key:
+            return False
         if key is None or key not in info:
             raise TaskError(
                 f"{self.task}: info has no {key or 'success or is_success'!r}; it has: {', '.join(info) or 'nothing'}. "
-                "Name the right one with task.success_key=..."
+                "Name the right one with task.success_key=..., or learn from the environment's own reward: task.reward=env"
             )
         return bool(info[key])
 
@@ -104,7 +116,7 @@ class GymBatch:
         def some(rows):
             for i in rows:
                 o, reward[i], terminated[i], truncated[i], info = self._envs[i].step(
-                    action[i].reshape(self._action_shape)
+                    self.discrete.start + action[i].argmax() if self.discrete else action[i].reshape(self._action_shape)
                 )
                 obs[i], success[i] = self._flat(o), self._success(info)
 
@@ -187,3 +199,10 @@ class GymBatch:
             env.close()
         if self._pool:
             self._pool.shutdown()
+
+
+def _box(space):
+    """Discrete(n) as the box of one-hot vectors; any other space as it is."""
+    import gymnasium as gym
+
+    return gym.spaces.Box(0.0, 1.0, (int(space.n),), np.float32) if isinstance(space, gym.spaces.Discrete) else space

@@ -28,25 +28,33 @@ def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 3, activation:
 
 
 class Ensemble(nn.Module):
-    """E independent MLPs with one scalar output, computed together; [B, inputs] -> [E, B].
+    """E independent MLPs computed together; [B, inputs] -> [E, B], or with `outputs` [E, B, outputs].
 
-    `norm`: LayerNorm before each activation bounds what a critic says far from its data (RLPD, arXiv 2302.02948).
+    `norm`: LayerNorm before each activation bounds what a critic says far from its data (RLPD, arXiv 2302.02948). `depth` 0
+    is a table over one-hot inputs: linear, without bias, zero at first.
     """
 
     def __init__(
-        self, members: int, inputs: int, width: int = 256, depth: int = 2, activation: str = "silu", norm: bool = True
+        self,
+        members: int,
+        inputs: int,
+        width: int = 256,
+        depth: int = 2,
+        activation: str = "silu",
+        norm: bool = True,
+        outputs: int = 0,
     ):
         super().__init__()
-        self.act = hidden(activation)
-        sizes = [inputs] + [width] * depth + [1]
+        self.act, self.outputs = hidden(activation), outputs
+        sizes = [inputs] + [width] * depth + [outputs or 1]
         self.weight = nn.ParameterList()
         self.bias = nn.ParameterList()
         self.gain = nn.ParameterList()
         self.shift = nn.ParameterList()
         for i, (n, m) in enumerate(itertools.pairwise(sizes)):
-            bound = 1 / math.sqrt(n)
+            bound = 1 / math.sqrt(n) if depth else 0.0
             self.weight.append(nn.Parameter(torch.empty(members, n, m).uniform_(-bound, bound)))
-            self.bias.append(nn.Parameter(torch.zeros(members, 1, m)))
+            self.bias.append(nn.Parameter(torch.zeros(members, 1, m), requires_grad=depth > 0))
             if norm and i < depth:
                 self.gain.append(nn.Parameter(torch.ones(members, 1, m)))
                 self.shift.append(nn.Parameter(torch.zeros(members, 1, m)))
@@ -60,7 +68,7 @@ class Ensemble(nn.Module):
                 if len(self.gain):
                     x = torch.addcmul(self.shift[i], F.layer_norm(x, x.shape[-1:]), self.gain[i])
                 x = self.act(x)
-        return x.squeeze(-1)
+        return x if self.outputs else x.squeeze(-1)
 
 
 def time_embedding(t: Tensor, size: int = 32) -> Tensor:
@@ -92,6 +100,17 @@ class Normaliser(nn.Module):
 
     def inverse(self, x: Tensor) -> Tensor:
         return x * self.std + self.mean
+
+
+class Normalised(nn.Module):
+    """What has the normalisers `obs_norm` and `action_norm`."""
+
+    def like(self, other: Normalised):
+        """Take over the frozen normalisers of `other`."""
+        self.obs_norm.load_state_dict(other.obs_norm.state_dict())
+        if self.action_norm.mean.numel():
+            self.action_norm.load_state_dict(other.action_norm.state_dict())
+        return self
 
 
 class Temperature(nn.Module):

@@ -1,10 +1,14 @@
 """Every policy with every algorithm that suits it, once, in small; what does not suit is refused."""
 
+import re
+
 import numpy as np
 import pytest
 from small import LITTLE, call
 
+import flywheel
 from flywheel import app
+from flywheel.stages import online
 
 CELLS = [(p, a) for p in ("gaussian", "diffusion", "flow") for a in ("bc", "iql")] + [
     ("tanh_gaussian", "cql"), ("tanh_gaussian", "cal_ql"), ("tanh_gaussian", "awac"), ("tanh_gaussian", "bc"), ("deterministic", "td3_bc"),
@@ -68,28 +72,107 @@ def test_retrain_on_advantage_conditioned_data_from_the_anchor(copied, capsys):
     assert code == 1 and "algorithm bc asks for source offline" in out["error"]
 
 
-OFF_POLICY = [("tanh_gaussian", "sac"), ("tanh_gaussian", "rlpd"), ("deterministic", "td3"), ("deterministic", "ddpg")]
+FEW = [
+    "algorithm.cadence.rounds=2", "algorithm.cadence.evaluate=3", "batch_size=16", "score_every=2",
+    "score_episodes=4", "num_envs=4", "warmup=40",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("policy", "algorithm"), OFF_POLICY)
-def test_from_offline_to_off_policy_by_changing_one_word(copied, capsys, policy, algorithm):
+ONLINE = [
+    ("tanh_gaussian", "sac"), ("tanh_gaussian", "rlpd"), ("deterministic", "td3"), ("deterministic", "ddpg"),
+    ("gaussian", "ppo"), ("tanh_gaussian", "ppo"), ("diffusion", "dppo"), ("flow", "dppo"), ("flow", "reinflow"), ("diffusion", "rl100_online"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "algorithm"), ONLINE)
+def test_from_offline_to_online_by_changing_one_word(copied, capsys, policy, algorithm):
     copy, at = copied
     kept = [f"policy={policy}", "name=policy/moved", "algorithm.cadence.improve=10", *LITTLE, *at]
     made = call("pretrain", *kept, capsys=capsys)[1]
-    few = [
-        "algorithm.cadence={rounds: 2, evaluate: 5, improve: 5}",
-        "algorithm.critic.width=16",
-        "collect.episodes=4",
-        "batch_size=16",
+    checkpoint = f"checkpoint={made['outputs']['checkpoint']}"
+    words = [
+        "online",
+        "algorithm.cadence.improve=3",
+        f"algorithm={algorithm}",
+        "algorithm.collect.steps=60",
+        "name=policy/moved",
+        *FEW,
+        checkpoint,
+        *at,
     ]
-    words = ["retrain", f"algorithm={algorithm}", "name=policy/moved", "score_every=2", "score_episodes=4", *few, *at]
-    code, out = call(*words, f"checkpoint={made['outputs']['checkpoint']}", capsys=capsys)
-    assert (code, out["status"], out["metrics"]["rounds"]) == (0, "done", 2)
-    import flywheel
-
-    policy = flywheel.load(out["outputs"]["checkpoint"], store=str(copy.root))
+    code, out = call(*words, capsys=capsys)
+    assert (code, out["status"], out["metrics"]["rounds"]) == (0, "done", 2), out
+    assert out["metrics"]["steps"] >= 120
+    loaded = flywheel.load(out["outputs"]["checkpoint"], store=str(copy.root))
+    assert loaded.spec["kind"] == policy and not any("noise_net" in key for key in loaded.state_dict())
     actions = []
-    for seed in (1, 2):
-        policy.reset([0], [seed])
-        actions.append(policy.act(np.ones(4, np.float32)))
-    assert np.array_equal(*actions)  # what is kept acts without noise
+    for seed in (1, 1 if policy in ("diffusion", "flow") else 2):  # the others act without any noise
+        loaded.reset([0], [seed])
+        actions.append(loaded.act(np.ones(4, np.float32)))
+    assert np.array_equal(*actions)
+    assert call(*words, capsys=capsys)[1]["status"] == "noop"
+
+
+CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.reward=env", "task.solved=-4"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "algorithm"),
+    [("greedy_q", "dqn"), ("greedy_q", "double_dqn"), ("greedy_q", "q_learning"), ("categorical", "ppo")],
+)
+def test_discrete_actions_from_scratch(tmp_path, capsys, policy, algorithm):
+    words = [
+        f"policy={policy}",
+        f"algorithm={algorithm}",
+        "algorithm.collect.steps=60",
+        *FEW,
+        *CORRIDOR,
+        "checkpoint=none",
+    ]
+    code, out = call("online", *words, "policy.width=16", "policy.depth=1", f"store={tmp_path / 's'}", capsys=capsys)
+    assert (code, out["status"]) == (0, "done"), out
+    assert {"success", "return", "n"} <= set(out["metrics"])
+
+
+@pytest.mark.parametrize("algorithm", ["bc", "iql"])
+def test_discrete_actions_offline(tmp_path, capsys, algorithm):
+    """What was collected is a corpus like any other: imitate it, judge it."""
+    at = [*CORRIDOR, f"store={tmp_path / 's'}"]
+    words = ["policy=greedy_q", "algorithm=dqn", "algorithm.collect.steps=60", *FEW, "checkpoint=none"]
+    assert call("online", *words, *at, capsys=capsys)[0] == 0
+    cadence = "algorithm.cadence={rounds: 5, evaluate: 1, improve: 2}"
+    every = ["demos.origin=policy:*", "demos.failures=true"]
+    code, out = call(
+        "pretrain", "policy=categorical", f"algorithm={algorithm}", cadence, *LITTLE, *every, *at, capsys=capsys
+    )
+    assert (code, out["status"], out["metrics"]["n"]) == (0, "done", 4), out
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "told"),
+    [
+        ("online", ["algorithm=bc"], "algorithm bc asks for source offline: that is `flywheel pretrain`"),
+        ("online", ["algorithm=rounds"], "asks for the best of N: that is `flywheel retrain`"),
+        ("online", ["algorithm=sac"], "no checkpoint to begin from.*task.reward=env"),
+        ("online", ["algorithm=dqn", "policy=greedy_q", "task.reward=env"], "makes one-hot actions; use policy=flow, diffusion"),
+        ("online", ["algorithm=ppo", "policy=deterministic", "task.reward=env"], "a deterministic policy has no log pi of the steps"),
+        ("online", ["algorithm=sac", "policy=flow", "task.reward=env"], "a flow policy has no log pi.*policy=tanh_gaussian"),
+        ("online", [*CORRIDOR[1:], "algorithm=sac"], "takes one of 2 as an action.*use policy=categorical"),
+        ("pretrain", ["algorithm=ppo"], "algorithm ppo asks for on_policy: that is `flywheel online`"),
+        ("pretrain", ["algorithm=rounds"], "that is `flywheel retrain`"),
+        ("pretrain", ["algorithm=consistency", "policy=one_step"], "needs the net or batch entry 'teacher'.*flywheel distil"),
+        ("retrain", ["algorithm=sac"], "that is `flywheel online`"),
+    ],
+)  # fmt: skip
+def test_a_meaningless_cell_is_refused_with_what_would_work(copied, capsys, stage, words, told):
+    _, at = copied
+    code, out = call(stage, *at, *words, *["checkpoint=none"] * (stage == "online"), capsys=capsys)
+    assert code == 1 and re.search(told, out["error"], re.S), out
+
+
+def test_a_base_that_never_succeeds_is_refused_with_the_number():
+    cfg = {"task": {"reward": None}}
+    with pytest.raises(ValueError, match="60 episodes without a success"):
+        online._refuse_hopeless(cfg, {"tried": {"n": 60, "success": 0.0}}, None)
+    online._refuse_hopeless(cfg, {"tried": {"n": 60, "success": 0.05}}, None)
+    online._refuse_hopeless({"task": {"reward": "env"}}, {}, None)

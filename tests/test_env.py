@@ -80,8 +80,12 @@ def test_success_at_any_step_and_at_the_end_are_two_figures(batch):
 
 
 def test_what_is_no_task_is_refused_by_name():
-    with pytest.raises(TaskError, match=r"toy:Discrete-v0: action space Discrete\(3\) is not Box"):
-        envs.make({"name": "gym", "id": "toy:Discrete-v0"}, 1)
+    with pytest.raises(TaskError, match=r"toy:Binary-v0: action space MultiBinary\(3\) is neither Box nor Discrete"):
+        envs.make({"name": "gym", "id": "toy:Binary-v0"}, 1)
+    with pytest.raises(ValueError, match="task.reward=dense.*expected reward success"):
+        envs.make({"name": "lift", "reward": "dense"}, 1)
+    with pytest.raises(ValueError, match="task.reward=success task.solved=3"):
+        envs.make({"name": "lift", "solved": 3}, 1)
     with pytest.raises(TaskError, match="'NoSuch-v0' is not a registered Gymnasium environment"):
         envs.make({"name": "gym", "id": "NoSuch-v0"}, 1)
     silent = envs.make({"name": "gym", "id": "toy:Silent-v0"}, 1)
@@ -129,3 +133,45 @@ def test_a_state_can_be_set_and_goes_on_exactly():
     for _ in range(5):
         obs, *_ = batch.step(action)
     assert np.array_equal(obs[0], obs[1])
+
+
+def corridor(**more):
+    return envs.make({"name": "gym", "id": "toy:Corridor-v0", "max_steps": 6, "reward": "env", **more}, 2, threads=1)
+
+
+class Right(Idle):
+    def act(self, obs, slots=None):
+        return np.tile(np.array([0, 1], np.float32), (len(obs), 1))
+
+
+def test_discrete_spaces_are_one_hot_and_the_environments_own_reward_decides():
+    env = corridor()
+    assert (env.obs_dim, env.action_dim) == (5, 2)
+    done, _ = envs.rollout(env, Right(), range(6), origin="test")
+    for e in done:
+        first = int(e.obs["state"][0].argmax())
+        assert (e.obs["state"].sum(1) == 1).all() and len(e) == 4 - first
+        assert e.terminated and not e.success and (e.extras["env_reward"] == -1).all() and (e.reward == 0).all()
+    solved, _ = envs.rollout(corridor(solved=-3), Right(), range(6), origin="test")
+    assert [e.success for e in solved] == [len(e) <= 3 for e in solved]
+
+
+class Left(Idle):
+    def act(self, obs, slots=None):
+        return np.tile(np.array([1, 0], np.float32), (len(obs), 1))
+
+
+def test_a_time_limit_is_not_an_end():
+    done, _ = envs.rollout(corridor(), Left(), range(3), origin="test")
+    assert all(len(e) == 6 and not e.terminated for e in done)
+
+
+def test_steps_bound_how_many_episodes_are_begun_and_all_of_them_are_finished():
+    done, _ = envs.rollout(corridor(), Left(), range(100), origin="test", steps=20)
+    assert [len(e) for e in done] == [
+        6,
+        6,
+        6,
+        6,
+    ]  # two beside each other; when the third pair would begin, 24 were made
+    assert [e.seed for e in done] == [0, 1, 2, 3]

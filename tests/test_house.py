@@ -79,7 +79,7 @@ def test_every_stage_composes(stage):
     }.get(stage, {})
     extra = [f"{key}=x" for key in needed]
     cfg = config.compose(stage, {}, extra)
-    assert cfg["task"] == {"name": "lift"}
+    assert cfg["task"] == {"name": "lift", "reward": None, "solved": None}
     assert cfg["seed"] == 1
 
 

@@ -89,7 +89,7 @@ def test_imitate_is_the_policys_own_loss():
 class Fixed:
     """A policy of one step and one action in -1..1 that always samples `action` with log pi = `log_prob`."""
 
-    noise_shape, action_steps, action_dim = (1, 1), 1, 1
+    noise_shape, action_steps, action_dim, discrete = (1, 1), 1, 1, False
     half_range = torch.ones(1, dtype=torch.float64)
 
     def __init__(self, action, log_prob=0.0):
@@ -179,9 +179,9 @@ def test_policy_baseline():
 
 
 def test_unknown_losses_and_arguments_are_refused_with_the_list():
-    with pytest.raises(ValueError, match="no loss 'tdd' in rl/evaluate.py. There are: .*expectile.*td"):
+    with pytest.raises(ValueError, match="no 'tdd' in rl/evaluate.py. There are: .*expectile.*td"):
         resolve("evaluate", "tdd", {})
-    with pytest.raises(ValueError, match="loss expectile has no tua; it has: tau"):
+    with pytest.raises(ValueError, match="expectile has no tua; it has: tau"):
         resolve("evaluate", "expectile", {"tua": 0.7})
 
 

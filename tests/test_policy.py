@@ -7,6 +7,7 @@ import torch
 from flywheel.critic import Critic
 from flywheel.policy import base
 from flywheel.policy.best_of_n import BestOfN
+from flywheel.policy.categorical import one_hot
 from flywheel.store import sha256_file
 
 SHAPE = dict(obs_dim=3, action_dim=2, obs_steps=2, action_steps=4)
@@ -84,13 +85,16 @@ def test_wrong_observations_and_files_are_refused(policy, tmp_path):
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_imitation_learns_a_function_of_the_observation(kind):
-    """action = (obs[0], -obs[0]) at every step of the chunk: after some updates samples are close to it."""
+    """action = (obs[0], -obs[0]) at every step of the chunk, or which of the two is larger: after some updates samples are close
+    to it."""
     policy = make(kind, action_low=-15.0, action_high=15.0)
     rng = torch.Generator().manual_seed(0)
     optim = torch.optim.Adam(policy.parameters(), 3e-3)
     x = 2 + 3 * torch.randn(512, 1, 1, generator=rng)
     obs, action = x.expand(-1, 2, 3), torch.cat([x, -x], 2).expand(-1, 4, -1)
-    policy.fit_normaliser(obs[:, 0], action[:, 0])
+    if policy.discrete:
+        action = one_hot(action)
+    policy.fit_normaliser(obs[:, 0], None if policy.discrete else action[:, 0])
     for _ in range(600):
         i = torch.randint(512, (128,), generator=rng)
         optim.zero_grad()
@@ -99,7 +103,7 @@ def test_imitation_learns_a_function_of_the_observation(kind):
     with torch.no_grad():
         made = policy.sample(obs, torch.randn((512, *policy.noise_shape), generator=rng))
     error = (made - action).abs().mean().item()
-    assert error < 0.5, f"{kind}: mean error {error:.2f}, the actions' spread is 3"
+    assert error < (0.05 if policy.discrete else 0.5), f"{kind}: mean error {error:.2f}, the actions' spread is 3"
 
 
 def test_diffusion_may_predict_the_noise_or_the_action():
@@ -110,8 +114,8 @@ def test_diffusion_may_predict_the_noise_or_the_action():
         *(p.predicted(x, t, p.encode(torch.zeros(3, 2, 3))) for p in (one, two))
     )  # one net, two meanings
     # at the lowest level the noise hardly counts: a net of zeros gives x / sqrt(abar_0), or 0
+    one, two = make("diffusion", steps=1), make("diffusion", steps=1, predict="eps")
     for p in (one, two):
-        p.steps = 1
         torch.nn.init.zeros_(p.net[-1].weight)
         torch.nn.init.zeros_(p.net[-1].bias)
     middle = one.action_norm.mean.expand(3, 4, 2)
@@ -121,7 +125,7 @@ def test_diffusion_may_predict_the_noise_or_the_action():
         make("diffusion", predict="velocity")
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("kind", [k for k in PLAIN if k != "greedy_q"])
 def test_a_condition_is_asked_for_when_acting(kind):
     policy = make(kind, condition=True)
     obs = torch.zeros(4, 2, 3)
@@ -154,7 +158,7 @@ def test_tanh_gaussian_log_prob_by_change_of_variables():
 
 @pytest.mark.parametrize("kind", [k for k in PLAIN if k != "tanh_gaussian"])
 def test_a_density_is_never_faked(kind):
-    with pytest.raises(ValueError, match=f"a {kind} policy has no log pi.*tanh_gaussian"):
+    with pytest.raises(ValueError, match=f"a {kind} policy has no log pi.*SAC and CQL need policy=tanh_gaussian"):
         make(kind).sample_with_log_prob(torch.zeros(1, 2, 3), torch.zeros(1, 4, 2))
 
 
@@ -206,3 +210,80 @@ def test_a_member_that_disagrees_lowers_the_bound():
     noise = torch.randn(1, 2, 2, 4, 2)
     both = policy.candidates(torch.zeros(1, 2, 3), noise[:, 0]).clamp(-1, 1)
     assert torch.equal(policy.sample(torch.zeros(1, 2, 3), noise)[0], both[0, 1])
+
+
+CHAINED = ("gaussian", "tanh_gaussian", "categorical", "diffusion", "flow")
+
+
+@pytest.mark.parametrize("kind", CHAINED)
+def test_a_chain_ends_in_the_action_and_its_log_prob_is_that_of_its_steps(kind):
+    policy = make(kind).explores(0.2)
+    obs, noise = torch.randn(5, 2, 3), torch.randn(5, *policy.noise_shape)
+    chain = policy.chain(obs, noise)
+    log_prob, entropy = policy.chain_log_prob(obs, chain)
+    steps = max(1, chain.shape[1] - 1)
+    assert log_prob.shape == entropy.shape == (5, steps)
+    assert torch.equal(policy.sample(obs, noise), policy.sample(obs, noise))
+    if kind in ("diffusion", "flow"):  # the noise of each step is what was drawn: z = noise, with one sigma
+        size = 8
+        by_hand = -0.5 * noise[:, 1:].square().sum((2, 3)) - size * (np.log(0.2) + 0.5 * np.log(2 * np.pi))
+        torch.testing.assert_close(log_prob, by_hand, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(
+            entropy, torch.full((5, steps), size * (np.log(0.2) + 1.4189385)), rtol=1e-5, atol=1e-4
+        )
+        last = policy.step_mean(chain[:, -2], torch.full((5,), steps - 1), policy.encode(obs))
+        assert not torch.allclose(last, chain[:, -1])  # the last step is scored because it is random, too
+    elif kind != "categorical":
+        assert log_prob[:, 0].std() > 0
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow"])
+def test_a_deterministic_chain_is_never_scored_as_a_gaussian(kind):
+    policy = make(kind)
+    chain = policy.chain(torch.zeros(2, 2, 3), torch.randn(2, *policy.noise_shape))
+    with pytest.raises(ValueError, match="deterministic steps, which have no density"):
+        policy.chain_log_prob(torch.zeros(2, 2, 3), chain)
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "one_step", "greedy_q"])
+def test_what_has_no_steps_with_a_density_is_refused(kind):
+    with pytest.raises(ValueError, match=f"a {kind} policy has no log pi of the steps.*on-policy"):
+        make(kind).chain_log_prob(torch.zeros(1, 2, 3), torch.zeros(1, 1, 4, 2))
+
+
+@pytest.mark.parametrize("kind", CHAINED)
+def test_a_seed_gives_back_the_noise_that_an_episode_was_made_from(kind):
+    policy = make(kind).explores(0.3)
+    policy.reset([0], [11])
+    acted = np.stack([policy.act(np.full(3, 0.1 * t, np.float32)) for t in range(8)])
+    noise = torch.from_numpy(policy.noises(11, 2))
+    obs = torch.tensor([[[0.0] * 3, [0.0] * 3], [[0.3] * 3, [0.4] * 3]])
+    with torch.no_grad():
+        again = policy.sample(obs, noise)
+    np.testing.assert_allclose(again.reshape(8, 2).numpy(), acted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_learnt_noise_lies_between_half_and_twice_and_can_be_thrown_away():
+    policy = make("flow").explores(0.1)
+    policy.learn_noise()
+    sigma = policy.sigma(torch.zeros(9, 4, 2), torch.arange(9) % 8, torch.randn(9, policy.features))
+    assert (sigma > 0.05).all() and (sigma < 0.2).all() and sigma.std() > 0
+    policy.noise_net = None
+    assert set(policy.state_dict()) == set(make("flow").state_dict())
+
+
+def test_categorical_samples_by_its_probabilities_and_greedy_takes_the_likeliest():
+    policy = make("categorical")
+    obs = torch.zeros(4000, 2, 3)
+    share = policy.logits(policy.encode(obs[:1])).exp()[0]
+    drawn = policy.sample(obs, torch.randn(4000, *policy.noise_shape))
+    torch.testing.assert_close(drawn.mean(0), share, rtol=0, atol=0.03)
+    assert torch.equal(policy.sample(obs[:1], torch.zeros(1, 4, 2))[0], one_hot(share))
+
+
+def test_greedy_q_explores_with_the_probability_it_is_told():
+    policy = make("greedy_q").explores(0.3)
+    obs = torch.zeros(4000, 2, 3)
+    best = policy.explores(0.0).sample(obs[:1], torch.zeros(1, 2, 2))
+    other = (policy.explores(0.3).sample(obs, torch.randn(4000, 2, 2)) != best).any(-1)[:, 0].float().mean()
+    assert other.item() == pytest.approx(0.15, abs=0.02)  # half of the random ones are the best one

@@ -42,13 +42,30 @@ class Silent(Reach):
         return obs, reward, terminated, truncated, {"elsewhere": 1}
 
 
-class Discrete(Reach):
+class Binary(Reach):
     def __init__(self):
         super().__init__()
-        self.action_space = gym.spaces.Discrete(3)
+        self.action_space = gym.spaces.MultiBinary(3)
 
 
-for _id, _cls in (("Reach-v0", Reach), ("Silent-v0", Silent), ("Discrete-v0", Discrete)):
+class Corridor(gym.Env):
+    """obs: the cell, one of 5; action: left or right; -1 a step until cell 4, which ends the episode; says nothing about success."""
+
+    metadata = {"render_modes": [], "render_fps": 10}
+    observation_space, action_space = gym.spaces.Discrete(5), gym.spaces.Discrete(2, start=1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cell = int(self.np_random.integers(3))
+        return self.cell, {}
+
+    def step(self, action):
+        assert action in (1, 2)
+        self.cell = max(0, self.cell + (1 if action == 2 else -1))
+        return self.cell, -1.0, self.cell == 4, False, {}
+
+
+for _id, _cls in (("Reach-v0", Reach), ("Silent-v0", Silent), ("Binary-v0", Binary), ("Corridor-v0", Corridor)):
     if _id not in gym.registry:
         gym.register(_id, entry_point=_cls, max_episode_steps=20)
 

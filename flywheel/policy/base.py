@@ -16,18 +16,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flywheel.nets import Normaliser
+from flywheel.nets import Normalised, Normaliser
+
+SHAPE = (
+    "obs_dim",
+    "action_dim",
+    "obs_steps",
+    "action_steps",
+    "action_low",
+    "action_high",
+)  # of a spec: what the task gives
 
 
-class Policy(nn.Module):
+class Policy(Normalised):
     """Base of all policies. A member of the folder defines `noise_shape`, `sample` and `bc_loss`.
 
     obs_dim Do, action_dim Da, obs_steps To, action_steps Ta; action_low and action_high bound what is executed.
     `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
-    0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian).
+    0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian). `explore` is 0 but for
+    collection: what it means is the member's business. A `discrete` policy makes one-hot actions.
     """
+
+    discrete = False
+    explore = 0.0
 
     def __init__(
         self,
@@ -83,15 +96,29 @@ class Policy(nn.Module):
         """As `sample`, and log pi of what was sampled [B], differentiable; only policies that have a density define it."""
         raise ValueError(
             f"a {self.spec['kind']} policy has no log pi(a): SAC and CQL need policy=tanh_gaussian; with {self.spec['kind']} "
-            "use algorithm=iql, rounds or recap"
+            f"use algorithm={'dqn, iql or ppo' if self.discrete else 'iql, rounds, recap or dppo'}"
         )
+
+    def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """The steps by which `noise` becomes an action: [B, K + 1, ...], or [B, 1, ...] where there is one; what they are is the
+        member's business."""
+        raise ValueError(
+            f"a {self.spec['kind']} policy has no log pi of the steps to its action: on-policy algorithms need policy=gaussian, "
+            "tanh_gaussian, categorical, diffusion or flow"
+        )
+
+    def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi of each step of a chain [B, K], and their entropy [B, K], both differentiable (DPPO, arXiv 2409.00588)."""
+        return self.chain(obs, chain)
 
     # -- shared --------------------------------------------------------------------------------------------------
 
     def fit_normaliser(self, obs, action) -> None:
-        """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]."""
-        self.obs_norm.fit(obs)
-        self.action_norm.fit(action)
+        """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]; None (of one-hot numbers) leaves them as they are."""
+        if obs is not None:
+            self.obs_norm.fit(obs)
+        if action is not None:
+            self.action_norm.fit(action)
 
     def encode(self, obs: Tensor, condition: Tensor | None = None) -> Tensor:
         """obs [B, To, Do] -> normalised features [B, To*Do (+ 1)]."""
@@ -120,6 +147,11 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.obs_norm.mean.device
 
+    def explores(self, amount: float) -> Policy:
+        """From now on act with exploration (what `amount` means is the member's business), or, at 0, as when deployed."""
+        self.explore, self.spec["greedy"] = amount, amount == 0
+        return self
+
     def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Forget the past. For a batch of environments: begin an episode in each of `slots`, its noise drawn from its seed.
 
@@ -139,7 +171,11 @@ class Policy(nn.Module):
             self._stack, self._chunk, self._cursor, self._rng = stack, chunk, cursor, rng
         for slot, seed in zip(slots, seeds, strict=True):
             self._cursor[slot] = -1
-            self._rng[slot] = np.random.default_rng([0x0F17, seed])
+            self._rng[slot] = _stream(seed)
+
+    def noises(self, seed: int, count: int) -> np.ndarray:
+        """The noise that `act` draws for the first `count` chunks of the episode with this seed; [count, *noise_shape]."""
+        return _stream(seed).standard_normal((count, *self.noise_shape), dtype=np.float32)
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
@@ -171,6 +207,11 @@ class Policy(nn.Module):
         return action[0] if single else action
 
 
+def _stream(seed: int) -> np.random.Generator:
+    """The random numbers of one episode."""
+    return np.random.default_rng([0x0F17, seed])
+
+
 def build(spec: dict) -> Policy:
     """The policy that `spec` describes; `spec["kind"]` is the name of its module in flywheel/policy/."""
     spec = dict(spec)
@@ -185,7 +226,7 @@ def build(spec: dict) -> Policy:
 def names() -> list[str]:
     """The policies there are: the modules of this folder."""
     here = Path(__file__).parent
-    return sorted(p.stem for p in here.glob("*.py") if p.stem not in ("__init__", "base"))
+    return sorted(p.stem for p in here.glob("*.py") if p.stem != "base" and not p.stem.startswith("_"))
 
 
 def save(policy: Policy, path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flywheel.critic import Critic
-from flywheel.policy.base import Policy, build
+from flywheel.policy.base import SHAPE, Policy, build
 
 
 class BestOfN(Policy):
@@ -64,5 +64,4 @@ class BestOfN(Policy):
         return actions[torch.arange(len(obs)), bound.argmax(1)]
 
 
-SHAPE = ("obs_dim", "action_dim", "obs_steps", "action_steps", "action_low", "action_high")
 make = BestOfN

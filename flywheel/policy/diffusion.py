@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flywheel.nets import mlp, time_embedding
-from flywheel.policy.base import Policy
+from flywheel.policy._denoise import Denoiser
 
 
 def cosine_alphas(steps: int) -> Tensor:
@@ -25,7 +25,7 @@ def cosine_alphas(steps: int) -> Tensor:
     return torch.cumprod(1 - beta, 0).float()
 
 
-class Diffusion(Policy):
+class Diffusion(Denoiser):
     """`train_steps` noise levels in training, `steps` deterministic DDIM steps in sampling (eta = 0); `predict` x0 or eps."""
 
     def __init__(
@@ -53,28 +53,27 @@ class Diffusion(Policy):
         self.steps, self.train_steps, self.predict = steps, train_steps, predict
         size = self.action_steps * self.action_dim
         self.net = mlp(size + 32 + self.features, size, width, depth, activation)
-        self.register_buffer("abar", cosine_alphas(train_steps), persistent=False)
+        levels = torch.linspace(train_steps - 1, 0, steps).round().long()
+        abar = cosine_alphas(train_steps)
+        self.register_buffer("abar", abar, persistent=False)
+        self.register_buffer("levels", levels, persistent=False)  # t of each sampling step, [steps]
+        self.register_buffer("after", torch.cat([abar[levels[1:]], torch.ones(1)]), persistent=False)  # abar after it
 
     def predicted(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
         """x [B, Ta, Da], t [B] in 0..train_steps-1, features [B, F] -> what the net predicts, x_0 or eps [B, Ta, Da]."""
         embedded = time_embedding(t.to(x.dtype) / self.train_steps)
         return self.net(torch.cat([x.flatten(1), embedded, features], dim=1)).view_as(x)
 
-    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        features, x = self.encode(obs), noise
-        levels = torch.linspace(self.train_steps - 1, 0, self.steps, device=x.device).round().long()
-        for i, t in enumerate(levels):
-            clean = self.predicted(x, t.expand(len(x)), features)
-            if self.predict == "eps":
-                clean = (x - (1 - self.abar[t]).sqrt() * clean) / self.abar[t].sqrt()
-            clean = clean.clamp(-3, 3)
-            if i + 1 < len(levels):
-                after = self.abar[levels[i + 1]]
-                eps = (x - self.abar[t].sqrt() * clean) / (1 - self.abar[t]).sqrt()
-                x = after.sqrt() * clean + (1 - after).sqrt() * eps
-            else:
-                x = clean
-        return self.action_norm.inverse(x)
+    def step_mean(self, x: Tensor, k: Tensor, features: Tensor) -> Tensor:
+        """DDIM with variance `explore`^2 (2010.02502, eq. 12): mean = sqrt(abar') x_0 + sqrt(1 - abar' - sigma^2) eps."""
+        t = self.levels[k]
+        abar, after = (level[:, None, None] for level in (self.abar[t], self.after[k]))
+        guess = self.predicted(x, t, features)
+        if self.predict == "eps":
+            guess = (x - (1 - abar).sqrt() * guess) / abar.sqrt()
+        clean = guess.clamp(-3, 3)
+        eps = (x - abar.sqrt() * clean) / (1 - abar).sqrt()
+        return after.sqrt() * clean + (1 - after - self.explore**2).clamp(min=0).sqrt() * eps
 
     def bc_loss(self, obs, action, generator, condition=None):
         x0 = self.action_norm(action)

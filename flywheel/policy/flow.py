@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from flywheel.nets import mlp, time_embedding
-from flywheel.policy.base import Policy
+from flywheel.policy._denoise import Denoiser
 
 
-class Flow(Policy):
+class Flow(Denoiser):
     """`steps` Euler steps of a velocity net of `depth` x `width`."""
 
     def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", steps: int = 8, **base):
@@ -25,12 +25,8 @@ class Flow(Policy):
         """x [B, Ta, Da], t [B] in [0, 1], features [B, F] -> dx/dt [B, Ta, Da]."""
         return self.net(torch.cat([x.flatten(1), time_embedding(t), features], dim=1)).view_as(x)
 
-    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        features, x = self.encode(obs), noise
-        for k in range(self.steps):
-            t = torch.full((len(x),), k / self.steps, device=x.device)
-            x = x + self.velocity(x, t, features) / self.steps
-        return self.action_norm.inverse(x)
+    def step_mean(self, x: Tensor, k: Tensor, features: Tensor) -> Tensor:
+        return x + self.velocity(x, k.to(x.dtype) / self.steps, features) / self.steps
 
     def bc_loss(self, obs, action, generator, condition=None):
         x1 = self.action_norm(action)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from flywheel.nets import mlp
+from flywheel.policy._normal import entropy, log_density
 from flywheel.policy.base import Policy
 
 
@@ -24,14 +23,20 @@ class Gaussian(Policy):
         return mean, -1.5 + 2.5 * torch.tanh(log_std)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        return self.action_norm.inverse(self.chain(obs, noise)[:, 0])
+
+    def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
         mean, log_std = self.distribution(self.encode(obs))
-        return self.action_norm.inverse(mean + log_std.exp() * noise)
+        return (mean + log_std.exp() * noise)[:, None]
+
+    def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.distribution(self.encode(obs))
+        return log_density(chain[:, 0], mean, log_std)[:, None], entropy(log_std)[:, None]
 
     def log_prob(self, obs: Tensor, action: Tensor, condition: Tensor | None = None) -> Tensor:
         """log pi(action | obs) of a whole chunk, in normalised units; [B]."""
         mean, log_std = self.distribution(self.encode(obs, condition))
-        z = (self.action_norm(action) - mean) / log_std.exp()
-        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum((1, 2))
+        return log_density(self.action_norm(action), mean, log_std)
 
     def bc_loss(self, obs, action, generator, condition=None):
         return -self.log_prob(obs, action, condition) / (self.action_steps * self.action_dim)

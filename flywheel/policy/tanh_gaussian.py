@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flywheel.nets import mlp
+from flywheel.policy._normal import entropy, log_density
 from flywheel.policy.base import Policy
 
 
@@ -33,14 +34,20 @@ class TanhGaussian(Policy):
 
     def density(self, u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """log pi of squash(u), [B]; 1 - tanh(u)^2 = 4 exp(2u) / (1 + exp(2u))^2, written so that it cannot round to 0."""
-        gaussian = -0.5 * ((u - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
         low, high = self.bounds(u)
         slope = ((high - low) / 2).log() + 2 * (math.log(2) - u - F.softplus(-2 * u))
-        return (gaussian - slope).sum((1, 2))
+        return log_density(u, mean, log_std) - slope.sum((1, 2))
+
+    def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = self.distribution(self.encode(obs))
+        return (mean + log_std.exp() * noise)[:, None]  # before the squashing
+
+    def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.distribution(self.encode(obs))
+        return log_density(chain[:, 0], mean, log_std)[:, None], entropy(log_std)[:, None]
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        mean, log_std = self.distribution(self.encode(obs))
-        return self.squash(mean + log_std.exp() * noise)
+        return self.squash(self.chain(obs, noise)[:, 0])
 
     def sample_with_log_prob(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.distribution(self.encode(obs))

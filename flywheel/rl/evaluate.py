@@ -28,6 +28,23 @@ def policy_action(nets, batch):
     return nets["q.lag"](obs, policy.sample(obs, noise_like(policy, batch) * 0)).amin(0)
 
 
+def policy_sample(nets, batch):
+    """mean_e Q_e(s', a'), a' ~ pi: no density is asked for (FQL, 2502.02538, eq. 5); [B]."""
+    policy, obs = nets["policy"], batch["next_obs"]
+    return nets["q.lag"](obs, policy.sample(obs, noise_like(policy, batch))).mean(0)
+
+
+def greedy(nets, batch):
+    """max_a Q_e(s', a), each member its own, of actions that can be counted: Q-learning (Watkins 1989), DQN (1312.5602); [E, B]."""
+    return nets["q.lag"].every(batch["next_obs"]).amax(-1)
+
+
+def double_greedy(nets, batch):
+    """Q'_e(s', argmax_a Q_e(s', a)): the fast net chooses, the slow one judges (Double DQN, 1509.06461, eq. 4); [E, B]."""
+    best = nets["q"].every(batch["next_obs"]).argmax(-1, keepdim=True)
+    return nets["q.lag"].every(batch["next_obs"]).gather(-1, best).squeeze(-1)
+
+
 def smoothed(nets, batch, *, noise=0.2, clip=0.5):
     """min_e Q_e(s', pi(s') + clipped noise): target policy smoothing (TD3, 1802.09477, eq. 14), in half action ranges; [B]."""
     policy, obs = nets["policy.lag"], batch["next_obs"]
@@ -89,8 +106,13 @@ def conservative(nets, batch, *, weight=5.0, samples=10, floor=False):
 
         weight * E_s [ log sum_a exp Q(s, a) - Q(s, a_data) ],  a by importance from uniform, pi(. | s) and pi(. | s')
 
-    `floor` lets no value of the policy's actions be pushed below the data's return (Cal-QL, 2303.05479, eq. 2).
+    Actions that can be counted are summed over as they are. `floor` lets no value of the policy's actions be pushed below
+    the data's return (Cal-QL, 2303.05479, eq. 2).
     """
+    if nets["policy"].discrete:
+        every = nets["q"].every(batch["obs"])  # [E, B, Da]
+        gap = (every.logsumexp(-1) - nets["q"](batch["obs"], batch["action"])).mean(1).sum()
+        return weight * gap, {"gap": gap / len(every)}
     policy, obs, rng = nets["policy"], batch["obs"], batch["rng"]
     many = obs.repeat_interleave(samples, 0)
     low, high = policy.bounds(obs)
@@ -114,6 +136,13 @@ def conservative(nets, batch, *, weight=5.0, samples=10, floor=False):
 
 
 def returns(nets, batch):
-    """Fit V(s) to the return that the data got from here (Monte Carlo)."""
+    """Fit V(s) to the return that the data got from here: Monte Carlo, or GAE's (see rl/advantage.py)."""
     v = nets["v"](batch["obs"])
     return F.mse_loss(v, batch["return"].expand_as(v)), {"v": v.mean()}
+
+
+def next_state(nets, batch):
+    """Fit every member of the transition model to where the data went: squared error in normalised units."""
+    model = nets["model"]
+    error = model.obs_norm(model(batch["obs"], batch["action"])) - model.obs_norm(batch["next_obs"])
+    return error.square().mean(), {}

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Cadence:
     """How often: rounds x (evaluate, improve) updates. one-step 1 x (100k, 100k), multi-step 5 x (20k, 2k), iterative
-    1M x (1, 1)."""
+    1M x (1, 1). In the first `warmup` rounds nothing is improved."""
 
     rounds: int
     evaluate: int
     improve: int
+    warmup: int = 0
 
 
 @dataclass
@@ -35,7 +36,8 @@ def fit(
     pause: Callable[[At], None] = lambda at: None,
     each: Callable[[int], bool | None] = lambda round: None,
 ) -> None:
-    """Collect, evaluate, improve, `cadence.rounds` times; `gate(before, learner)` may refuse a round with a reason.
+    """Collect, evaluate, improve, `cadence.rounds` times; `gate(before, learner)` may refuse a round with a reason. An act ends
+    early where a loss says that it is enough.
 
     `pause(at)` is called where the loop can be left and entered again (`at`); `each(round)` after each round: if it
     returns True the loop ends there (a time budget).
@@ -49,15 +51,17 @@ def fit(
             pause(at)
         if at.phase == 1:
             while at.step < cadence.evaluate:
-                learner.act("evaluate", source.batch("evaluate"))
+                if learner.act("evaluate", source.batch("evaluate")):
+                    break
                 at.step += 1
                 pause(at)
             at.phase, at.step = 2, 0
         if at.phase == 2:
             if at.step == 0:
                 learner.begin_improve()
-            while at.step < cadence.improve:
-                learner.act("improve", source.batch("improve"))
+            while at.step < cadence.improve and at.round >= cadence.warmup:
+                if learner.act("improve", source.batch("improve")):
+                    break
                 at.step += 1
                 pause(at)
             at.phase, at.step = 3, 0

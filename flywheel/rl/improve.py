@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from flywheel.rl.evaluate import noise_like, temperature
 
 
-def imitate(nets, batch):
+def imitate(nets, batch, *, net="policy"):
     """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching."""
-    loss = nets["policy"].bc_loss(batch["obs"], batch["action"], batch["rng"], None)
+    loss = nets[net].bc_loss(batch["obs"], batch["action"], batch["rng"], None)
     return loss.mean(), {}
+
+
+def distil(nets, batch, *, weight=1.0):
+    """weight * || pi(s, z) - teacher(s, z) ||^2 in normalised units, the same noise z for both: a chain of K steps becomes one
+    (consistency distillation, RL-100, 2510.14830; FQL, 2502.02538, eq. 6)."""
+    policy, teacher, obs = nets["policy"], nets["teacher"], batch["obs"]
+    noise = noise_like(policy, batch)
+    with torch.no_grad():
+        wanted = teacher.sample(obs, noise)
+    error = policy.action_norm(policy.sample(obs, noise)) - policy.action_norm(wanted)
+    return weight * error.square().mean(), {}
+
+
+def clipped_surrogate(nets, batch, *, clip=0.2, first=None, entropy=0.0, denoise=1.0, target_kl=None):
+    """-E sum_k min(r_k A, clip(r_k, 1 - c, 1 + c) A),  r_k = pi(x_{k+1} | x_k, s) / pi_old: PPO (1707.06347, eq. 7), for a chain
+    of K steps one ratio each and one advantage for all (DPPO, 2409.00588; RL-100, 2510.14830).
+
+    A is whitened over the batch. In a chain the noisier steps may have less: A * denoise^(K-1-k), and a clip c that grows from
+    `first` to `clip`. `entropy` is the weight of a bonus. Beyond `target_kl` the round's improvement stops.
+    """
+    log_prob, spread = nets["policy"].chain_log_prob(batch["obs"], batch["chain"])  # [B, K]
+    advantage = batch["advantage"]
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    left = torch.arange(log_prob.shape[1] - 1, -1, -1, device=log_prob.device)  # steps after this one, [K]
+    limit = torch.full(left.shape, clip, device=left.device) if first is None else _grown(first, clip, left)
+    advantage = advantage[:, None] * denoise**left
+    ratio = (log_prob - batch["log_prob"]).exp()
+    kl = (ratio - 1 - (log_prob - batch["log_prob"])).sum(1).mean().detach()  # Schulman's k3 estimate
+    kept = torch.minimum(ratio * advantage, torch.clamp(ratio, 1 - limit, 1 + limit) * advantage).sum(1).mean()
+    info = {"kl": kl, "entropy": spread.mean(), "clipped": ((ratio - 1).abs() > limit).float().mean()}
+    return -kept - entropy * spread.sum(1).mean(), info | ({"stop": kl > target_kl} if target_kl else {})
+
+
+def _grown(first, last, left):
+    """A clip that grows exponentially from the noisiest step to the last (DPPO, section 5)."""
+    done = 1 - left / max(1, len(left) - 1)
+    return first + (last - first) * (done.exp() - 1) / (math.e - 1)
 
 
 def state_baseline(nets, batch):
@@ -45,11 +84,12 @@ def advantage_conditioned(nets, batch, *, percentile=30.0, drop=0.2):
     return loss.mean(), {"advantage": advantage.mean(), "good": good.float().mean()}
 
 
-def maximize_q(nets, batch, *, scale=None):
+def maximize_q(nets, batch, *, scale=None, sample=False):
     """-Q_1(s, pi(s)): the deterministic policy gradient (DDPG, TD3). With `scale` it is weighed scale / mean |Q| (TD3+BC,
-    2106.06860, eq. 5; the imitation is a second row)."""
+    2106.06860, eq. 5; the imitation is a second row). With `sample` pi's noise is drawn and Q is the members' mean (FQL)."""
     policy, obs = nets["policy"], batch["obs"]
-    q = nets["q"](obs, policy.sample(obs, noise_like(policy, batch) * 0))[0]
+    q = nets["q"](obs, policy.sample(obs, noise_like(policy, batch) * (1 if sample else 0)))
+    q = q.mean(0) if sample else q[0]
     weight = scale / q.abs().mean().detach() if scale else 1.0
     return -weight * q.mean(), {"q_pi": q.mean()}
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flywheel.rl import evaluate, improve
+from flywheel.rl import advantage, evaluate, gate, improve
 
-ACTS = {"evaluate": evaluate, "improve": improve}
+ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
 
 
 def resolve(act: str, name: str, args: dict[str, Any]):
@@ -21,13 +21,11 @@ def resolve(act: str, name: str, args: dict[str, Any]):
     module = ACTS[act]
     losses = {k: f for k, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
     if name not in losses:
-        raise ValueError(f"no loss {name!r} in rl/{act}.py. There are: {', '.join(sorted(losses))}")
+        raise ValueError(f"no {name!r} in rl/{act}.py. There are: {', '.join(sorted(losses))}")
     args = dict(args or {})
     known = inspect.signature(losses[name]).parameters
     if unknown := set(args) - set(known):
-        raise ValueError(
-            f"loss {name} has no {', '.join(sorted(unknown))}; it has: {', '.join(list(known)[2:]) or 'none'}"
-        )
+        raise ValueError(f"{name} has no {', '.join(sorted(unknown))}; it has: {', '.join(list(known)[2:]) or 'none'}")
     for part in (
         "next_value",
         "baseline",
@@ -47,10 +45,14 @@ def _function(module, spec: str | dict[str, Any]):
     return functools.partial(found, **args) if args else found
 
 
-class Learner:
-    """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}.
+OPTIMISERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
-    With `restart` each round's improvement begins from the policy as it is now (the anchor), not from the last round's.
+
+class Learner:
+    """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}, `lr` one rate or {net: rate}.
+
+    `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the policy as
+    it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins from the policy as it is now (the anchor), not from the last round's.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class Learner:
         evaluate: dict,
         improve: dict,
         lag: dict[str, float],
-        lr: float = 3e-4,
+        lr: float | dict[str, float] = 3e-4,
         clip: float = 10.0,
         weight_decay: float = 1e-4,
         seed: int = 0,
         device: str = "cpu",
         restart: bool = False,
+        optimiser: str = "adamw",
+        advantage: dict | None = None,
     ):
         self.nets = {name: net.to(device) for name, net in nets.items()}
         self.lag, self.clip, self.device = dict(lag), clip, device
@@ -73,12 +77,18 @@ class Learner:
             if name not in nets:
                 raise ValueError(f"lag names {name!r}; there are the nets: {', '.join(nets)}")
             self.nets[f"{name}.lag"] = copy.deepcopy(self.nets[name]).requires_grad_(False)
+        self.advantage = None
+        if advantage:
+            ((name, args),) = advantage.items()
+            function, filled = resolve("advantage", name, args)
+            self.advantage = functools.partial(function, **filled)
+            self.nets["policy.old"] = copy.deepcopy(self.nets["policy"]).requires_grad_(False)
         self.tables = {"evaluate": self._table("evaluate", evaluate), "improve": self._table("improve", improve)}
         moved = {net for table in self.tables.values() for net in table}
         self.optim = {
-            net: torch.optim.AdamW(
+            net: OPTIMISERS[optimiser](
                 [p for p in self.nets[net].parameters() if p.requires_grad],
-                lr=lr,
+                lr=lr[net] if isinstance(lr, dict) else lr,
                 weight_decay=weight_decay,
                 fused=True,
             )
@@ -97,15 +107,19 @@ class Learner:
             table[net] = [(name, *resolve(act, name, args)) for name, args in losses.items()]
         return table
 
-    def act(self, act: str, batch: dict[str, Tensor]) -> None:
-        """One update of every net in the act's table, in the table's order; then the slow copies follow."""
-        batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
-        batch["rng"] = self.rng
+    def act(self, act: str, batch: dict[str, Tensor]) -> bool:
+        """One update of every net in the act's table, in the table's order; then the slow copies follow.
+
+        True, and nothing more is moved, if a loss says `stop`: enough of this act for this round.
+        """
+        batch = self.complete(act, batch)
         for net, losses in self.tables[act].items():
             params = self.optim[net].param_groups[0]["params"]
             total = 0.0
             for name, loss, args in losses:
                 value, info = loss(self.nets, batch, **args)
+                if info.pop("stop", False):
+                    return True
                 total = total + value
                 self._note(f"{net}.{name}", value)
                 for key, number in info.items():
@@ -119,6 +133,18 @@ class Learner:
         for net, rate in self.lag.items():
             if net in self.tables[act]:
                 self._follow(net, rate)
+        return False
+
+    def advantages(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The table's advantage of a whole round's data."""
+        return self.advantage(self.nets, {k: v.to(self.device) for k, v in batch.items()} | {"rng": self.rng})
+
+    def complete(self, act: str, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """A batch on the device, with the random generator and, to improve, the advantages that it does not bring."""
+        batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()} | {"rng": self.rng}
+        if act == "improve" and self.advantage and "advantage" not in batch:
+            batch |= self.advantage(self.nets, batch)
+        return batch
 
     @torch.no_grad()
     def _follow(self, net: str, rate: float) -> None:
@@ -137,7 +163,10 @@ class Learner:
         return means
 
     def begin_improve(self) -> None:
-        """With an anchor: the policy, its slow copy and its optimiser begin this round where they began the first."""
+        """Remember the policy as it is (`policy.old`, where there is one). With an anchor: the policy, its slow copy and its
+        optimiser begin this round where they began the first."""
+        if "policy.old" in self.nets:
+            self.nets["policy.old"].load_state_dict(self.nets["policy"].state_dict())
         if self.anchor is not None:
             for name in ("policy", "policy.lag"):
                 if name in self.nets:
@@ -148,7 +177,7 @@ class Learner:
         """Run every loss once on a tiny batch, without a step: what cannot work fails in the first second."""
         before = self.rng.get_state()
         for act, batch in batches.items():
-            batch = {k: v.to(self.device) for k, v in batch.items()} | {"rng": self.rng}
+            batch = self.complete(act, batch)
             for net, losses in self.tables[act].items():
                 for name, loss, args in losses:
                     try:
@@ -156,7 +185,7 @@ class Learner:
                     except KeyError as error:
                         raise ValueError(
                             f"{act}.{net}.{name} needs the net or batch entry {error}; nets: {', '.join(self.nets)}; "
-                            f"batch: {', '.join(batch)}. Add it to the algorithm's table (or to lag, for NAME.lag)"
+                            f"batch: {', '.join(batch)}. Add it to the algorithm's table (or to lag, for NAME.lag); a teacher comes with `flywheel distil`"
                         ) from error
         self.rng.set_state(before)
 

@@ -8,6 +8,7 @@
                                               discount [B]  gamma^n * (1 - terminated);  return [B]  to the episode's end
 
 An episode ends for the learner at its first success: that step has reward 1 and `terminated`; what came after is not used.
+With reward "env" it is the environment's own reward that counts (extras.env_reward), to the episode's end.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ from typing import Any
 import numpy as np
 import torch
 
+FIELDS = {  # of the window cache, by what is learnt from
+    "success": ("obs.state", "action", "reward"),
+    "env": ("obs.state", "action", "extras.env_reward"),
+}
+
 
 class Pool:
     """Rows of the window cache that belong to some episodes, in one fixed order, and how to draw from them."""
 
-    def __init__(self, windows, which: np.ndarray, gamma: float):
-        rows, columns = windows.rows, windows.columns
-        reward = columns["reward"]
+    def __init__(self, windows, which: np.ndarray, gamma: float, reward: str = "success"):
+        rows, columns, own = windows.rows, windows.columns, reward == "env"
+        self.column = columns[FIELDS[reward][-1]]
         self.start = windows.start[which].astype(np.int64)
-        length, terminated = windows.length[which].astype(np.int64), np.zeros(len(which), bool)
+        length = windows.length[which].astype(np.int64)
+        terminated = windows.table["terminated"][which].copy() if own else np.zeros(len(which), bool)
         returns = []
         for e, (first, steps) in enumerate(zip(self.start, length, strict=True)):
-            r = np.asarray(rows[first : first + steps, reward]).ravel().astype(np.float64)
-            if (r > 0).any():
+            r = np.asarray(rows[first : first + steps, self.column]).ravel().astype(np.float64)
+            if not own and (r > 0).any():
                 steps = length[e] = int((r > 0).argmax()) + 1
                 terminated[e], r = True, r[:steps]
             power = gamma ** np.arange(steps)
@@ -64,21 +71,19 @@ class Offline:
         batch_size: int = 256,
         gamma: float = 0.99,
         seed: int = 0,
+        reward: str = "success",
     ):
-        self.To, self.Ta, self.gamma, self.batch_size, self.mixture = (
-            obs_steps,
-            action_steps,
-            gamma,
-            batch_size,
-            mixture,
-        )
+        self.To, self.Ta, self.gamma, self.reward = obs_steps, action_steps, gamma, reward
+        self.batch_size, self.mixture = batch_size, mixture
         self.rng = np.random.default_rng(seed)
         self.use(windows, pools)
 
     def use(self, windows, pools: dict[str, np.ndarray]) -> None:
         """Draw from these episodes from now on."""
         self.windows = windows
-        self.pools = {name: Pool(windows, np.asarray(which, np.int64), self.gamma) for name, which in pools.items()}
+        self.pools = {
+            name: Pool(windows, np.asarray(which, np.int64), self.gamma, self.reward) for name, which in pools.items()
+        }
 
     def collect(self, learner) -> None:
         """Offline: nothing."""
@@ -112,7 +117,7 @@ class Offline:
         rows = gather(here, chunk, first, last - 1)  # [n, 2 Ta, W]
         power = self.gamma ** np.arange(self.Ta)
         inside = np.arange(self.Ta) < left[:, None]
-        reward = (rows[:, : self.Ta, columns["reward"]][..., 0] * power * inside).sum(1)
+        reward = (rows[:, : self.Ta, pool.column][..., 0] * power * inside).sum(1)
         ends = pool.terminated[episode] & (t + left == length)
         return {
             "obs": gather(here, stack, first, last)[..., obs].copy(),
@@ -148,5 +153,84 @@ class OffPolicy(Offline):
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
+        self.memory.clear()
+        self.memory.update(state["memory"])
+
+
+class OnPolicy:
+    """Only what the policy that acts now has just done: `gather_round(learner, memory)` returns the round's whole episodes.
+
+    Advantages are made once a round (`learner.advantage`), then batches go through the round's chunks in a shuffled order, again
+    and again. A chunk's log-probabilities are those of the noise that it was made from, which an episode's seed gives back.
+    """
+
+    def __init__(
+        self,
+        *,
+        obs_steps: int,
+        action_steps: int,
+        gather_round: Callable,
+        memory: dict[str, Any],
+        batch_size: int = 256,
+        gamma: float = 0.99,
+        seed: int = 0,
+        reward: str = "success",
+    ):
+        self.To, self.Ta, self.gamma, self.reward, self.batch_size = obs_steps, action_steps, gamma, reward, batch_size
+        self.gather_round, self.memory = gather_round, memory
+        self.rng = np.random.default_rng(seed)
+        self.data: dict[str, torch.Tensor] = {}
+        self.order = np.zeros(0, np.int64)
+
+    def collect(self, learner) -> None:
+        self.use(self.gather_round(learner, self.memory), learner)
+
+    def use(self, episodes, learner) -> None:
+        """Learn from these episodes from now on; what the learner's nets say of them is fixed here."""
+        policy = learner.nets["policy"]
+        parts = [self._chunks(episode, policy) for episode in episodes]
+        whole = {k: torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in parts[0]}
+        whole |= {k: v.cpu() for k, v in learner.advantages(whole).items()}
+        self.data = {k: whole[k] for k in ("obs", "action", "chain", "log_prob", "advantage", "return")}
+        self.order = np.zeros(0, np.int64)
+
+    def _chunks(self, episode, policy) -> dict[str, np.ndarray]:
+        """An episode, chunk by chunk: n of them, the last one perhaps cut short."""
+        reward, steps, ended = episode.reward, len(episode), episode.terminated
+        if self.reward == "env":
+            reward = episode.extras["env_reward"]
+        elif episode.success:
+            steps, ended = int(reward.argmax()) + 1, True
+        at = np.arange(0, steps, self.Ta)
+        left = np.minimum(self.Ta, steps - at)
+        inside = np.arange(self.Ta) < left[:, None]
+        index = np.minimum(at[:, None] + np.arange(self.Ta), steps - 1)
+        stack, state = np.arange(1 - self.To, 1), episode.obs["state"]
+        last = at + self.Ta >= steps
+        return {
+            "obs": state[np.maximum(at[:, None] + stack, 0)],
+            "next_obs": state[np.maximum((at + left)[:, None] + stack, 0)],
+            "action": episode.action[index],
+            "reward": (reward[index] * self.gamma ** np.arange(self.Ta) * inside).sum(1).astype(np.float32),
+            "discount": (self.gamma**left * ~(last & ended)).astype(np.float32),
+            "last": last,
+            "noise": policy.noises(episode.seed, len(at)),
+        }
+
+    def batch(self, act: str, size: int | None = None) -> dict[str, torch.Tensor]:
+        """The next batch of a pass through the round's chunks; a pass leaves out the rest that fills no batch."""
+        size = min(size or self.batch_size, len(self.data["obs"]))
+        if len(self.order) < size:
+            self.order = self.rng.permutation(len(self.data["obs"]))
+        taken, self.order = self.order[:size], self.order[size:]
+        return {k: v[torch.from_numpy(taken)] for k, v in self.data.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What decides the next batch, as JSON values; `data` beside it."""
+        return {"rng": self.rng.bit_generator.state, "order": self.order.tolist(), "memory": self.memory}
+
+    def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor]) -> None:
+        self.rng.bit_generator.state = state["rng"]
+        self.order, self.data = np.array(state["order"], np.int64), data
         self.memory.clear()
         self.memory.update(state["memory"])

@@ -88,6 +88,39 @@ def device(cfg: dict[str, Any]) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def windows(corpus, version, cfg: dict[str, Any], store):
+    """The rows of a version that this task is learnt from: with its success, or (task.reward=env) with the environment's reward."""
+    from flywheel.rl.source import FIELDS
+
+    return corpus.windows(version, FIELDS[cfg["task"].get("reward") or "success"], cache=store.cache)
+
+
+def drawn(cfg: dict[str, Any], policy) -> dict[str, Any]:
+    """What every source asks for: horizons, batch size, gamma, seed, which reward."""
+    return {
+        "obs_steps": policy.obs_steps, "action_steps": policy.action_steps, "batch_size": int(cfg["batch_size"]),
+        "gamma": float(cfg["gamma"]), "seed": int(cfg["seed"]), "reward": cfg["task"].get("reward") or "success",
+    }  # fmt: skip
+
+
+def shape(env) -> dict[str, Any]:
+    """What a task gives to the spec of a policy."""
+    bounds = {"action_low": env.action_low.tolist(), "action_high": env.action_high.tolist()}
+    return {"obs_dim": env.obs_dim, "action_dim": env.action_dim, **bounds}
+
+
+def suits(policy, env) -> None:
+    """ValueError unless the policy makes the kind of actions that the task takes."""
+    there = bool(getattr(env, "discrete", None))
+    if policy.discrete != there:
+        kind, takes = policy.spec["kind"], f"one of {env.action_dim}" if there else f"{env.action_dim} numbers"
+        fit = "categorical (bc, iql, awac, ppo) or greedy_q (dqn, double_dqn, q_learning)"
+        raise ValueError(
+            f"task {env.task} takes {takes} as an action, and a {kind} policy makes {'one-hot' if policy.discrete else 'continuous'} "
+            f"actions; use policy={fit if there else 'flow, diffusion, gaussian, tanh_gaussian or deterministic'}"
+        )
+
+
 def open_env(cfg: dict[str, Any], num_envs: int | None = None):
     """The task's environments, as many as the config says, stepped by `threads` threads."""
     from flywheel import env

@@ -50,8 +50,8 @@ def load(ref: str, store, cfg: dict[str, Any]):
 
 
 def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> dict[str, np.ndarray]:
-    """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (to the first success, or all), and
-    first observation; each [n]. `also` [{name, obs, above}]: did column `obs` ever pass `above`, as also.NAME."""
+    """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (to the first success, or all), first
+    observation and, where the environment's own reward is learnt from, return; each [n]. `also` [{name, obs, above}]: did column `obs` ever pass `above`, as also.NAME."""
     from flywheel.env import rollout
 
     with progress(f"evaluate {what}", len(seeds)) as tick:
@@ -65,15 +65,27 @@ def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=
         "length": np.array([len(e) for e in episodes], np.int64),
         "obs0": np.stack([e.obs["state"][0] for e in episodes]),
     }
+    if getattr(env, "reward", "success") == "env":
+        columns["return"] = np.array([e.extras["env_reward"].sum() for e in episodes], np.float64)
     for extra in also or []:
         seen = [np.flatnonzero(e.obs["state"][:, extra["obs"]] > extra["above"]) for e in episodes]
         columns[f"also.{extra['name']}"] = np.array([int(s[0]) if len(s) else -1 for s in seen])
     return columns
 
 
+def rate(scored: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Success with its interval and, where the environment's own reward is learnt from, the mean return."""
+    returns = (
+        {"return": float(scored["return"].mean()), "return_std": float(scored["return"].std())}
+        if "return" in scored
+        else {}
+    )
+    return {**stats.rate(scored["success"]), **returns}
+
+
 def summary(result: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any]:
     """Rates with Wilson intervals: success, at the last step, and, for each of `within` (steps), by then."""
-    out = dict(stats.rate(result["success"]))
+    out = rate(result)
     out["success_at_end"] = float(result["success_at_end"].mean())
     out["environment_steps"] = int(result["length"].sum())
     won = result["success"]

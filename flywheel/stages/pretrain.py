@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import stats
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
-from flywheel.stages.evaluate import score
+from flywheel.stages.evaluate import rate, score
 
-START = (
-    0.01  # SAC's temperature at first: rewards are 0 and 1, and a policy that can already do something should keep it
-)
+START = {
+    "success": 0.01,  # SAC's temperature at first: rewards are 0 and 1, and a policy that can do something should keep it
+    "env": 1.0,
+}
 
 
 class OutOfTime(Exception):
@@ -27,37 +27,51 @@ class OutOfTime(Exception):
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    return {"corpus": _inputs.describe(_inputs.demonstrations(cfg, store))}
+    found = {"corpus": _inputs.describe(_inputs.demonstrations(cfg, store))}
+    return found | ({"checkpoint": _inputs.checkpoint(cfg["checkpoint"], store)} if cfg.get("checkpoint") else {})
 
 
-def nets(algorithm: dict[str, Any], policy) -> dict[str, Any]:
-    """The nets that an algorithm's tables name, sharing the policy's frozen normaliser: policy, q (ensemble), v, alpha."""
-    from flywheel.critic import Critic
+def nets(algorithm: dict[str, Any], policy, reward: str = "success") -> dict[str, Any]:
+    """The nets that an algorithm's tables name, sharing the policy's frozen normaliser: policy, q (ensemble), v, alpha,
+    model (of transitions), teacher (a flow policy beside the policy, where no checkpoint is one)."""
+    from flywheel.critic import Critic, TransitionModel
     from flywheel.nets import Temperature
+    from flywheel.policy import base
 
     shape = {k: policy.spec[k] for k in ("obs_dim", "obs_steps")}
-    made = {"policy": policy}
-    wanted = {net for act in ("evaluate", "improve") for net in algorithm.get(act) or {}}
+    own = {k: policy.spec[k] for k in ("action_dim", "action_steps")}
     size = dict(algorithm.get("critic") or {})
-    if "q" in wanted:
-        own = {k: policy.spec[k] for k in ("action_dim", "action_steps")}
-        made["q"] = Critic(**shape, **own, **size).like(policy)
-    if "v" in wanted:
-        made["v"] = Critic(**shape, **{**size, "members": 1}).like(policy)
-    if "alpha" in wanted:
-        made["alpha"] = Temperature(START)
-    if unknown := wanted - set(made):
-        raise ValueError(f"the algorithm's table names {', '.join(sorted(unknown))}; there are policy, q, v and alpha")
-    return made
+
+    def critic():
+        if policy.discrete:  # the policy of DQN is its critic
+            return getattr(policy, "critic", None) or Critic(**shape, **own, **size, discrete=True).like(policy)
+        return Critic(**shape, **own, **size).like(policy)
+
+    def teacher():
+        spec = {k: policy.spec[k] for k in (*base.SHAPE, "width", "depth")}
+        return base.build({"kind": "flow", **spec}).like(policy)
+
+    makers = {
+        "policy": lambda: policy,
+        "q": critic,
+        "v": lambda: Critic(**shape, **{**size, "members": 1}).like(policy),
+        "alpha": lambda: Temperature(START[reward]),
+        "model": lambda: TransitionModel(**shape, **own).like(policy),
+        "teacher": teacher,
+    }
+    wanted = {net for act in ("evaluate", "improve") for net in algorithm.get(act) or {}}
+    if unknown := wanted - set(makers):
+        raise ValueError(f"the algorithm's table names {', '.join(sorted(unknown))}; there are {', '.join(makers)}")
+    return {name: make() for name, make in makers.items() if name in wanted or name == "policy"}
 
 
 def learner(algorithm: dict[str, Any], policy, cfg: dict[str, Any], **more):
     """A learner for an algorithm's tables."""
     from flywheel.rl.learner import Learner
 
-    keys = ("lr", "clip", "weight_decay")
+    keys = ("lr", "clip", "weight_decay", "optimiser", "advantage")
     return Learner(
-        nets(algorithm, policy) | more.pop("nets", {}),
+        nets(algorithm, policy, cfg["task"].get("reward") or "success") | more.pop("nets", {}),
         evaluate=algorithm.get("evaluate") or {},
         improve=algorithm["improve"],
         lag=algorithm.get("lag") or {},
@@ -72,15 +86,8 @@ def new_policy(cfg: dict[str, Any], env, windows):
     """The policy of the config for this environment, its normaliser fitted to the rows of `windows`."""
     from flywheel.policy import base
 
-    policy = base.build(
-        {
-            **cfg["policy"],
-            "obs_dim": env.obs_dim,
-            "action_dim": env.action_dim,
-            "action_low": env.action_low.tolist(),
-            "action_high": env.action_high.tolist(),
-        }
-    )
+    policy = base.build({**cfg["policy"], **_inputs.shape(env)})
+    _inputs.suits(policy, env)
     columns = windows.columns
     width = columns["obs.state"].stop - columns["obs.state"].start
     if width != env.obs_dim:
@@ -90,31 +97,56 @@ def new_policy(cfg: dict[str, Any], env, windows):
         )
     spans = [slice(s, s + n) for s, n in zip(windows.start, windows.length, strict=True)]
     rows = np.concatenate([windows.rows[span] for span in spans])
-    policy.fit_normaliser(rows[:, columns["obs.state"]], rows[:, columns["action"]])
+    fit_normaliser(policy, env, rows[:, columns["obs.state"]], rows[:, columns["action"]])
     return policy
 
 
+def fit_normaliser(policy, env, obs, action) -> None:
+    """Freeze the policy's normaliser on rows obs [R, Do], action [R, Da]; what is one-hot stays as it is."""
+    policy.fit_normaliser(None if getattr(env, "one_hot", None) else obs, None if policy.discrete else action)
+
+
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    from flywheel.policy import base
+
+    def begin(env, windows):
+        if "checkpoint" not in run.inputs:
+            return new_policy(cfg, env, windows)
+        policy = base.load(run.store.checkpoint(run.inputs["checkpoint"]["ref"])["file"])
+        _inputs.suits(policy, env)
+        return policy.train().requires_grad_(True)
+
+    return train(cfg, run, begin)
+
+
+def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
+    """Train the policy that `begin(env, windows)` makes on the demonstrations; `more` nets stand beside those of the table."""
     import torch
 
     from flywheel.policy import base
+    from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.fit import At, Cadence, fit
+    from flywheel.rl.learner import resolve
     from flywheel.rl.source import Offline
 
     algorithm = cfg["algorithm"]
     if algorithm["source"] != "offline":
-        raise ValueError(f"pretrain learns offline; algorithm {algorithm.get('name')} asks for {algorithm['source']}")
+        raise ValueError(
+            f"pretrain learns offline; algorithm {algorithm.get('name')} asks for {algorithm['source']}: that is `flywheel "
+            f"{'retrain' if algorithm.get('act') else 'online'}`"
+        )
     torch.manual_seed(int(cfg["seed"]))
     corpus = run.store.corpus()
     version = _inputs.demonstrations(cfg, run.store)
-    windows = corpus.windows(version, cache=run.store.cache)
+    windows = _inputs.windows(corpus, version, cfg, run.store)
     env = _inputs.open_env(cfg)
-    policy = new_policy(cfg, env, windows)
-    learning = learner(algorithm, policy, cfg)
+    policy = begin(env, windows)
+    if "explore" in algorithm:
+        policy.explores(float(algorithm["explore"]))
+    learning = learner(algorithm, policy, cfg, nets=more)
     source = Offline(
         windows, {"demos": np.arange(len(version))}, {act: {"demos": 1.0} for act in ("evaluate", "improve")},
-        obs_steps=policy.obs_steps, action_steps=policy.action_steps, batch_size=int(cfg["batch_size"]),
-        gamma=float(cfg["gamma"]), seed=int(cfg["seed"]),
+        **_inputs.drawn(cfg, policy),
     )  # fmt: skip
     cadence = Cadence(**algorithm["cadence"])
     total, every = cadence.rounds * cadence.improve, int(cfg["score_every"])
@@ -129,7 +161,24 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         curve, at = saved[1]["curve"], At(**saved[1]["at"])
         say(f"  going on at update {at.round * cadence.improve + at.step}")
     gate_seeds = _inputs.seeds("gate", cfg, _inputs.CURVE, int(cfg["score_episodes"]))
-    acting = "policy.lag" if "policy.lag" in learning.nets else "policy"
+    acting = learning.nets["policy.lag" if "policy.lag" in learning.nets else "policy"]
+
+    def actor():
+        """Who is scored and saved: the policy, or the best of N of its samples."""
+        if algorithm.get("act") != "best_of_n":
+            return copy.deepcopy(acting).eval()
+        return BestOfN.of(copy.deepcopy(acting), copy.deepcopy(learning.nets["q.lag"])).eval()
+
+    gate = None
+    if algorithm.get("gate"):
+        ((name, args),) = algorithm["gate"].items()
+        judge, filled = resolve("gate", name, args)
+
+        def gate(before, learning):
+            reason = judge(learning.nets, learning.complete("gate", source.batch("evaluate")), **filled)
+            run.log("gate", refused=reason)
+            say(f"  the round is {'undone: ' + reason if reason else 'kept'}")
+            return reason
 
     def save() -> None:
         run.save(learning.state(), {"source": source.state(), "curve": curve, "at": vars(at)})
@@ -150,12 +199,12 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
     def point(updates: int) -> None:
         file = f"at_{updates}.safetensors"
-        base.save(learning.nets[acting], run.out / file)
+        base.save(actor(), run.out / file)
         entry = {"updates": updates, "file": file, **learning.metrics()}
         if gate_seeds:
-            actor = copy.deepcopy(learning.nets[acting]).eval()
-            result = score(actor, env, gate_seeds, what=f"at {updates} updates", stop_at_success=True)
-            entry |= stats.rate(result["success"])
+            who = actor().explores(0.0) if "explore" in algorithm else actor()
+            result = score(who, env, gate_seeds, what=f"at {updates} updates", stop_at_success=True)
+            entry |= rate(result)
             say(f"  {updates} updates: success {entry['success']:.2f} on {entry['n']} gate seeds")
         curve.append(entry)
         run.log("curve", **entry)
@@ -163,7 +212,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
     first = next(iter(algorithm["improve"]["policy"]))
     with progress("pretrain", total, at.round * cadence.improve + at.step) as tick, suppress(OutOfTime):
-        fit(learning, source, cadence, at=at, pause=pause)
+        fit(learning, source, cadence, gate, at=at, pause=pause)
     env.close()
 
     best = max(curve, key=lambda e: (e.get("success", 0), e["updates"]))

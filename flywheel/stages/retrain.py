@@ -16,7 +16,7 @@ import numpy as np
 
 from flywheel import stats
 from flywheel.log import progress, say
-from flywheel.stages import _inputs
+from flywheel.stages import _inputs, _rounds
 from flywheel.stages._backward import Backward
 from flywheel.stages.evaluate import score
 from flywheel.stages.pretrain import learner
@@ -42,16 +42,18 @@ def _episodes(cfg: dict[str, Any], store):
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     import torch
 
+    from flywheel.env import rollout
     from flywheel.policy import base
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.fit import At, Cadence, fit
     from flywheel.rl.source import OffPolicy
 
     algorithm, collect = cfg["algorithm"], cfg["collect"]
-    if algorithm["source"] != "off_policy":
+    if algorithm.get("act") != "best_of_n" or algorithm["source"] != "off_policy":
         raise ValueError(
-            f"retrain collects and keeps what it saw; algorithm {algorithm.get('name')} asks for source "
-            f"{algorithm['source']}. With source off_policy there are: rounds, recap, rlpd, sac, td3, ddpg"
+            f"retrain collects with the best of N and keeps what it saw: algorithm=rounds or recap; algorithm "
+            f"{algorithm.get('name')} asks for source {algorithm['source']}: that is `flywheel "
+            f"{'pretrain' if algorithm['source'] == 'offline' else 'online'}`"
         )
     torch.manual_seed(int(cfg["seed"]))
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
@@ -68,17 +70,13 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     learning = learner(
         algorithm, policy, cfg, nets={"q": critic} if critic else {}, restart=cfg.get("restart") == "anchor"
     )  # fmt: skip
-    best = algorithm["act"] == "best_of_n"
-    acting, judging = learning.nets["policy.lag" if best else "policy"], learning.nets.get("q.lag")
+    acting, judging = learning.nets["policy.lag"], learning.nets["q.lag"]
     env = _inputs.open_env(cfg)
-    memory: dict[str, Any] = {"round": 0, "episodes": [], "steps": 0, "window": None, "backward": None, "history": []}
+    memory = {**_rounds.memory(), "window": None, "backward": None}
     origin = f"policy:{record['id']}"
 
     def actor(explore: float):
         """Whoever acts now: the plain policy until there are critics that have learnt."""
-        if not best:
-            acting.spec["greedy"], acting.explore = explore == 0, explore
-            return acting
         if memory["round"] == 0 and critic is None:
             return anchor
         made = BestOfN.of(acting, judging, anchor, n=int(collect["n"]), k=float(collect["k"]))
@@ -86,29 +84,27 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return made.eval()
 
     def pools():
-        """Windows over inputs and own episodes, and which are which; in an order that only this run decides."""
-        version = corpus.at("latest")
-        where = {h: i for i, h in enumerate(version.hashes)}
-        order = [*inputs, *memory["episodes"]]
-        chosen = version.select(np.array([where[h] for h in order]))
-        won = np.asarray(chosen.table["success"]) == 1
-        index = np.arange(len(order))
-        is_demo = np.isin(np.array(order), np.array(demos.hashes))
-        return corpus.windows(chosen, cache=run.store.cache), {
-            "demos": index[is_demo],
-            "own": index[~is_demo & won],
-            "rollouts": index[~is_demo],
-            "all": index,
-        }
+        return _rounds.pools(cfg, run, corpus, memory, inputs, demos.hashes)
 
     def gather_round(learning, memory):
         n = int(collect["episodes"])
-        done, counts = _collect(cfg, run, env, actor(float(collect["explore"])), memory, backward.starts(n), origin)
-        added = corpus.append(done, message=f"{run.name} round {memory['round']}", author=run.name)
-        note = _remember(memory, done, {h for h, _ in added.refused}, counts, backward)
-        run.log("round", **note)
-        words = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in note.items() if v is not None)
-        say("  " + ", ".join(words))
+        starts, low = backward.starts(n), memory["window"]
+        chosen = _inputs.seeds("collect", cfg, memory["round"] * n, n)
+        with progress(f"collect round {memory['round']}", n) as tick:
+            acts = actor(float(collect["explore"]))
+            done, counts = rollout(env, acts, chosen, origin=origin, starts=starts, progress=tick)
+        own = [e.success for e in done if "start_from" not in e.meta]
+        started = [e.success for e in done if "start_from" in e.meta]
+        more = {
+            "success": float(np.mean(own)) if own else None,
+            "from_demos": float(np.mean(started)) if started else None,
+            "window_low": low if started else None,
+        }
+        _rounds.tell(_rounds.keep(run, corpus, memory, done, counts, **more))
+        if started:
+            backward.move(more["from_demos"])
+        else:
+            backward.decide(sum(own), len(own))
         return pools()
 
     scoring = _inputs.seeds("gate", cfg, _inputs.SCORING, int(cfg["score_episodes"]))
@@ -117,8 +113,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     backward.decide(tried.get("success", 0), tried.get("n", 0))
     source = OffPolicy(
         *pools(), dict(algorithm["mixture"]),
-        obs_steps=policy.obs_steps, action_steps=policy.action_steps, batch_size=int(cfg["batch_size"]),
-        gamma=float(cfg["gamma"]), seed=int(cfg["seed"]), gather_round=gather_round, memory=memory,
+        **_inputs.drawn(cfg, policy), gather_round=gather_round, memory=memory,
     )  # fmt: skip
     tiny = source.draw({"all": 1.0}, 2)
     learning.try_all({"evaluate": tiny, "improve": tiny})
@@ -159,17 +154,14 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             fit(learning, source, cadence, at=at, pause=pause, each=each)
     env.close()
 
-    actor(0.0)  # what is kept acts without exploring
     base.save(acting, run.out / "policy.safetensors")
     name = _inputs.name_of(cfg)
     parents = [run.inputs["checkpoint"]["ref"]]
     updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
     outputs = {"policy": run.publish("policy.safetensors", name, kind="retrained", parents=parents, updates=updates)}
-    outputs["checkpoint"] = outputs["policy"]
-    if best:
-        base.save(actor(0.0), run.out / "best.safetensors")
-        more = {"kind": "best-of-N", "parents": parents, "updates": updates}
-        outputs["checkpoint"] = run.publish("best.safetensors", name, **more)
+    base.save(actor(0.0), run.out / "best.safetensors")
+    more = {"kind": "best-of-N", "parents": parents, "updates": updates}
+    outputs["checkpoint"] = run.publish("best.safetensors", name, **more)
     outputs["corpus"] = corpus.head
     return {
         "outputs": outputs,
@@ -181,40 +173,3 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         },
         "content": {"episodes": memory["episodes"], "history": memory["history"]},
     }
-
-
-def _collect(cfg, run, env, policy, memory, starts, origin):
-    """One round's episodes, and the guard's counts."""
-    from flywheel.env import rollout
-
-    n = int(cfg["collect"]["episodes"])
-    seeds = _inputs.seeds("collect", cfg, memory["round"] * n, n)
-    with progress(f"collect round {memory['round']}", n) as tick:
-        done, counts = rollout(env, policy, seeds, origin=origin, starts=starts, progress=tick)
-    return [e.replace(meta={**e.meta, "round": memory["round"], "run": run.name}) for e in done], counts
-
-
-def _remember(memory, done, removed, counts, backward) -> dict[str, Any]:
-    """Put a round's outcome into `memory`, less what someone has `removed` from the corpus; the line that is logged."""
-    own = [e.success for e in done if "start_from" not in e.meta]
-    started = [e.success for e in done if "start_from" in e.meta]
-    memory["steps"] += sum(len(e) for e in done)
-    known = {*memory["episodes"], *removed}
-    memory["episodes"] += [e.hash for e in done if e.hash not in known]
-    note = {
-        "round": memory["round"],
-        "episodes": len(done),
-        "success": float(np.mean(own)) if own else None,
-        "from_demos": float(np.mean(started)) if started else None,
-        "window_low": memory["window"] if started else None,
-        "steps": memory["steps"],
-        "clipped": counts.get("clipped", 0),
-        "held": counts.get("held", 0),
-    }
-    memory["round"] += 1
-    if started:
-        backward.move(note["from_demos"])
-    else:
-        backward.decide(sum(own), len(own))
-    memory["history"].append(note)
-    return note

@@ -1,0 +1,209 @@
+"""online: reinforcement learning in the simulator, from a checkpoint or from scratch; how is the algorithm's table.
+
+    off_policy    each round makes `algorithm.collect.steps` steps in whole episodes, then learns from all that there is
+    on_policy     then learns from this round's episodes only
+
+Every episode goes into the corpus. From scratch, a warm-up of random actions comes first; it sets the normaliser, for good.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flywheel.log import progress, say
+from flywheel.stages import _inputs, _rounds
+from flywheel.stages.evaluate import rate, score
+from flywheel.stages.pretrain import fit_normaliser, learner
+
+SCRATCH = "none"
+ENOUGH = 50  # episodes without a success: then the reward will not be found by chance
+
+
+def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    found = {}
+    if _with_demos(cfg["algorithm"]):
+        found["corpus"] = _inputs.describe(_inputs.demonstrations(cfg, store))
+    if cfg["checkpoint"] != SCRATCH:
+        found["checkpoint"] = _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store)
+    return found
+
+
+def _with_demos(algorithm: dict[str, Any]) -> bool:
+    return any("demos" in shares for shares in (algorithm.get("mixture") or {}).values())
+
+
+def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    import torch
+
+    from flywheel.env import rollout
+    from flywheel.policy import base
+    from flywheel.rl.fit import At, Cadence, fit
+    from flywheel.rl.source import OffPolicy, OnPolicy
+
+    algorithm = cfg["algorithm"]
+    name, source_kind, acting = algorithm.get("name"), algorithm["source"], algorithm.get("collect")
+    if source_kind == "offline" or algorithm.get("act"):
+        raise ValueError(
+            f"online collects by the policy itself; algorithm {name} asks for "
+            f"{'source offline: that is `flywheel pretrain`' if source_kind == 'offline' else 'the best of N: that is `flywheel retrain`'}"
+        )
+    cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
+    torch.manual_seed(int(cfg["seed"]))
+    corpus, env = run.store.corpus(create=True), _inputs.open_env(cfg)
+    demos = _inputs.demonstrations(cfg, run.store) if _with_demos(algorithm) else None
+    record = run.store.checkpoint(run.inputs["checkpoint"]["ref"]) if "checkpoint" in run.inputs else {}
+    _refuse_hopeless(cfg, record, demos)
+    memory = _rounds.memory()
+    first, hashes = [], demos.hashes if demos is not None else []
+    saved = run.load()
+    if record:
+        policy = base.load(record["file"]).requires_grad_(True)
+        _inputs.suits(policy, env)
+    else:
+        policy = base.build({**cfg["policy"], **_inputs.shape(env)})
+        _inputs.suits(policy, env)
+        first = _warm_up(cfg, env, policy)
+        seen = [*first, *(demos or [])]
+        obs, action = ([e.obs["state"] for e in seen], [e.action for e in seen])
+        fit_normaliser(policy, env, np.concatenate(obs), np.concatenate(action))
+    if acting.get("learn_noise"):
+        policy.learn_noise()
+    learning = learner(algorithm, policy.train(), cfg)
+    policy = learning.nets["policy"]
+    origin = f"policy:{record.get('id') or run.name}"
+
+    def explore() -> float:
+        """From `explore_from` to `explore`, in a line that ends at `explore_until` of all rounds."""
+        last, begin = float(acting["explore"]), acting.get("explore_from")
+        if begin is None:
+            return last
+        return last + (float(begin) - last) * max(0.0, 1 - memory["round"] / (cadence.rounds * acting["explore_until"]))
+
+    def gather_round(learning, memory):
+        done, counts = first if memory["round"] == 0 else [], {}
+        if not done or source_kind == "on_policy":
+            begin = len(memory["episodes"])
+            seeds = _inputs.seeds("collect", cfg, begin, min(int(acting["steps"]), _inputs.NIGHT - begin))
+            policy.explores(explore())
+            done, counts = rollout(env, policy, seeds, origin=origin, steps=int(acting["steps"]))
+        more = {"success": float(np.mean([e.success for e in done]))}
+        if env.reward == "env":
+            more["return"] = float(np.mean([e.extras["env_reward"].sum() for e in done]))
+        _rounds.keep(run, corpus, memory, done, counts, **more)
+        return done if source_kind == "on_policy" else pools()
+
+    def pools():
+        return _rounds.pools(cfg, run, corpus, memory, list(hashes), list(hashes))
+
+    drawn = {**_inputs.drawn(cfg, policy), "gather_round": gather_round, "memory": memory}
+    if source_kind == "on_policy":
+        source = OnPolicy(**drawn)
+    else:
+        source = OffPolicy(None, {}, dict(algorithm["mixture"]), **drawn)
+    policy.explores(explore())
+    learning.try_all({act: _example(policy, source_kind) for act in ("evaluate", "improve")})
+
+    at = At()
+    if saved:
+        learning.load_state({k: v for k, v in saved[0].items() if not k.startswith("data/")})
+        data = {k.removeprefix("data/"): v for k, v in saved[0].items() if k.startswith("data/")}
+        source.load_state(saved[1]["source"], *([data] if source_kind == "on_policy" else []))
+        if source_kind == "off_policy" and memory["episodes"]:
+            source.use(*pools())
+        at = At(**saved[1]["at"])
+        say(f"  going on in round {at.round}, at {memory['steps']:,} steps")
+    scoring = _inputs.seeds("gate", cfg, _inputs.SCORING, int(cfg["score_episodes"]))
+
+    def pause(at: At) -> None:
+        if run.due():
+            data = {f"data/{k}": v for k, v in source.data.items()} if source_kind == "on_policy" else {}
+            run.save(learning.state() | data, {"source": source.state(), "at": vars(at)})
+            run.stop_if_asked()
+
+    def each(round: int) -> bool:
+        note = memory["history"][-1]
+        run.log("learned", round=round, **learning.metrics())
+        tick(
+            note=f"{memory['steps']:,} steps, "
+            + ", ".join(f"{k} {note[k]:.3g}" for k in ("return", "success") if k in note)
+        )
+        if cfg["score_every"] and (round + 1) % int(cfg["score_every"]) == 0:
+            note["scored"] = scored = rate(scored_now(f"after round {round}"))
+            run.log("scored", round=round, steps=memory["steps"], **scored)
+            say(
+                f"  after {memory['steps']:,} steps: "
+                + ", ".join(f"{k} {scored[k]:.3f}" for k in ("return", "success") if k in scored)
+            )
+        return over()
+
+    def scored_now(what: str):
+        return score(policy.explores(0.0), env, scoring, what=what, stop_at_success=True)
+
+    def over() -> bool:
+        full = len(memory["episodes"]) >= _inputs.NIGHT
+        return full or run.out_of_time() or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
+
+    if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
+        with progress("online", cadence.rounds, at.round) as tick:
+            fit(learning, source, cadence, at=at, pause=pause, each=each)
+    result = rate(scored_now("what is kept")) if scoring else {}
+    env.close()
+
+    if acting.get("learn_noise"):
+        policy.noise_net = None  # noise is for exploring
+    base.save(policy, run.out / "policy.safetensors")
+    parents = [run.inputs["checkpoint"]["ref"]] if record else []
+    updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
+    tried = {k: result[k] for k in ("success", "n") if k in result}
+    published = run.publish(
+        "policy.safetensors", _inputs.name_of(cfg), kind="online", parents=parents, updates=updates, tried=tried
+    )
+    return {
+        "outputs": {"checkpoint": published, "corpus": corpus.head},
+        "metrics": {**result, "rounds": memory["round"], "steps": memory["steps"], "episodes": len(memory["episodes"])},
+        "content": {"episodes": memory["episodes"], "history": memory["history"]},
+    }
+
+
+def _refuse_hopeless(cfg: dict[str, Any], record: dict[str, Any], demos) -> None:
+    """ValueError where the reward is success and nobody has ever had one: no method finds it by chance."""
+    tried = record.get("tried") or {}
+    never = not record or (tried.get("n", 0) >= ENOUGH and tried.get("success") == 0)
+    if never and demos is None and (cfg["task"].get("reward") or "success") == "success":
+        found = f"{tried['n']} episodes without a success" if tried else "no checkpoint to begin from"
+        raise ValueError(
+            f"online: {found}, so success, the only reward, would never be seen. Begin from a policy that sometimes succeeds "
+            "(flywheel pretrain; flywheel retrain starts along demonstrations), learn from demonstrations as well "
+            "(algorithm=rlpd), or from the environment's own reward (task.reward=env)"
+        )
+
+
+def _warm_up(cfg: dict[str, Any], env, policy):
+    """Episodes of random actions that make `warmup` steps; what they were is the same in every resumed run."""
+    from flywheel.env import rollout
+    from flywheel.policy._uniform import Uniform
+
+    steps = int(cfg["warmup"])
+    random = Uniform(
+        **_inputs.shape(env), obs_steps=policy.obs_steps, action_steps=policy.action_steps, discrete=policy.discrete
+    )
+    return rollout(
+        env, random, _inputs.seeds("collect", cfg, 0, min(steps, _inputs.NIGHT)), origin="random", steps=steps
+    )[0]
+
+
+def _example(policy, source: str):
+    """A batch of two rows of zeros, to try every loss on."""
+    import torch
+
+    obs = torch.zeros(2, policy.obs_steps, policy.obs_dim, device=policy.device)
+    action, number = obs.new_zeros(2, policy.action_steps, policy.action_dim), obs.new_zeros(2)
+    batch = {"obs": obs, "next_obs": obs, "action": action, "next_action": action}
+    batch |= {"reward": number, "discount": number, "return": number}
+    if source == "on_policy":
+        with torch.no_grad():
+            chain = policy.chain(obs, obs.new_zeros(2, *policy.noise_shape))
+            batch |= {"chain": chain, "log_prob": policy.chain_log_prob(obs, chain)[0], "advantage": number}
+    return batch
