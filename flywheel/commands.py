@@ -252,7 +252,7 @@ def gc(words, place) -> dict[str, Any]:
             found.append(folder)
     found += [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
     freed = places = 0
-    if place.corpus_path.exists():
+    if place.has_corpus:
         from flywheel.corpus import maintenance
 
         for waste in maintenance.gc(place.corpus(), GRACE, dry_run=not apply):

@@ -21,7 +21,12 @@ def scratch(place: Store, folder: Path, leave_out: set[str]) -> Store:
         except OSError:
             shutil.copy2(a, b)
 
-    if place.corpus_path.exists():
+    if os.environ.get("FLYWHEEL_CORPUS"):
+        raise RunError(
+            f"a replay works on a copy of the store, and the corpus is at {place.corpus_path}: copy it into "
+            f"{place.root / 'corpus'} and unset FLYWHEEL_CORPUS"
+        )
+    if place.has_corpus:
         shutil.copytree(place.corpus_path, folder / "corpus", copy_function=link)
     if (place.root / "names").exists():
         shutil.copytree(place.root / "names", folder / "names")

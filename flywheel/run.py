@@ -35,8 +35,15 @@ class Store:
         self.root = Path(root).expanduser().absolute()
 
     @property
-    def corpus_path(self) -> Path:
-        return self.root / "corpus"
+    def corpus_path(self) -> Path | str:
+        """Where the corpus lies: in the store, or at the s3://, gs:// or az:// URL that $FLYWHEEL_CORPUS names."""
+        return os.environ.get("FLYWHEEL_CORPUS") or self.root / "corpus"
+
+    @property
+    def has_corpus(self) -> bool:
+        from flywheel.corpus import files_at
+
+        return files_at(self.corpus_path).exists("format.json")
 
     @property
     def cache(self) -> Path:

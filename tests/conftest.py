@@ -46,3 +46,35 @@ def copied(night, tmp_path):
 
     copy = lineage.scratch(place, tmp_path / "store", set())
     return copy, [*toy.TASK, f"store={copy.root}", "num_envs=8", "threads=1"]
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """(URL of a bucket, the environment that reaches it)."""
+    import servers
+
+    with servers.s3() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def az_server():
+    """(URL of a container, the environment that reaches it), or a skip that says how to get azurite."""
+    import servers
+
+    if not servers.azurite():
+        pytest.skip("azurite is not installed: npm install -g azurite, or set AZURITE to its azurite-blob")
+    with servers.azure() as running:
+        yield running
+
+
+@pytest.fixture(params=["folder", "s3", "az"])
+def place(request, tmp_path, monkeypatch):
+    """Where a new corpus may be made: a folder, and a URL of each kind of object store."""
+    if request.param == "folder":
+        return tmp_path / "corpus"
+    url, environment = request.getfixturevalue(f"{request.param}_server")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FLYWHEEL_CACHE", str(tmp_path / "objects"))
+    return f"{url}/{request.node.name}-{os.urandom(4).hex()}".replace("[", "-").replace("]", "")

@@ -17,8 +17,8 @@ from flywheel.episode import Episode, EpisodeError
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    return Corpus(tmp_path / "corpus", create=True)
+def corpus(place):
+    return Corpus(place, create=True)
 
 
 def test_content_hash_by_hand():
@@ -168,7 +168,7 @@ def test_episodes_of_other_schemas_live_in_one_version(corpus):
     assert corpus.append([episode(1), wide, longer, episode(4)]).version == 1
     for one in (episode(1), wide, longer, episode(4)):
         same(corpus.at(1).read(one.hash), one)
-    assert len(list((corpus.path / "segments").iterdir())) == 3
+    assert len(corpus.files.children("segments")) == 3
 
 
 def test_a_large_append_is_cut_into_segments_of_bounded_size(corpus, monkeypatch):
@@ -215,14 +215,15 @@ def test_statistics_merge_to_those_of_all_rows(corpus):
 
 def test_changed_bytes_are_named_and_never_served(corpus):
     corpus.append([episode(1)])
-    shard = next((corpus.path / "segments").glob("*/action/c*"))
-    data = bytearray(shard.read_bytes())
+    (shard,) = (name for name in corpus.files.names("segments") if "/action/c" in name)
+    data = bytearray(corpus.files.read(shard))
     data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    corpus.files.remove(shard)
+    corpus.files.replace(shard, bytes(data))
     with pytest.raises(CorpusError, match=r"action.*the bytes changed on disk"):
         Corpus(corpus.path).at(1).read(0)
-    entry = corpus.path / "log/0000/00000001.json"
-    entry.write_bytes(entry.read_bytes().replace(b'"message":""', b'"message":"x"'))
+    entry = "log/0000/00000001.json"
+    corpus.files.replace(entry, corpus.files.read(entry).replace(b'"message":""', b'"message":"x"'))
     with pytest.raises(CorpusError, match="version 1 is damaged"):
         Corpus(corpus.path).at(1)
 
@@ -231,7 +232,7 @@ def test_the_log_goes_on_in_the_next_folder(corpus, monkeypatch):
     monkeypatch.setattr("flywheel.corpus.log.FOLDER", 3)
     for seed in range(7):
         assert corpus.append([episode(seed)]).version == seed + 1
-    assert sorted(path.name for path in (corpus.path / "log").iterdir()) == ["0000", "0001", "0002"]
+    assert sorted(corpus.files.children("log")) == ["0000", "0001", "0002"]
     assert Corpus(corpus.path).at("latest").id == corpus.at(7).id
 
 

@@ -97,7 +97,9 @@ def test_a_damaged_checkpoint_is_found_named_and_made_anew(corpus, where):
         if where == "first page":
             at = bytes(data).index(columns["hash"].all().tobytes()) + 3
         elif where == "crcs":
-            at = bytes(data).index(np.concatenate([columns[name].crcs for name in sorted(columns)]).tobytes())
+            at = bytes(data).index(
+                np.concatenate([column.crcs for _, column in sorted(columns.load().items())]).tobytes()
+            )
         data[at] ^= 1
     victim.write_bytes(data)
     assert [finding.where for finding in fsck(Corpus(corpus.path))] == [f"checkpoints/{victim.name}"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ import numpy as np
 from flywheel import store
 from flywheel.corpus import segment as segments
 from flywheel.corpus.files import Files
-from flywheel.corpus.log import Log
-from flywheel.corpus.segment import CorpusError, Segment
-from flywheel.corpus.state import NUMBERS, TEXT
+from flywheel.corpus.objects import Objects
+from flywheel.corpus.reader import Reader
+from flywheel.corpus.segment import CorpusError
 from flywheel.corpus.version import Version
 from flywheel.corpus.windows import Windows
 from flywheel.episode import Episode
@@ -41,9 +41,6 @@ FORMAT = 1
 SEGMENT_BYTES = (
     64 * 2**20
 )  # an append writes a segment whenever one schema has gathered this much: memory stays bounded
-DECODED_BYTES = 128 * 2**20  # decoded segments kept for the next `read`
-OPENED = 4096  # segments whose columns are kept
-WIDER = {"terminated": bool, "length": np.int64}
 TAG = re.compile(r"[a-z][a-z0-9._-]*")
 NOT_TAGS = ("latest", "null", "true", "false")
 
@@ -59,11 +56,11 @@ class Appended:
 
 
 class Corpus:
-    """A corpus on disk. Cheap to open; reads the log when first asked and then only what is new in it."""
+    """A corpus in a folder, or at an s3://, gs:// or az:// URL (corpus.objects). Cheap to open; reads the log when first asked and then only what is new in it."""
 
     def __init__(self, path: str | Path, create: bool = False):
-        self.path = Path(path)
-        self.files = Files(self.path)
+        self.files = files_at(path)
+        self.path = self.files.root
         if create and not self.files.exists("format.json"):
             for name in ("segments/x", "log/x", "tags/x"):
                 self.files.folder(name)
@@ -77,10 +74,8 @@ class Corpus:
         if header["format"] != FORMAT:
             raise CorpusError(f"{self.path}: corpus format {header['format']}, this flywheel reads {FORMAT}; update it")
         self.id: str = header["id"]
-        self.history = Log(self.files, self.id, self._read_columns)
-        self._segments: OrderedDict[str, Segment] = OrderedDict()
-        self._decoded: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
-        self._statistics: dict[str, dict[str, np.ndarray]] = {}
+        self.reader = Reader(self.files, self.id)
+        self.history = self.reader.history
 
     def __repr__(self) -> str:
         return f"<Corpus {self.path} at version {self.head}>"
@@ -293,94 +288,6 @@ class Corpus:
                 f"it writable and {what} again; if the failed one was recorded at the last moment, that adds nothing twice"
             ) from error
 
-    def segment(self, part: int) -> Segment:
-        """The segment of a part (a number, see State.parts), opened."""
-        return self._opened(*self.history.state.segment(part))
-
-    def _opened(self, name: str, sha256: str) -> Segment:
-        if name not in self._segments:
-            try:
-                self._segments[name] = Segment(self.files, name, sha256)
-            except CorpusError:
-                expired = self.history.state.expired()
-                if name in expired and not self.files.exists(f"segments/{name}/episodes.json"):
-                    raise CorpusError(
-                        f"{self.path}: segment {name} is gone, no version that was kept by the expire of version "
-                        f"{expired[name]} shows it; read a newer version (tags keep theirs for good)"
-                    ) from None
-                raise
-            while len(self._segments) > OPENED:
-                self._segments.popitem(last=False)
-        self._segments.move_to_end(name)
-        return self._segments[name]
-
-    def _read_columns(self, name: str, sha256: str) -> dict[str, list] | None:
-        """A segment's columns for a checkpoint, None where it cannot be read: whoever wants them is told why."""
-        try:
-            return self._opened(name, sha256).columns
-        except (CorpusError, OSError):
-            return None
-
-    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """A column of the table of some rows (see Version.table); texts as (codes [E], the texts)."""
-        state = self.history.state
-        if name in ("hash", "added", "meta"):
-            if name == "hash":
-                return np.asarray(state.hashes(rows), "U64")
-            if name == "added":
-                return state.take("born", rows).astype(np.int64)
-            out = np.empty(len(rows), object)
-            out[:] = self._from_segments(name, rows)
-            return out
-        out = np.empty(len(rows), np.int32 if name in TEXT else NUMBERS[name])
-        texts: dict[str, int] = {}
-        for block, where, index in state.split(rows):
-            part = np.searchsorted(block.columns["start"].all(), index, "right") - 1
-            known = block.columns["known"].all()[part] == 1
-            values = block.columns[name].take(index)
-            if name in TEXT:
-                codes = [texts.setdefault(text, len(texts)) for text in block.values(name)]
-                values = np.asarray(codes, np.int32)[values]
-            if not known.all():
-                found = self._from_segments(name, index[~known] + block.row0)
-                if name in TEXT:
-                    found = [texts.setdefault(text, len(texts)) for text in found]
-                values[~known] = [-1 if value is None else value for value in found]
-            out[where] = values
-        return (out, list(texts)) if name in TEXT else out.astype(WIDER.get(name, out.dtype))
-
-    def _from_segments(self, name: str, rows: np.ndarray) -> list:
-        """A column from the segments themselves."""
-        state = self.history.state
-        pairs = zip(state.parts(rows).tolist(), state.take("local", rows).tolist(), strict=True)
-        return [self.segment(part).columns[name][index] for part, index in pairs]
-
-    def read_row(self, row: int) -> Episode:
-        """The episode of one row; its segment is decoded whole and kept for the next."""
-        segment, index = self._place(row)
-        if segment.name not in self._decoded:
-            self._decoded[segment.name] = segment.everything()
-            size = {key: sum(v.nbytes for v in arrays.values()) for key, arrays in self._decoded.items()}
-            while len(self._decoded) > 1 and sum(size.values()) > DECODED_BYTES:
-                size.pop(self._decoded.popitem(last=False)[0])
-        self._decoded.move_to_end(segment.name)
-        return segment.episode(self._decoded[segment.name], index)
-
-    def statistics_row(self, row: int, field: str) -> np.ndarray:
-        """[4, D] statistics of one episode's stream."""
-        segment, index = self._place(row)
-        name = segment.name
-        if name not in self._statistics:
-            self._statistics[name] = segment.statistics()
-        if field not in self._statistics[name]:
-            raise CorpusError(f"no statistics of {field!r}. There are: {', '.join(self._statistics[name])}")
-        return self._statistics[name][field][index]
-
-    def _place(self, row: int) -> tuple[Segment, int]:
-        """The segment of a row and the episode's index in it."""
-        state, one = self.history.state, np.asarray([row])
-        return self.segment(int(state.parts(one)[0])), int(state.take("local", one)[0])
-
     def _refusal(self, hash_: str, restore: bool) -> str | None:
         """None where an episode may be added; "" where it is there already, else the message of its tombstone."""
         state = self.history.state
@@ -425,6 +332,11 @@ class Corpus:
         versions = f"versions 1 to {head}" if head else "no version yet"
         tags = ", ".join(f"{name} ({number})" for name, number in self.tags().items()) or "none"
         raise CorpusError(f"{self.path}: no version {text!r}. There are: {versions}; latest; tags: {tags}")
+
+
+def files_at(path: str | Path) -> Files | Objects:
+    """The files of a corpus in a folder or at a URL."""
+    return Objects(str(path)) if "://" in str(path) else Files(Path(path))
 
 
 def _tag(name: str) -> str:

@@ -63,8 +63,11 @@ class Files:
 
     def names(self, folder: str) -> list[str]:
         """The files below a folder, sorted; what is being written aside is left out."""
-        found = (path for path in (self.root / folder).rglob("[!.]*") if path.is_file())
-        return sorted(path.relative_to(self.root).as_posix() for path in found)
+        found = []
+        for where, _, files in os.walk(self.root / folder):
+            inside = os.path.relpath(where, self.root)
+            found += [f"{inside}/{file}" for file in files if file[0] != "."]
+        return sorted(found)
 
     def children(self, folder: str) -> dict[str, tuple[int, float]]:
         """{name: (bytes, when anything in it was last written)} of what lies in a folder, folders as a whole.

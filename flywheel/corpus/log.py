@@ -29,9 +29,10 @@ from typing import Any
 
 from flywheel import store
 from flywheel.corpus import pages
+from flywheel.corpus.block import Block
 from flywheel.corpus.files import Files
 from flywheel.corpus.segment import CorpusError
-from flywheel.corpus.state import FAN, Block, State
+from flywheel.corpus.state import FAN, State
 
 FOLDER = 4096  # entries in one folder
 _HASH_TAIL = len(',"hash":""}\n') + 64
@@ -186,8 +187,8 @@ class Log:
         """Write the blocks that are in no file yet and read on from there; what they stand for may go."""
         for index, block in enumerate(self.state.blocks):
             if block.file is None and self.saves:
-                about, columns = block.about(), {name: column.values for name, column in block.columns.items()}
-                digest, data = pages.encode(columns, about)
+                columns = {name: column.values for name, column in block.columns.items()}
+                digest, data = pages.encode(columns, block.about())
                 name = f"checkpoints/{block.first:08d}-{block.last:08d}-{digest}.safetensors"
                 written = self._open(name)  # somebody else's, perhaps: equal stretches make equal bytes
                 if not written:

@@ -179,7 +179,7 @@ def _check_checkpoints(corpus: Corpus, entries: list[dict[str, Any]], say: Calla
     for path in corpus.files.names("checkpoints"):
         try:
             columns, about = pages.decode(corpus.files.read(path), path, _wrong)
-            for column in columns.values():
+            for column in columns.load().values():
                 column.all()
         except (OSError, ValueError, KeyError) as error:
             say(path, str(error), "the pages that its name promises", advice)
@@ -224,7 +224,7 @@ def compact(
     room: dict[str, int] = {}
     for source, begin, end in zip(sources.tolist(), first, [*first[1:], len(alive)], strict=False):
         mine = alive[begin:end]
-        segment = corpus.segment(source)
+        segment = corpus.reader.segment(source)
         size = sum(int(np.prod(row)) * np.dtype(dtype).itemsize for dtype, row, _ in segment.schema["rows"].values())
         size *= int((segment.lengths[log.state.take("local", mine)] + 1).sum())
         if size < small:
@@ -241,7 +241,7 @@ def compact(
         for _, mine in chosen:
             batch = []
             for row, expected in zip(mine, log.state.hashes(np.asarray(mine)), strict=True):
-                batch.append(corpus.read_row(row))
+                batch.append(corpus.reader.episode(row))
                 if batch[-1].hash != expected:
                     (name,) = log.state.segments(log.state.parts(np.asarray([row])))
                     raise CorpusError(

@@ -72,7 +72,7 @@ def encode(columns: dict[str, np.ndarray], about: dict[str, Any]) -> tuple[str, 
     return hashlib.sha256(data[: 8 + int.from_bytes(data[:8], "little")]).hexdigest()[:16], data
 
 
-def decode(data, name: str, damaged: Callable[[], None]) -> tuple[dict[str, Column], dict[str, Any]]:
+def decode(data, name: str, damaged: Callable[[], None]) -> tuple[Columns, dict[str, Any]]:
     """The columns of a file's bytes (or memory map), and what was said about them; ValueError where it is not whole.
 
     `name` is the file's, which ends in -<digest>.safetensors.
@@ -84,18 +84,32 @@ def decode(data, name: str, damaged: Callable[[], None]) -> tuple[dict[str, Colu
     about = json.loads(header.pop("__metadata__")["about"])
     if len(data) != size + max(entry["data_offsets"][1] for entry in header.values()):
         raise ValueError(f"{len(data)} bytes")
-    raw = np.frombuffer(data, np.uint8)
-
-    def array(name: str) -> np.ndarray:
-        first, last = header[name]["data_offsets"]
-        return raw[size + first : size + last].view(DTYPES[header[name]["dtype"]]).reshape(header[name]["shape"])
-
-    crcs, at, columns = array("crc32"), 0, {}
-    if zlib.crc32(crcs) != about.pop("crc32"):
+    columns = Columns(header, np.frombuffer(data, np.uint8)[size:], damaged)
+    if zlib.crc32(columns.array("crc32")) != about.pop("crc32"):
         raise ValueError("the checksums changed")
-    for name in sorted(header.keys() - {"crc32"}):
-        values = array(name)
-        pages = -(-values.nbytes // PAGE)
-        columns[name] = Column(values, crcs[at : at + pages], damaged)
-        at += pages
     return columns, about
+
+
+class Columns(dict):
+    """{name: Column}, each made when it is first asked for."""
+
+    def __init__(self, header: dict[str, Any], raw: np.ndarray, damaged: Callable[[], None]):
+        super().__init__()
+        self.header, self.raw, self.damaged = header, raw, damaged
+
+    def array(self, name: str) -> np.ndarray:
+        first, last = self.header[name]["data_offsets"]
+        return self.raw[first:last].view(DTYPES[self.header[name]["dtype"]]).reshape(self.header[name]["shape"])
+
+    def __missing__(self, name: str) -> Column:
+        values, sizes = (
+            self.array(name),
+            {key: int.__sub__(*entry["data_offsets"][::-1]) for key, entry in self.header.items()},
+        )
+        at = sum(-(-sizes[key] // PAGE) for key in sizes if key != "crc32" and key < name)
+        crcs = self.array("crc32")[at : at - (-values.nbytes // PAGE)]
+        return self.setdefault(name, Column(values, crcs, self.damaged))
+
+    def load(self) -> dict[str, Column]:
+        """All of them."""
+        return {name: self[name] for name in self.header if name != "crc32"}

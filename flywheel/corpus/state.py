@@ -10,149 +10,15 @@ outside of them: a hash is found by bisection in a block's sorted keys, of which
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from flywheel.corpus.pages import PAGE, Column
+from flywheel.corpus.block import NUMBERS, TEXT, Block, coded, digests, keys_of, letters, merge, sorted_by, sorted_keys
+from flywheel.corpus.pages import Column
 
 BASE, FAN = 32, 4  # versions in the smallest block; blocks of one size that become one
-TEXT = ("task", "origin")
-NUMBERS = {"seed": np.int64, "success": np.int8, "terminated": np.int8, "fps": np.float64, "length": np.int32, "return_": np.float64}  # fmt: skip
-KEYS = PAGE // 8  # sorted keys in a page
-TABLES = {"rows": ("hash", "local", "born", *TEXT, *NUMBERS), "parts": ("start", "version", "name", "sha256", "known")}
-
-
-@dataclass
-class Block:
-    """The versions first..last: what they added and removed.
-
-    a row    hash [N, 32] uint8, local (index in its segment), born (version that first added it), and where its part is
-             `known` the episode's task, origin (codes into *_values, JSON text), seed, success, terminated, fps, length, return_
-    a part   (segment) start (its first row), version, name [P, 26] and sha256 [P, 32] uint8, known
-    key      [N] uint64, first 8 bytes of the hashes, sorted; order [N] their rows; fence, each page's first key
-    gone     rows of this or an earlier block that these versions removed, sorted; gone_version; gone_moved (compact)
-    expired  [X, 26] uint8 segments that an `expire` named, sorted; expired_version
-    """
-
-    first: int
-    last: int
-    parent: str
-    tip: str
-    rows: int
-    parts: int
-    columns: dict[str, Column]
-    file: str | None = None
-    row0: int = 0  # rows and parts before this block
-    part0: int = 0
-
-    @property
-    def span(self) -> int:
-        return self.last - self.first + 1
-
-    def about(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("first", "last", "parent", "tip", "rows", "parts")}
-
-    def values(self, name: str) -> list[str]:
-        """The texts that the codes of a column stand for."""
-        return json.loads(self.columns[f"{name}_values"].all().tobytes() or b"[]")
-
-    def newest(self, hashes: np.ndarray) -> np.ndarray:
-        """The newest row of this block with each of the hashes [n, 32], -1 where it has none."""
-        keys = _keys(hashes)
-        found = np.full(len(keys), -1)
-        pages = np.searchsorted(self.columns["fence"].all(), keys, "right") - 1
-        for page in np.unique(pages[pages >= 0]):
-            mine = np.flatnonzero(pages == page)
-            at = np.searchsorted(self.columns["key"].slice(page * KEYS, (page + 1) * KEYS), keys[mine], "right") - 1
-            for which, position in zip(mine, at + page * KEYS, strict=True):
-                while position >= 0 and self.columns["key"].slice(position, position + 1)[0] == keys[which]:
-                    row = int(self.columns["order"].slice(position, position + 1)[0])
-                    if (self.columns["hash"].slice(row, row + 1)[0] == hashes[which]).all():
-                        found[which] = row + self.row0
-                        break
-                    position -= 1  # another hash with the same 8 bytes
-        return found
-
-    def between(self, low: int, high: int) -> np.ndarray:
-        """The rows whose key is in [low, high]."""
-        fence = self.columns["fence"].all()
-        first = max(0, int(np.searchsorted(fence, np.uint64(low))) - 1) * KEYS
-        last = int(np.searchsorted(fence, np.uint64(high), "right")) * KEYS
-        keys = self.columns["key"].slice(first, last)
-        hit = np.flatnonzero((keys >= np.uint64(low)) & (keys <= np.uint64(high)))
-        return self.columns["order"].take(first + hit).astype(np.int64) + self.row0
-
-    def removed(self, row: int) -> tuple[int, bool] | None:
-        """(version, whether by a compact) of the removal of a row by one of these versions."""
-        gone = self.columns["gone"].all()
-        at = int(np.searchsorted(gone, row))
-        if at == len(gone) or gone[at] != row:
-            return None
-        return int(self.columns["gone_version"].all()[at]), bool(self.columns["gone_moved"].all()[at])
-
-
-def _keys(hashes: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(hashes[:, :8]).view(">u8").ravel().astype(np.uint64)
-
-
-def digests(hashes: list[str]) -> np.ndarray:
-    """[n, 32] uint8 of hexadecimal hashes."""
-    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(-1, 32)
-
-
-def letters(names: list[str]) -> np.ndarray:
-    """[n, 26] uint8 of segment names."""
-    return np.frombuffer("".join(names).encode(), np.uint8).reshape(-1, 26)
-
-
-def _sorted_keys(hashes: np.ndarray) -> dict[str, np.ndarray]:
-    keys = _keys(hashes)
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    return {"key": keys, "order": order.astype(np.int32), "fence": keys[::KEYS]}
-
-
-def _sorted_by(columns: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    values = columns[name]
-    order = np.argsort(values.view(f"S{values.shape[1]}").ravel() if values.ndim == 2 else values, kind="stable")
-    return {key: value[order] for key, value in columns.items()}
-
-
-def merge(blocks: list[Block]) -> Block:
-    """One block of several that follow each other."""
-    whole = {name: [block.columns[name].all() for block in blocks] for name in blocks[0].columns}
-    columns = {}
-    for name in (*TABLES["rows"], *TABLES["parts"]):
-        if name not in TEXT:
-            columns[name] = np.concatenate(whole[name])
-    row, starts = 0, []
-    for block, start in zip(blocks, whole["start"], strict=True):
-        starts.append(start + row)
-        row += block.rows
-    columns["start"] = np.concatenate(starts)
-    for name in TEXT:
-        columns |= _coded(name, [(block.values(name), codes) for block, codes in zip(blocks, whole[name], strict=True)])
-    columns |= _sorted_keys(columns["hash"])
-    for group in (("gone", "gone_version", "gone_moved"), ("expired", "expired_version")):
-        columns |= _sorted_by({name: np.concatenate(whole[name]) for name in group}, group[0])
-    first, last = blocks[0], blocks[-1]
-    parts = sum(block.parts for block in blocks)
-    held = {name: Column(value) for name, value in columns.items()}
-    return Block(first.first, last.last, first.parent, last.tip, row, parts, held, None, first.row0, first.part0)
-
-
-def _coded(name: str, several: list[tuple[list[str], np.ndarray]]) -> dict[str, np.ndarray]:
-    """Codes of several lists of texts as codes of one."""
-    values: dict[str, int] = {}
-    codes = []
-    for texts, old in several:
-        new = np.asarray([values.setdefault(text, len(values)) for text in texts], np.int32)
-        codes.append(new[old] if len(new) else old)
-    return {name: np.concatenate(codes), f"{name}_values": np.frombuffer(json.dumps([*values]).encode(), np.uint8)}
 
 
 class Tail:
@@ -183,7 +49,7 @@ class Tail:
         taken["success"] = [-1 if done is None else done for done in taken["success"]]
         gone = sorted(self.gone.items())
         arrays = {
-            "hash": digests(self.hashes), "local": local, "born": born, **_sorted_keys(digests(self.hashes)),
+            "hash": digests(self.hashes), "local": local, "born": born, **sorted_keys(digests(self.hashes)),
             **{column: np.asarray(taken[column], dtype) for column, dtype in NUMBERS.items()},
             "start": np.asarray(start, np.int64), "version": np.asarray(version, np.int32),
             "name": letters(list(name)), "sha256": digests(list(sha256)),
@@ -191,12 +57,12 @@ class Tail:
             "gone": np.asarray([row for row, _ in gone], np.int64),
             "gone_version": np.asarray([entry[0] for _, entry in gone], np.int32),
             "gone_moved": np.asarray([entry[1] for _, entry in gone], np.int8),
-            **_sorted_by({"expired": letters([*self.expired]), "expired_version": np.asarray([*self.expired.values()], np.int32)}, "expired"),
+            **sorted_by({"expired": letters([*self.expired]), "expired_version": np.asarray([*self.expired.values()], np.int32)}, "expired"),
         }  # fmt: skip
         for column in TEXT:
             values = list(dict.fromkeys(taken[column]))
             codes = {text: code for code, text in enumerate(values)}
-            arrays |= _coded(column, [(values, np.asarray([codes[text] for text in taken[column]], np.int32))])
+            arrays |= coded(column, [(values, np.asarray([codes[text] for text in taken[column]], np.int32))])
         held = {name: Column(value) for name, value in arrays.items()}
         counts = len(self.hashes), len(self.parts)
         return Block(self.first, self.last, self.parent, self.tip, *counts, held, None, self.row0, self.part0)
@@ -267,17 +133,20 @@ class State:
     def newest(self, hashes: list[str]) -> np.ndarray:
         """The newest row of each hash, -1 where the log has never seen it."""
         found = np.asarray([self.tail.newest.get(one, -1) for one in hashes], np.int64)
+        wanted = digests(hashes)
+        keys = keys_of(wanted)
         for block in reversed(self.blocks):
             left = np.flatnonzero(found < 0)
-            if len(left):
-                found[left] = block.newest(digests([hashes[i] for i in left]))
+            if not len(left):
+                break
+            found[left] = block.newest(wanted[left], keys[left])
         return found
 
     def living(self, hashes: list[str]) -> np.ndarray:
         """The row of each hash that is alive at head, else -1."""
         found = self.newest(hashes)
         dead = np.asarray([row in self.tail.gone for row in found.tolist()], bool)
-        for block in self.blocks if (found >= 0).any() else ():
+        for block in self.blocks if len(found) else ():
             gone = block.columns["gone"].all()
             if len(gone):
                 dead |= gone[np.minimum(np.searchsorted(gone, found), len(gone) - 1)] == found

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flywheel.corpus import statistics
+from flywheel.corpus.block import TEXT
 from flywheel.corpus.segment import COLUMNS, CorpusError
-from flywheel.corpus.state import TEXT
 from flywheel.episode import Episode
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Table(Mapping):
                 hashes = self.corpus.history.state.hashes(self.rows)
                 self._codes[name] = np.arange(len(hashes)), hashes
             else:
-                self._codes[name] = self.corpus.column(name, self.rows)
+                self._codes[name] = self.corpus.reader.column(name, self.rows)
         return self._codes[name]
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -47,7 +47,7 @@ class Table(Mapping):
                 codes, values = self.codes(name)
                 self._read[name] = np.asarray(values, str)[codes] if values else np.zeros(0, "U1")
             else:
-                self._read[name] = self.corpus.column(name, self.rows)
+                self._read[name] = self.corpus.reader.column(name, self.rows)
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -130,14 +130,14 @@ class Version:
         """The episode at a position, or with a hash (a unique prefix of at least 6 digits), equal to the last bit."""
         if isinstance(which, str):
             which = self._position(which)
-        return self.corpus.read_row(int(self.rows[which]))
+        return self.corpus.reader.episode(int(self.rows[which]))
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self.corpus.read_row(int(row)) for row in self.rows)
+        return (self.corpus.reader.episode(int(row)) for row in self.rows)
 
     def statistics(self, field: str) -> dict[str, np.ndarray]:
         """count, mean, M2, std, min, max ([D] each) of a stream over all rows, merged from what the segments keep."""
-        parts = np.stack([self.corpus.statistics_row(int(row), field) for row in self.rows]) if len(self) else []
+        parts = np.stack([self.corpus.reader.statistics(int(row), field) for row in self.rows]) if len(self) else []
         return statistics.merge(parts, self.table["length"] + field.startswith("obs."))
 
     def summary(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Windows:
         self.version, self.fields, self.cache = version, fields, cache
         corpus, state = version.corpus, version.corpus.history.state
         parts = state.parts(version.rows)
-        held = {int(part): corpus.segment(part) for part in dict.fromkeys(parts.tolist())}
+        held = {int(part): corpus.reader.segment(part) for part in dict.fromkeys(parts.tolist())}
         widths = _widths([*held.values()], fields, version)
         ends = np.cumsum(widths)
         self.columns = {name: slice(int(e - w), int(e)) for name, e, w in zip(fields, ends, widths, strict=True)}

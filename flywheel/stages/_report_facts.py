@@ -175,7 +175,7 @@ def policy_loss(done: dict | None, line: dict) -> str | None:
 
 def corpus(place) -> dict[str, Any] | None:
     """The newest version's columns, the log, and a label of who acted for each episode; None where there is no corpus."""
-    if not (place.corpus_path / "format.json").exists():
+    if not place.has_corpus:
         return None
     held = place.corpus()
     if not held.head:
