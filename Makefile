@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: help setup nightly test results bench lock
+.PHONY: help setup nightly test results scores bench lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -29,6 +29,9 @@ test: setup      ## ruff and all tests
 
 results: setup   ## the learning results of docs/results.md (hours; goes on where it stopped; needs FLYWHEEL_DEMOS)
 	$(BIN)/python benchmarks/results.py
+
+scores: setup    ## the scores of docs/results.md: every algorithm on small tasks (hours; goes on where it stopped)
+	$(BIN)/python benchmarks/scores.py
 
 bench: setup     ## speed, as ratios against peers in one run
 	$(BIN)/python benchmarks/stepping.py

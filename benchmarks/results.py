@@ -222,7 +222,9 @@ def page(rows: dict[str, dict]) -> str:
                 n, k = sum(r["n"] for r in found), round(sum(r["success"] * r["n"] for r in found))
                 cells.append(f"{k / n:.3f} [{wilson(k, n)[0]:.3f}, {wilson(k, n)[1]:.3f}]")
             lines.append(f"| {words} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    import scores
+
+    return "\n".join([*lines, "", *scores.section(scores.read())]).rstrip("\n") + "\n"
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """Arithmetic by hand: each number is worked out in a comment, then asserted."""
 
+import math
+
 import pytest
 import torch
 
-from flywheel.rl import evaluate, improve
+from flywheel.rl import advantage, evaluate, gate, improve
 from flywheel.rl.learner import Learner, resolve
 
 
@@ -178,6 +180,176 @@ def test_policy_baseline():
     assert improve.policy_baseline(nets, with_obs()).tolist() == [0.5, 0.5]
 
 
+class Table:
+    """Q of every action, [E, B, Da], for whatever observation; actions are one-hot."""
+
+    def __init__(self, *values):
+        self.values = torch.tensor(values, dtype=torch.float64)
+
+    def every(self, obs):
+        return self.values
+
+    def __call__(self, obs, action):
+        return (self.values * action[:, 0]).sum(-1)
+
+
+def test_greedy_and_double_greedy():
+    # fast: actions 1 and 0 are best; slow: (1, 4) and (3, 2): the largest are 4 and 3, those of the fast net's choice 4 and 3;
+    # with a fast net that prefers (0, 1) the slow one says 1 and 2
+    nets = {"q.lag": Table([[1.0, 4.0], [3.0, 2.0]]), "q": Table([[5.0, 0.0], [0.0, 5.0]])}
+    assert evaluate.greedy(nets, {"next_obs": None}).tolist() == [[4.0, 3.0]]
+    assert evaluate.double_greedy(nets, {"next_obs": None}).tolist() == [[1.0, 2.0]]
+
+
+def test_conservative_sums_over_actions_that_can_be_counted():
+    # log(e^0 + e^0) - 0 = log 2 for both rows, one member: 5 * log 2 = 3.465736
+    nets = {"q": Table([[0.0, 0.0], [0.0, 0.0]]), "policy": type("P", (), {"discrete": True})}
+    batch = {"obs": None, "action": torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=torch.float64)}
+    assert evaluate.conservative(nets, batch, weight=5.0)[0].item() == pytest.approx(3.465736)
+
+
+def test_policy_sample_is_the_members_mean():
+    nets = {"q.lag": slope(2.0, 4.0), "policy": Fixed(0.5)}
+    assert evaluate.policy_sample(nets, with_obs()).tolist() == [1.5, 1.5]  # (1 + 2) / 2
+
+
+def test_maximize_q_with_a_sample_takes_the_members_mean():
+    nets = {"q": slope(-4.0, 9.0), "policy": Fixed(0.5)}
+    assert improve.maximize_q(nets, with_obs(), sample=True)[0].item() == -1.25  # -(-2 + 4.5) / 2
+
+
+def test_next_state():
+    # in normalised units (std 2): the model says 0, the data 2 and 4: errors 1 and 2: (1 + 4) / 2
+    def model(obs, action):
+        return torch.zeros(1, 2, 1, 1)
+
+    model.obs_norm = lambda x: x / 2
+    batch = {"obs": None, "action": None, "next_obs": torch.tensor([2.0, 4.0]).view(2, 1, 1)}
+    assert evaluate.next_state({"model": model}, batch)[0].item() == 2.5
+
+
+def test_distil_asks_both_for_the_same_noise():
+    class Scaled(Fixed):
+        def sample(self, obs, noise):
+            return self.action * noise
+
+        action_norm = staticmethod(lambda x: x)
+
+    batch = with_obs()
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randn((2, 1, 1), generator=rng, dtype=torch.float64)
+    loss, _ = improve.distil({"policy": Scaled(3.0), "teacher": Scaled(1.0)}, batch, weight=0.5)
+    assert loss.item() == pytest.approx(0.5 * (2 * z).square().mean().item())  # (3 z - z)^2
+
+
+class Chained:
+    """A policy whose log pi of the steps is given; [B, K]."""
+
+    def __init__(self, log_prob, entropy=0.0):
+        self.log_prob = torch.tensor(log_prob, dtype=torch.float64)
+        self.entropy = torch.full_like(self.log_prob, entropy)
+
+    def chain_log_prob(self, obs, chain):
+        return self.log_prob, self.entropy
+
+
+def surrogate(log_prob, advantage, entropy=0.0, **args):
+    batch = {"obs": None, "chain": None, "advantage": torch.tensor(advantage, dtype=torch.float64)}
+    batch["log_prob"] = torch.zeros(len(log_prob), len(log_prob[0]), dtype=torch.float64)
+    return improve.clipped_surrogate({"policy": Chained(log_prob, entropy)}, batch, **args)
+
+
+def test_clipped_surrogate():
+    # whitened: (1, -1) / sqrt(2) = +-0.707107. Ratios 1.5 and 0.5, clip 0.2: min(1.5, 1.2) A = 0.848528 and, A < 0,
+    # min(-0.353553, -0.565685) = -0.565685: mean 0.141421
+    rows = [[math.log(1.5)], [math.log(0.5)]]
+    loss, info = surrogate(rows, [3.0, 1.0], clip=0.2)
+    assert loss.item() == pytest.approx(-0.141421, abs=1e-6)
+    assert info["clipped"].item() == 1.0
+    # k3 = r - 1 - log r: 0.5 - 0.405465 and -0.5 + 0.693147: mean 0.143841
+    assert info["kl"].item() == pytest.approx(0.143841, abs=1e-6)
+    assert surrogate(rows, [3.0, 1.0], entropy=2.0)[0].item() == pytest.approx(-0.141421, abs=1e-6)
+    bonus = improve.clipped_surrogate(
+        {"policy": Chained(rows, 2.0)},
+        {
+            "obs": None,
+            "chain": None,
+            "advantage": torch.tensor([3.0, 1.0]).double(),
+            "log_prob": torch.zeros(2, 1).double(),
+        },
+        entropy=0.1,
+    )
+    assert bonus[0].item() == pytest.approx(-0.141421 - 0.2, abs=1e-6)
+
+
+def test_a_chain_has_one_advantage_and_the_noisier_steps_less_of_it():
+    # ratios 1: sum over two steps of A (0.5 + 1) and of -A: 0; then only the first row's last step at ratio 1.1:
+    # 0.707107 * (0.5 + 1.1 - 1.5) / 2 = 0.035355
+    still, _ = surrogate([[0.0, 0.0], [0.0, 0.0]], [3.0, 1.0], denoise=0.5)
+    assert still.item() == pytest.approx(0.0, abs=1e-9)
+    moved, _ = surrogate([[0.0, math.log(1.1)], [0.0, 0.0]], [3.0, 1.0], denoise=0.5)
+    assert moved.item() == pytest.approx(-0.0353553, abs=1e-6)
+
+
+def test_the_clip_grows_along_the_chain():
+    left = torch.tensor([2, 1, 0])
+    grown = improve._grown(0.001, 0.01, left)
+    # exp(x) - 1 over e - 1 at 0, 1/2, 1: 0, 0.377541, 1
+    assert grown.tolist() == pytest.approx([0.001, 0.001 + 0.009 * 0.377541, 0.01], abs=1e-7)
+
+
+def test_too_far_from_the_policy_that_acted_is_enough_for_this_round():
+    rows = [[math.log(1.5)], [math.log(0.5)]]
+    assert bool(surrogate(rows, [3.0, 1.0], target_kl=0.1)[1]["stop"])
+    assert not bool(surrogate(rows, [3.0, 1.0], target_kl=0.2)[1]["stop"])
+
+
+class Acted(Chained):
+    def chain(self, obs, noise):
+        return noise
+
+
+def test_gae():
+    # one episode of two chunks, cut off by time: delta_2 = 1 + 0.5 * 4 - 2 = 1, A_2 = 1; delta_1 = 0 + 0.5 * 2 - 1 = 0,
+    # A_1 = 0 + 0.5 * 0.5 * 1 = 0.25. Another of one, terminated: A = 3 + 0 - 1 = 2. Returns: A + V
+    nets = {"policy": Acted([[0.0]] * 3), "v": lambda obs: obs[None, :, 0, 0]}
+    batch = {
+        "obs": torch.tensor([1.0, 2.0, 1.0]).view(3, 1, 1), "next_obs": torch.tensor([2.0, 4.0, 9.0]).view(3, 1, 1),
+        "reward": torch.tensor([0.0, 1.0, 3.0]), "discount": torch.tensor([0.5, 0.5, 0.0]),
+        "last": torch.tensor([False, True, True]), "noise": torch.zeros(3, 1, 1, 1),
+    }  # fmt: skip
+    made = advantage.gae(nets, batch, lam=0.5)
+    assert made["advantage"].tolist() == [0.25, 1.0, 2.0]
+    assert made["return"].tolist() == [1.25, 3.0, 3.0]
+
+
+def test_resample():
+    # the old policy draws 0.5: min(2, 4) * 0.5 = 1, V = 0.25
+    class Old(Fixed, Acted):
+        def __init__(self):
+            Acted.__init__(self, [[-1.0], [-1.0]])
+            self.action = 0.5
+
+    nets = {"policy.old": Old(), "q.lag": slope(2.0, 4.0), "v": value([0.25, 0.25])}
+    made = advantage.resample(nets, with_obs())
+    assert made["advantage"].tolist() == [0.75, 0.75] and made["log_prob"].tolist() == [[-1.0], [-1.0]]
+
+
+def test_offline_policy_evaluation_wants_a_margin():
+    class Model:
+        net = type("N", (), {"weight": [torch.zeros(2, 1, 1)]})
+
+        def __call__(self, obs, action):
+            return torch.stack([obs, obs])
+
+    def judged(new, old):
+        nets = {"q": slope(1.0, 3.0), "policy": Fixed(new), "policy.old": Fixed(old), "model": Model()}
+        return gate.ope(nets, with_obs(), margin=0.05, chunks=3)
+
+    assert judged(0.55, 0.5) == ""  # min(1, 3) * action: gained 0.05, wanted 0.025
+    assert "J = 0.5100, before 0.5000: gained 0.0100, wanted 0.0250" in judged(0.51, 0.5)
+
+
 def test_unknown_losses_and_arguments_are_refused_with_the_list():
     with pytest.raises(ValueError, match="no 'tdd' in rl/evaluate.py. There are: .*expectile.*td"):
         resolve("evaluate", "tdd", {})
@@ -236,3 +408,41 @@ def test_what_cannot_work_fails_before_the_first_update():
         )
     with pytest.raises(ValueError, match="evaluate names the net 'z'; there are: q"):
         Learner({"q": Scale(0.0)}, evaluate={"z": {}}, improve={}, lag={})
+
+
+def test_a_loss_may_say_that_it_is_enough():
+    batch = {
+        **{k: v for k, v in BATCH.items() if isinstance(v, torch.Tensor)},
+        "obs": torch.zeros(2),
+        "chain": torch.zeros(2),
+    }
+    batch |= {"log_prob": torch.zeros(2, 1), "advantage": torch.tensor([1.0, 0.0])}
+
+    class Far(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor(1.0))
+
+        def chain_log_prob(self, obs, chain):
+            return self.w.expand(2, 1), torch.zeros(2, 1)
+
+    table = {"policy": {"clipped_surrogate": {"target_kl": 0.1}}}
+    moved = Learner({"policy": Far()}, evaluate={}, improve=table, lag={})
+    assert moved.act("improve", batch) is True
+    assert moved.nets["policy"].w.item() == 1.0
+    table = {"policy": {"clipped_surrogate": {"target_kl": 10.0}}}
+    assert Learner({"policy": Far()}, evaluate={}, improve=table, lag={}).act("improve", batch) is False
+
+
+def test_each_net_may_have_its_own_rate_and_the_plain_gradient_step_is_one():
+    batch = {k: v for k, v in BATCH.items() if isinstance(v, torch.Tensor)}
+    batch |= {"obs": torch.zeros(2), "action": torch.zeros(2), "next_obs": torch.zeros(2)}
+    table = {"q": {"td": {"next_value": "state_value"}}, "v": {"returns": {}}}
+    nets = {"q": Scale(0.0), "v": Scale(1.0)}
+    moved = Learner(
+        nets, evaluate=table, improve={}, lag={}, lr={"q": 0.1, "v": 0.2}, optimiser="sgd", weight_decay=0.0
+    )
+    moved.act("evaluate", batch)
+    # targets 1 + 0 and 0.5 + 0.9 * 1 = 1.4: dq = -2 * 1.2 = -2.4, q = 0.24; returns 1 and 2: dv = 2 * (1 - 1.5) = -1, v = 1.2
+    assert moved.nets["q"].w.item() == pytest.approx(0.24)
+    assert moved.nets["v"].w.item() == pytest.approx(1.2)

@@ -1,13 +1,19 @@
 """The tables against plain references: equal parameters after 20 updates from one seed. Catches a silent change."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 import yaml
-from reference import iql, sac, td3
+from reference import dqn, iql, ppo, sac, td3
 
 from flywheel import config
+from flywheel.episode import Episode
 from flywheel.policy import base
+from flywheel.policy.categorical import one_hot
 from flywheel.rl.learner import Learner
+from flywheel.rl.source import OnPolicy
 from flywheel.stages.pretrain import nets
 
 SHAPE = dict(obs_dim=3, action_dim=2, obs_steps=1, action_steps=2, width=16, depth=2)
@@ -42,8 +48,6 @@ def ours(name, kind, acts, count=20, **change):
     learner = Learner(
         made, evaluate=algorithm.get("evaluate") or {}, improve=algorithm["improve"], lag=algorithm["lag"], lr=1e-3, seed=7
     )  # fmt: skip
-    import copy
-
     before = copy.deepcopy(made)
     given = batches(count)
     for i, batch in enumerate(given):
@@ -93,6 +97,64 @@ def test_td3_and_td3_bc(scale):
     learner, before, given = ours("td3_bc", "deterministic", acts, 30, **more)
     rng = torch.Generator().manual_seed(7)
     equal(learner, td3.train(before, given, rng, lr=1e-3, rate=0.005, scale=scale))
+
+
+@pytest.mark.parametrize("name", ["dqn", "double_dqn"])
+def test_dqn(name):
+    torch.manual_seed(3)
+    algorithm = table(name)
+    policy = base.build({"kind": "greedy_q", **SHAPE, "action_steps": 1}).double()
+    made = nets(algorithm, policy)
+    before = {"q": copy.deepcopy(made["q"])}
+    learner = Learner(made, evaluate=algorithm["evaluate"], improve={}, lag={"q": 0.02}, lr=1e-3)
+    given = [{**b, "action": one_hot(b["action"][:, :1])} for b in batches(20)]
+    for batch in given:
+        learner.act("evaluate", batch)
+    equal(learner, dqn.train(before, given, lr=1e-3, rate=0.02, double=name == "double_dqn"))
+
+
+def test_ppo():
+    """Whole episodes through the source: their noise, their GAE, four passes in its order; one terminated, one cut off by time."""
+    torch.manual_seed(3)
+    policy = base.build({"kind": "gaussian", **SHAPE, "action_steps": 1}).double().explores(1.0)
+    algorithm = {**table("ppo"), "critic": {"members": 1, "width": 16, "depth": 2}}
+    made = {k: v.double() for k, v in nets(algorithm, policy).items()}
+    before = copy.deepcopy(made)
+    acts = {k: algorithm[k] for k in ("evaluate", "improve", "advantage")}
+    learner = Learner(made, **acts, lag={}, lr=1e-3)
+    rng = np.random.default_rng(0)
+    episodes, plain = [], []
+    for seed, (steps, ended) in enumerate([(23, True), (17, False)]):
+        state, reward = rng.normal(size=(steps + 1, 3)), rng.normal(size=steps)
+        episodes.append(
+            Episode(
+                task="t", obs={"state": state}, action=np.zeros((steps, 2)), reward=np.zeros(steps), terminated=ended, success=False,
+                origin="o", seed=seed, extras={"env_reward": reward},
+            )
+        )  # fmt: skip
+        noise = torch.from_numpy(policy.noises(seed, steps)).double()[:, 0]
+        plain.append(
+            {
+                "obs": torch.from_numpy(state),
+                "reward": torch.from_numpy(reward).float().double(),
+                "terminated": ended,
+                "noise": noise,
+            }
+        )
+    source = OnPolicy(
+        obs_steps=1, action_steps=1, batch_size=10, gamma=0.9, reward="env", memory={},
+        gather_round=lambda learner, memory: episodes,
+    )  # fmt: skip
+    policy.noises = lambda seed, count: type(policy).noises(policy, seed, count).astype(np.float64)
+    source.collect(learner)
+    whole = {k: v.clone() for k, v in source.data.items()}
+    orders = {"evaluate": [], "improve": []}
+    for act in ("evaluate", "improve"):
+        for _ in range(20):
+            batch = source.batch(act)
+            orders[act].append([int((whole["obs"] == o).all(2).all(1).nonzero()) for o in batch["obs"]])
+            learner.act(act, batch)
+    equal(learner, ppo.train(before, plain, orders, lr=1e-3, gamma=0.9, lam=0.95, clip=0.2))
 
 
 def test_the_oracle_sees_a_change():

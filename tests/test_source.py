@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from flywheel.episode import Episode
 from flywheel.rl.fit import At, Cadence, fit
-from flywheel.rl.source import Offline, Pool
+from flywheel.rl.source import Offline, OnPolicy, Pool
 
 
 def windows(*episodes):
@@ -161,3 +163,98 @@ def test_the_loop_can_be_left_and_entered_anywhere(stop):
     except Stop:
         fit(broken, broken, Cadence(2, 2, 3), at=At(**vars(at)))
     assert broken.did == whole.did
+
+
+class Still:
+    """A policy as far as an on-policy source looks at it: the noise is the seed."""
+
+    @staticmethod
+    def noises(seed, count):
+        return np.full((count, 1), seed, np.float32)
+
+
+class Fixed:
+    """A learner whose advantages are the rewards."""
+
+    nets = {"policy": Still()}
+
+    @staticmethod
+    def advantages(whole):
+        made = {
+            "chain": whole["noise"],
+            "log_prob": whole["noise"],
+            "advantage": whole["reward"],
+            "return": whole["discount"],
+        }
+        Fixed.whole = whole
+        return made
+
+
+def on_policy(*episodes, **more):
+    source = OnPolicy(
+        obs_steps=2, action_steps=2, gamma=0.5, gather_round=lambda learner, memory: episodes, memory={}, **more
+    )
+    source.collect(Fixed())
+    return source, {k: v.squeeze(-1).tolist() for k, v in Fixed.whole.items()}
+
+
+def episode(obs, reward, own=None, **more):
+    obs = np.asarray(obs, np.float32)[:, None]
+    return Episode(
+        task="t", obs={"state": obs}, action=10 * obs[:-1], reward=np.asarray(reward, np.float32), terminated=False,
+        success=bool(np.sum(reward)), origin="test", seed=7, extras={"env_reward": np.asarray(own or reward, np.float32)},
+    ).replace(**more)  # fmt: skip
+
+
+def test_on_policy_chunks_by_hand():
+    # five steps in chunks of two; success at the fourth: what came after is not used, and the last chunk ends there
+    _, whole = on_policy(episode([1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 0]))
+    assert whole["obs"] == [[1.0, 1.0], [2.0, 3.0]] and whole["next_obs"] == [[2.0, 3.0], [4.0, 5.0]]
+    assert whole["action"] == [[10.0, 20.0], [30.0, 40.0]]
+    assert whole["reward"] == [0.0, 0.5] and whole["discount"] == [0.25, 0.0]
+    assert whole["last"] == [False, True] and whole["noise"] == [7.0, 7.0]
+
+
+def test_on_policy_a_time_out_bootstraps_and_an_end_does_not():
+    # three steps, own rewards 1 2 4: the second chunk has one step left
+    for ended, expected in ((False, [0.25, 0.5]), (True, [0.25, 0.0])):
+        _, whole = on_policy(episode([1, 2, 3, 4], [0, 0, 0], [1, 2, 4], terminated=ended), reward="env")
+        assert whole["reward"] == [2.0, 4.0] and whole["discount"] == expected
+
+
+def test_on_policy_batches_go_through_the_round_in_a_shuffled_order():
+    source, _ = on_policy(episode(range(17), [0] * 16, list(range(16))), reward="env", batch_size=4, seed=3)
+    first = torch.cat([source.batch("improve")["advantage"] for _ in range(2)])
+    again = torch.cat([source.batch("improve")["advantage"] for _ in range(2)])
+    assert sorted(first.tolist()) == sorted(again.tolist()) == sorted(source.data["advantage"].tolist())
+    assert first.tolist() != again.tolist()
+    other = OnPolicy(obs_steps=2, action_steps=2, gather_round=None, memory={}, batch_size=4)
+    source.batch("improve")
+    other.load_state(source.state(), source.data)
+    assert torch.equal(source.batch("improve")["advantage"], other.batch("improve")["advantage"])
+
+
+def test_the_environments_own_reward_counts_to_the_end_of_the_episode():
+    held = windows(([1, 2, 3, 4], [0, 1, 0]))
+    held.columns["extras.env_reward"] = held.columns["reward"]
+    for ended in (False, True):
+        held.table = {"terminated": np.array([ended])}
+        batch = source(held, reward="env", seed=0).batch("evaluate", 200)
+        at_3 = batch["obs"][:, 1, 0] == 3
+        assert at_3.any() and (batch["discount"][at_3] == (0.0 if ended else 0.5)).all()
+        assert set(batch["reward"].tolist()) == {0.5, 1.0, 0.0}
+
+
+def test_the_first_rounds_may_only_evaluate_and_enough_ends_an_act():
+    scribe = Scribe()
+    fit(scribe, scribe, Cadence(rounds=2, evaluate=1, improve=1, warmup=1))
+    assert scribe.did == ["collect", "evaluate", "collect", "evaluate", "improve"]
+
+    class Sated(Scribe):
+        def act(self, name, batch):
+            super().act(name, batch)
+            return name == "improve"
+
+    sated = Sated()
+    fit(sated, sated, Cadence(rounds=1, evaluate=2, improve=5))
+    assert sated.did == ["collect", "evaluate", "evaluate", "improve"]

@@ -50,6 +50,8 @@ OPTIMISERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 class Learner:
     """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}, `lr` one rate or {net: rate}.
+    `optimiser` adamw, or sgd: plain steps, without decay or a cut gradient.
+
 
     `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the policy as
     it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins from the policy as it is now (the anchor), not from the last round's.
@@ -71,6 +73,8 @@ class Learner:
         optimiser: str = "adamw",
         advantage: dict | None = None,
     ):
+        if optimiser == "sgd":
+            clip, weight_decay = float("inf"), 0.0
         self.nets = {name: net.to(device) for name, net in nets.items()}
         self.lag, self.clip, self.device = dict(lag), clip, device
         for name in self.lag:

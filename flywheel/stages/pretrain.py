@@ -73,7 +73,7 @@ def learner(algorithm: dict[str, Any], policy, cfg: dict[str, Any], **more):
     return Learner(
         nets(algorithm, policy, cfg["task"].get("reward") or "success") | more.pop("nets", {}),
         evaluate=algorithm.get("evaluate") or {},
-        improve=algorithm["improve"],
+        improve=algorithm.get("improve") or {},
         lag=algorithm.get("lag") or {},
         seed=int(cfg["seed"]),
         device=_inputs.device(cfg),

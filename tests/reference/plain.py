@@ -22,10 +22,11 @@ class Net(nn.Module):
 
 
 class Value(nn.Module):
-    """One member of an ensemble: Linear, LayerNorm, SiLU, ..., Linear to one number."""
+    """One member of an ensemble: Linear, LayerNorm, SiLU, ..., Linear to one number, or to `every` action's."""
 
-    def __init__(self, ensemble, member):
+    def __init__(self, ensemble, member, every=False):
         super().__init__()
+        self.every = every
         parts = ("weight", "bias", "gain", "shift")
         for part in parts:
             copied = [p.detach()[member].clone() for p in getattr(ensemble, part)]
@@ -38,7 +39,7 @@ class Value(nn.Module):
             if i + 1 < len(self.weight):
                 mean, var = x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
                 x = F.silu((x - mean) / (var + 1e-5).sqrt() * self.gain[i] + self.shift[i])
-        return x[:, 0]
+        return x if self.every else x[:, 0]
 
 
 def adam(params, lr):
