@@ -23,10 +23,25 @@ from results import machine, rate
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "scores"
 
-CARTPOLE = (
-    ["task=gym", "task.id=CartPole-v1", "task.reward=env", "task.solved=475", "policy.obs_steps=1", "threads=1", "score_episodes=0"]
-)
-PENDULUM = ["task=gym", "task.id=Pendulum-v1", "task.reward=env", "task.solved=-200", "policy.obs_steps=1", "policy.action_steps=1", "threads=1", "score_episodes=0"]
+CARTPOLE = [
+    "task=gym",
+    "task.id=CartPole-v1",
+    "task.reward=env",
+    "task.solved=475",
+    "policy.obs_steps=1",
+    "threads=1",
+    "score_episodes=0",
+]
+PENDULUM = [
+    "task=gym",
+    "task.id=Pendulum-v1",
+    "task.reward=env",
+    "task.solved=-200",
+    "policy.obs_steps=1",
+    "policy.action_steps=1",
+    "threads=1",
+    "score_episodes=0",
+]
 SCRATCH = ["checkpoint=none"]
 PUSH = ["task=push", "gamma=0.97"]
 
@@ -38,13 +53,7 @@ def pendulum(algorithm: str, policy: str, *more: str) -> list[list[str]]:
 
 
 def cartpole(algorithm: str) -> list[list[str]]:
-    words = [
-        f"algorithm={algorithm}",
-        "policy=greedy_q",
-        "batch_size=128",
-        "max_steps=50000",
-        "algorithm.cadence.evaluate=256",
-    ]
+    words = [f"algorithm={algorithm}", "policy=greedy_q", "batch_size=128", "max_steps=50000"]
     return [["online", *CARTPOLE, *SCRATCH, *words]]
 
 

@@ -23,7 +23,7 @@ HELP = """flywheel: robot learning that keeps getting better by itself, with pro
   flywheel replay   RUN                                               exit 0 only if every output hash is equal
   flywheel promote  NAME@ID [force=REASON] | rollback NAME | lineage NAME[@ID] | runs | report | gc
   flywheel corpus   log | show | diff A B | tag TAG VERSION | tombstone EPISODE message=... | fsck | compact | expire
-  flywheel tasks | formats | algorithms | show algorithm=NAME
+  flywheel tasks | formats | algorithms [out=map.svg] | show algorithm=NAME
 
   store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
   --json       the last line on stdout is one object: status, run, inputs, outputs, metrics, seconds, error

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flywheel import config
+from flywheel import config, store
 from flywheel.config import UsageError
 
 GRACE = 24 * 3600  # s: younger leftovers may belong to somebody at work
@@ -56,42 +56,25 @@ def _summary(path: Path) -> str:
     return text.split("\n")[0]
 
 
-def _tables() -> dict[str, dict[str, Any]]:
-    import yaml
-
-    return {p.stem: yaml.safe_load(p.read_text()) for p in sorted((config.folder() / "algorithm").glob("*.yaml"))}
-
-
 def algorithms(words, place) -> dict[str, Any]:
-    """The map: where the data comes from x how often the policy is updated, each algorithm in its cell."""
-    tables = _tables()
-    sources = ["offline", "off_policy"]
-    cells = {name: (_cadence(t["cadence"]["rounds"]), t["source"]) for name, t in tables.items()}
-    print(f"{'the policy is updated':25}" + "".join(f"data: {source:34}" for source in sources))
-    for row, told in (("one-step", "once"), ("multi-step", "a few rounds"), ("iterative", "all the time")):
-        names = {s: ", ".join(n for n, cell in cells.items() if cell == (row, s)) or "-" for s in sources}
-        print(f"{row:11} {told:12} " + "".join(f"{names[s]:40}" for s in sources))
-    print(f"\n{'algorithm':10} {'rounds x (evaluate, improve)':30} {'evaluate':40} improve")
-    for name, table in tables.items():
-        c = table["cadence"]
-        acts = [
-            ", ".join(f"{net}: {' + '.join(losses)}" for net, losses in (table.get(act) or {}).items()) or "-"
-            for act in ("evaluate", "improve")
-        ]
-        times = f"{c['rounds']} x ({c['evaluate']}, {c['improve']})"
-        print(f"{name:10} {times:30} {acts[0]:40} {acts[1]}")
-    return _result(algorithms=list(tables), cells={name: list(cell) for name, cell in cells.items()})
+    """The map: where the data comes from x how often the policy is updated, each algorithm in its cell; out=map.svg draws it."""
+    from flywheel import algorithms as atlas
 
-
-def _cadence(rounds: int) -> str:
-    """one-step: the data is evaluated, then the policy improved, once; multi-step: a few rounds of it; iterative: many."""
-    return "one-step" if rounds == 1 else "multi-step" if rounds <= 20 else "iterative"
+    known = atlas.tables()
+    out = _words(words, 0, "algorithms [out=map.svg]")[1].get("out")
+    if out:
+        store.write_atomic(Path(out), atlas.svg(known).encode())
+    else:
+        print(atlas.text(known))
+    return _result(algorithms=list(known), cells={name: [atlas.cadence(t), t["source"]] for name, t in known.items()})
 
 
 def show(words, place) -> dict[str, Any]:
     """One algorithm on one page: the loop, its table, the source of each loss that it names."""
+    from flywheel import algorithms as atlas
+
     name = next((w.partition("=")[2] for w in words if w.startswith("algorithm=")), None)
-    tables = _tables()
+    tables = atlas.tables()
     if name not in tables:
         raise UsageError(f"no algorithm {name!r}. There are: {', '.join(tables)}. Usage: flywheel show algorithm=NAME")
     from flywheel.rl import fit as loop
@@ -99,15 +82,17 @@ def show(words, place) -> dict[str, Any]:
 
     print(inspect.getsource(loop.fit))
     print((config.folder() / "algorithm" / f"{name}.yaml").read_text())
-    for act in ("evaluate", "improve"):
-        for losses in (tables[name].get(act) or {}).values():
+    table, printed = tables[name], {}
+    for act in ("advantage", "evaluate", "improve", "gate"):
+        rows = table.get(act) or {}
+        for losses in [rows] if act in ("advantage", "gate") else rows.values():
             for loss, args in losses.items():
                 function, filled = resolve(act, loss, args)
-                print(inspect.getsource(function))
-                for part in ("next_value", "baseline"):
-                    if part in filled:  # a function, or one with arguments filled in
-                        print(inspect.getsource(getattr(filled[part], "func", filled[part])))
-    return _result(algorithm=tables[name])
+                for used in (function, *(filled[part] for part in ("next_value", "baseline") if part in filled)):
+                    printed[getattr(used, "func", used)] = None  # a function, or one with arguments filled in
+    for function in printed:
+        print(inspect.getsource(function))
+    return _result(algorithm=table)
 
 
 def runs(words, place) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Every policy with every algorithm that suits it, once, in small; what does not suit is refused."""
 
+import json
 import re
 
 import numpy as np
 import pytest
+import torch
 from small import LITTLE, call
 
 import flywheel
@@ -12,6 +14,7 @@ from flywheel.stages import online
 
 CELLS = [(p, a) for p in ("gaussian", "diffusion", "flow") for a in ("bc", "iql")] + [
     ("tanh_gaussian", "cql"), ("tanh_gaussian", "cal_ql"), ("tanh_gaussian", "awac"), ("tanh_gaussian", "bc"), ("deterministic", "td3_bc"),
+    ("flow", "iql_one_step"), ("diffusion", "idql"), ("one_step", "fql"),
 ]  # fmt: skip
 
 
@@ -21,6 +24,57 @@ def test_every_policy_pretrains_with_the_offline_algorithms_that_suit_it(copied,
     cadence = "algorithm.cadence={rounds: 10, evaluate: 1, improve: 2}"
     code, out = call("pretrain", f"policy={policy}", f"algorithm={algorithm}", cadence, *LITTLE, *at, capsys=capsys)
     assert (code, out["status"], out["metrics"]["n"]) == (0, "done", 4)
+
+
+@pytest.mark.parametrize("policy", ["diffusion", "gaussian"])
+def test_rl100_offline_keeps_a_round_only_if_the_model_says_that_it_is_better(copied, capsys, policy):
+    copy, at = copied
+    made = call("pretrain", f"policy={policy}", "algorithm.cadence.improve=10", *LITTLE, *at, capsys=capsys)[1]
+    words = [
+        "algorithm=rl100_offline",
+        "algorithm.cadence={rounds: 2, evaluate: 3, improve: 2}",
+        "name=policy/better",
+        *LITTLE,
+        *at,
+    ]
+    code, out = call("pretrain", *words, f"checkpoint={made['outputs']['checkpoint']}", "score_every=2", capsys=capsys)
+    assert (code, out["status"], out["metrics"]["n"]) == (0, "done", 4), out
+    log = [json.loads(line) for line in (copy.root / "runs" / out["run"] / "log.jsonl").read_text().splitlines()]
+    gates = [line["refused"] for line in log if line["kind"] == "gate"]
+    assert len(gates) == 2 and all(not g or "the model says J = " in g for g in gates)
+
+
+@pytest.mark.parametrize("teacher", ["flow", "diffusion"])
+def test_a_chain_is_distilled_into_one_step(copied, capsys, teacher):
+    copy, at = copied
+    made = call(
+        "pretrain",
+        f"policy={teacher}",
+        "name=policy/chain",
+        "algorithm.cadence.improve=100",
+        *LITTLE,
+        *at,
+        capsys=capsys,
+    )[1]
+    words = [
+        "distil",
+        f"checkpoint={made['outputs']['checkpoint']}",
+        "algorithm.cadence.improve=300",
+        *LITTLE,
+        "name=policy/quick",
+        *at,
+    ]
+    words += ["policy.width=64", "algorithm.lag.policy=0.1"]
+    code, out = call(*words, capsys=capsys)
+    assert (code, out["status"]) == (0, "done"), out
+    student, chain = (flywheel.load(o["outputs"]["checkpoint"], store=str(copy.root)) for o in (out, made))
+    obs, noise = (2 * torch.rand(200, 1, 4) - 1).expand(-1, 2, -1), torch.randn(200, 4, 2)
+    with torch.no_grad():
+        apart = (student.sample(obs, noise) - chain.sample(obs, noise)).square().mean()
+        spread = chain.sample(obs, noise).var()
+    assert apart < 0.3 * spread
+    code, out = call("distil", f"checkpoint={out['outputs']['checkpoint']}", *LITTLE, *at, capsys=capsys)
+    assert code == 1 and "is a one_step policy, not a chain of steps to shorten" in out["error"]
 
 
 def test_a_cell_that_makes_no_sense_is_refused_before_it_learns(copied, capsys):

@@ -18,7 +18,7 @@ FLOORS = [
     {"rl"},
     {"stages"},
     {"identity", "config"},
-    {"run"},
+    {"run", "algorithms"},
     {"lineage", "nightly", "commands"},
     {"app"},
 ]
@@ -123,3 +123,12 @@ def test_results_fail_where_the_demonstrations_are_missing(tmp_path, monkeypatch
     script = ROOT.parent / "benchmarks" / "results.py"
     done = subprocess.run([sys.executable, script, "door-human-1", "--again"], capture_output=True, text=True)
     assert done.returncode == 1 and "FLYWHEEL_DEMOS names no folder" in done.stderr
+
+
+def test_the_picture_of_the_map_is_of_the_tables_as_they_are():
+    from flywheel import algorithms
+
+    known = algorithms.tables()
+    assert (ROOT.parent / "docs" / "algorithms.svg").read_text() == algorithms.svg(known)
+    grid = algorithms.cells(known)
+    assert sorted(name for names in grid.values() for name in names) == sorted(known)
