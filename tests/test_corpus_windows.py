@@ -1,10 +1,15 @@
 """The window cache: equal to naive slices, extended by new segments only, one file for every version."""
 
+import gc
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from corpus_cases import episode
 
-from flywheel.corpus import Corpus, CorpusError
+from flywheel.corpus import Corpus, CorpusError, Windows
 
 FIELDS = ("obs.state", "action", "reward")
 
@@ -78,6 +83,43 @@ def test_the_file_is_extended_by_new_segments_only_and_serves_every_version(corp
     assert len(list((tmp_path / "cache").glob("*/rows-*.f32"))) == 1
     for windows in (first, second, third, again, third.extend(corpus.at(2))):
         check(windows)
+
+
+def test_an_append_costs_the_cache_its_own_rows_and_a_log_that_went_another_way_is_read_anew(corpus, tmp_path):
+    first = corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path / "cache")
+    sizes = {path.suffix: path.stat().st_size for path in first.folder.iterdir()}
+    older = shutil.copytree(corpus.path, tmp_path / "older")
+    corpus.append([episode(20, steps=5)])
+    check(first.extend(corpus.at("latest")))
+    grown = {path.suffix: path.stat().st_size - sizes[path.suffix] for path in first.folder.iterdir()}
+    assert (grown[".f32"], grown[".i64"]) == (6 * 6 * 4, 32) and abs(grown[".json"]) < 20
+    other = Corpus(older)  # the same id, another version 4
+    other.append([episode(21, steps=5), episode(22)])
+    again = other.windows(other.at("latest"), FIELDS, cache=tmp_path / "cache")
+    assert again.decoded == 4
+    check(again)
+
+
+def test_memory_stays_bounded_as_rows_outgrow_it(tmp_path):
+    corpus = Corpus(tmp_path / "corpus", create=True)
+    for first in range(0, 40, 10):
+        corpus.append([episode(seed, steps=2500, width=100) for seed in range(first, first + 10)])
+
+    def most(resident):
+        """Bytes of the rows that were in this process's memory while every part of them was read, at most."""
+        gc.collect()  # the map of the call before
+        windows = Windows(corpus.at("latest"), FIELDS, tmp_path / "cache", resident)
+        seen, random = 0, np.random.default_rng(0)
+        for _ in range(300):
+            which = random.integers(0, 40, 4)
+            low = windows.start[which]
+            windows.gather(low + random.integers(0, 2400, 4), range(16), low, low + windows.length[which])
+            maps = Path("/proc/self/smaps").read_text().split(str(windows.folder))[1:]
+            seen = max(seen, sum(1024 * int(re.search(r"Rss: +(\d+) kB", one)[1]) for one in maps))
+        return seen
+
+    assert most(2**40) > 30e6
+    assert most(16 * 2**20) <= 16 * 2**20
 
 
 def test_only_the_segments_of_a_selection_are_decoded(corpus, tmp_path):

@@ -151,15 +151,14 @@ class Log:
                 state.use(block)
             else:
                 bad.add(name)
-        while (
-            state.blocks and self._hash(state.head) != state.tip
-        ):  # of a log that went back to an older copy of itself
+        while state.blocks and self.hash(state.head) != state.tip:  # of a log that went back to an older copy of itself
             blocks, state = state.blocks[:-1], State(self.corpus_id, self.columns)
             for block in blocks:
                 state.use(block)
         self.state = state
 
-    def _hash(self, version: int) -> str | None:
+    def hash(self, version: int) -> str | None:
+        """The hash of a version's entry, which names all before it; None where the entry is not whole."""
         try:
             return parse(self.files.read(self.name(version)))[1]
         except (OSError, ValueError):

@@ -239,6 +239,13 @@ class State:
             out[where] = block.part0 + np.searchsorted(block.columns["start"].all(), index, "right") - 1
         return out
 
+    def rows(self, part: int) -> np.ndarray:
+        """The rows of a part."""
+        for block, _, (index,) in self.split(np.asarray([part]), "part0"):
+            starts = block.columns["start"].slice(index, index + 2).tolist()
+            return block.row0 + np.arange(starts[0], starts[1] if len(starts) > 1 else block.rows)
+        raise IndexError(part)
+
     def added(self, rows: np.ndarray) -> np.ndarray:
         """The version that added each row; of an episode that a compact moved, that of the compact."""
         return self.take("version", self.parts(rows), "part0").astype(np.int64)

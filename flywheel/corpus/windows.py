@@ -4,21 +4,25 @@
           every episode has T+1 rows; the last one holds the final observation, its action and reward are zero
 
     <cache>/windows-<key>/     key = corpus id, fields, their widths, dtype
-        index.json             which segment starts at which row, with checksums; published by rename
+        index.json             how far the two files are whole, with checksums; published by rename
         rows-<ulid>.f32        only ever grows; bytes beyond the index are a killed writer's and are overwritten
+        rows-<ulid>.i64        four numbers an episode: its row in the corpus, where its rows begin here, how many, their crc32
 
 Since the log only appends, one file serves every version: a version is a list of (first row, length). Segments are
 added when a version first needs them, under a lock. A cache that fails its check is built again beside the old file,
-which stays mapped where it is in use.
+which stays mapped where it is in use. In memory an episode takes 24 bytes; the pages of a file larger than `resident` are
+given back as they pile up, so that a corpus may be larger than RAM.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +34,15 @@ from flywheel.corpus.segment import CorpusError, Segment, ulid
 if TYPE_CHECKING:
     from flywheel.corpus.version import Version
 
-CHECK_BYTES = (
-    64 * 2**20
-)  # rows whose checksum is compared when a cache is opened; of a larger one, evenly spread segments
+CHECK_BYTES = 64 * 2**20  # rows whose checksum is compared when a cache is opened: of evenly spread episodes
+RESIDENT = 4 * 2**30  # bytes of rows that may stay in this process's memory
+FAULT = 2**21  # bytes that the kernel maps around a byte that is touched, at most (a large folio)
 
 
 class Windows:
     """The rows of one version (or selection), over a file that all versions share.
 
-    rows      np.memmap [R, W] float32, read-only
+    rows      [R, W] float32, a read-only memory map
     columns   {field: slice of the W columns}
     start     [E] int64, first row of each episode of `version`, in its order
     length    [E] int64, its number of steps T (it has T+1 rows: start .. start + T)
@@ -46,32 +50,30 @@ class Windows:
     decoded   how many segments this opening had to decode
     """
 
-    def __init__(self, version: Version, fields: tuple[str, ...], cache: Path):
-        self.version, self.fields, self.cache = version, fields, cache
-        corpus, state = version.corpus, version.corpus.history.state
-        parts = state.parts(version.rows)
-        held = {int(part): corpus.reader.segment(part) for part in dict.fromkeys(parts.tolist())}
-        widths = _widths([*held.values()], fields, version)
+    def __init__(self, version: Version, fields: tuple[str, ...], cache: Path, resident: int = RESIDENT):
+        if not len(version):
+            raise CorpusError(f"windows: no episode is selected from version {version.number}; look at the selection")
+        self.version, self.fields, self.cache, self.resident = version, fields, cache, resident
+        state = version.corpus.history.state
+        self._first = version.corpus.reader.segment(int(state.parts(version.rows[:1])[0]))
+        widths = [_width(self._first, field) for field in fields]
         ends = np.cumsum(widths)
         self.columns = {name: slice(int(e - w), int(e)) for name, e, w in zip(fields, ends, widths, strict=True)}
-        key = json.dumps([corpus.id, fields, widths, "float32"])
+        self.width = int(ends[-1])
+        key = json.dumps([version.corpus.id, fields, widths, "float32"])
         self.folder = cache / f"windows-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        index, self.decoded = self._open([*held.values()], int(ends[-1]))
-        shape = (index["rows"], int(ends[-1]))
-        self.rows = np.memmap(self.folder / index["file"], np.float32, "r", shape=shape)
-        self._flat = np.asarray(self.rows)  # a plain view: np.take is slower on the subclass
-        local = state.take("local", version.rows)
-        first = [index["segments"][held[part].name][0] for part in parts.tolist()]
-        inner = [held[part].first[at] for part, at in zip(parts.tolist(), local.tolist(), strict=True)]
-        self.start = np.asarray(first, np.int64) + np.asarray(inner, np.int64)
-        self.length = version.table["length"]
+        index, self.start, self.length, self.decoded = self._open()
+        with open(self.folder / f"{index['file']}.f32", "rb") as file:
+            self._map = mmap.mmap(file.fileno(), index["rows"] * self.width * 4, access=mmap.ACCESS_READ)
+        self.rows = np.frombuffer(self._map, np.float32).reshape(-1, self.width)
+        self._touched, self._others = 0, _mapped()  # bytes of the rows that are in memory, at most; of other files
 
     def __len__(self) -> int:
         """E, the number of episodes."""
         return len(self.start)
 
     @property
-    def table(self) -> dict[str, np.ndarray]:
+    def table(self):
         return self.version.table
 
     def gather(
@@ -81,29 +83,32 @@ class Windows:
         low: np.ndarray,
         high: np.ndarray,
         out: np.ndarray | None = None,
+        columns: slice | None = None,
     ) -> np.ndarray:
         """Rows `index + offset`, clipped to [low, high] (both included): [B, L, W] float32, contiguous.
 
         index [B] row numbers, offsets [L], low and high [B]: the bounds of each row's episode, so that a window repeats
-        the first or last row instead of reaching into a neighbour. `out` [B, L, W] is filled and returned if given.
+        the first or last row instead of reaching into a neighbour. `out` [B, L, W] is filled and returned if given;
+        `columns` (such as self.columns["action"]) gives these of the W columns only.
         """
         low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
-        if len(low) and (low.min() < 0 or high.max() >= len(self._flat) or (low > high).any()):
+        if len(low) and (low.min() < 0 or high.max() >= len(self.rows) or (low > high).any()):
             found = f"low {low.min()} to {low.max()}, high {high.min()} to {high.max()}"
-            raise IndexError(f"gather: {found}; expected 0 <= low <= high < {len(self._flat)} rows")
+            raise IndexError(f"gather: {found}; expected 0 <= low <= high < {len(self.rows)} rows")
         index, offsets = np.asarray(index, np.int64), np.asarray(offsets, np.int64)
-        size, width = len(offsets), self._flat.shape[1]
-        if out is not None or not 0 < size <= len(self._flat) or (np.diff(offsets) != 1).any():
-            return self._take(index, offsets, low, high, out)
+        size = len(offsets)
+        self._give_back(len(index) * (4 * self.width * size + FAULT))
+        if out is not None or not 0 < size <= len(self.rows) or (offsets[1:] - offsets[:-1] != 1).any():
+            taken = self._take(index, offsets, low, high, out)
+            return taken if columns is None else np.ascontiguousarray(taken[..., columns])
         # neighbouring rows are one stretch of memory: copy each window at once, then redo those that needed clipping
-        first = index + offsets[0]
-        stretches = np.ndarray(
-            (len(self._flat) - size + 1, size, width), np.float32, self._flat, strides=(4 * width, 4 * width, 4)
-        )
-        out = stretches[np.clip(first, 0, len(stretches) - 1)]
+        first, begin, end = index + offsets[0], *(columns or slice(0, self.width)).indices(self.width)[:2]
+        shape, step = (len(self.rows) - size + 1, size, end - begin), 4 * self.width
+        stretches = np.ndarray(shape, np.float32, self._map, 4 * begin, (step, step, 4))
+        out = stretches[np.minimum(np.maximum(first, 0), shape[0] - 1)]
         clipped = np.flatnonzero((first < low) | (first + size - 1 > high))
         if len(clipped):
-            out[clipped] = self._take(index[clipped], offsets, low[clipped], high[clipped])
+            out[clipped] = self._take(index[clipped], offsets, low[clipped], high[clipped])[..., begin:end]
         return out
 
     def _take(
@@ -112,87 +117,140 @@ class Windows:
         rows = index[:, None] + offsets
         np.maximum(rows, low[:, None], out=rows)
         np.minimum(rows, high[:, None], out=rows)
-        return np.take(self._flat, rows, axis=0, out=out, mode="clip")  # mode="raise" copies through a buffer
+        return np.take(self.rows, rows, axis=0, out=out, mode="clip")  # mode="raise" copies through a buffer
+
+    def _give_back(self, size: int) -> None:
+        """Before `size` more bytes may come in: the pages so far leave this process (not the page cache) near the limit."""
+        self._touched += size
+        if self._touched > self.resident and self.rows.nbytes > self.resident:
+            self._touched = _mapped() - self._others + size  # as it is, not as it may be
+            if self._touched > self.resident // 2:
+                self._map.madvise(mmap.MADV_DONTNEED)
+                self._touched = size
 
     def extend(self, version: Version) -> Windows:
         """The windows of another version over the same file; only segments that it lacks are decoded."""
-        return Windows(version, self.fields, self.cache)
+        return Windows(version, self.fields, self.cache, self.resident)
 
-    def _open(self, segments: list[Segment], width: int) -> tuple[dict[str, Any], int]:
-        """The index of a cache that has all `segments`, and how many of them had to be decoded."""
-        index = self._read(width)
-        if index and all(segment.name in index["segments"] for segment in segments):
-            return index, 0
-        with store.Lock(self.folder, f"extending the window cache of {self.version.corpus.path}", wait=True):
-            index = self._read(width) or self._fresh()
-            missing = [segment for segment in segments if segment.name not in index["segments"]]
-            if not missing:
-                return index, 0
-            with open(self.folder / index["file"], "r+b" if index["rows"] else "wb") as file:
-                file.truncate(index["rows"] * width * 4)
-                file.seek(0, os.SEEK_END)
-                for segment in missing:  # one at a time: memory is bounded by the largest segment
-                    block = self._decode(segment, width)
-                    file.write(block)
-                    index["segments"][segment.name] = [index["rows"], len(block), zlib.crc32(block)]
-                    index["rows"] += len(block)
-                file.flush()
-                os.fsync(file.fileno())
-            index.pop("check", None)
-            store.write_json(self.folder / "index.json", {**index, "check": _check(index)})
-            for path in self.folder.glob("rows-*.f32"):
-                if path.name != index["file"]:
-                    path.unlink(missing_ok=True)
-        return index, len(missing)
+    def _open(self) -> tuple[dict[str, Any], np.ndarray, np.ndarray, int]:
+        """The index, start and length, and how many segments had to be decoded for them."""
+        state, rows = self.version.corpus.history.state, self.version.rows
+        index = self._read()
+        start, length = self._find(index)
+        decoded = 0
+        if (length < 0).any():
+            with store.Lock(self.folder, f"extending the window cache of {self.version.corpus.path}", wait=True):
+                index = self._read() or {"file": f"rows-{ulid()}", "rows": 0, "episodes": 0, "crc": 0}
+                start, length = self._find(index)
+                missing = np.unique(state.parts(rows[length < 0]))
+                decoded = len(missing)
+                if decoded:
+                    self._extend(index, missing)
+                    start, length = self._find(index)
+        return index, start, length, decoded
 
-    def _decode(self, segment: Segment, width: int) -> np.ndarray:
+    def _find(self, index: dict[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Start and length of each episode of the version; length -1 where the cache lacks it."""
+        rows = self.version.rows
+        if not index or not index["episodes"]:
+            return np.full(len(rows), -1), np.full(len(rows), -1)
+        kept = self._episodes(index)
+        at = np.full(max(rows.max(), kept[:, 0].max()) + 1, -1, np.int32)
+        at[kept[:, 0]] = np.arange(len(kept))
+        at = at[rows]
+        return kept[at, 1], np.where(at < 0, -1, kept[at, 2] - 1)
+
+    def _extend(self, index: dict[str, Any], parts: np.ndarray) -> None:
+        """Decode segments, one at a time: memory is bounded by the largest."""
+        log = self.version.corpus.history
+        name = self.folder / index["file"]
+        with (
+            _grown(f"{name}.f32", index["rows"] * self.width * 4) as data,
+            _grown(f"{name}.i64", index["episodes"] * 32) as numbers,
+        ):
+            for part in parts.tolist():
+                segment = self.version.corpus.reader.segment(part)
+                block = self._decode(segment)
+                data.write(block)
+                mine = log.state.rows(part)
+                for row, local in zip(mine.tolist(), log.state.take("local", mine).tolist(), strict=True):
+                    first, end = int(segment.first[local]), int(segment.first[local + 1])
+                    record = np.asarray([row, index["rows"] + first, end - first, zlib.crc32(block[first:end])])
+                    numbers.write(record)
+                    index["crc"] = zlib.crc32(record, index["crc"])
+                index["rows"] += len(block)
+                index["episodes"] += len(mine)
+        index |= {"version": log.head, "tip": log.state.tip}
+        store.write_json(self.folder / "index.json", {**index, "check": _check(index)})
+        for path in self.folder.glob("rows-*"):
+            if path.stem != index["file"]:
+                path.unlink(missing_ok=True)
+
+    def _decode(self, segment: Segment) -> np.ndarray:
         """[rows of the segment, W] float32."""
+        for field, columns in self.columns.items():
+            width, wanted = _width(segment, field), columns.stop - columns.start
+            if width != wanted:
+                (task, hash_), (other, second) = (
+                    (one.columns["task"][0], one.columns["hash"][0][:12]) for one in (self._first, segment)
+                )
+                raise CorpusError(
+                    f"windows: {field} is {wanted} wide in task {task} (episode {hash_}) and {width} in task {other} "
+                    f"(episode {second}); select one of them: version.select(task=...)"
+                )
         arrays = segment.arrays(list(self.fields))
-        block = np.zeros((int(segment.first[-1]), width), np.float32)
+        block = np.zeros((int(segment.first[-1]), self.width), np.float32)
         for name, columns in self.columns.items():
             if name in arrays:  # a stream without columns is not stored
                 block[:, columns] = arrays[name].reshape(len(block), -1)
         return block
 
-    def _fresh(self) -> dict[str, Any]:
-        return {"file": f"rows-{ulid()}.f32", "rows": 0, "segments": {}}
+    def _episodes(self, index: dict[str, Any]) -> np.ndarray:
+        return np.memmap(self.folder / f"{index['file']}.i64", np.int64, "r", shape=(index["episodes"], 4))
 
-    def _read(self, width: int) -> dict[str, Any] | None:
+    def _read(self) -> dict[str, Any] | None:
         """The published index, or None where there is none or the cache fails its check."""
         try:
             index = store.read_json(self.folder / "index.json")
             if index.pop("check") != _check(index):
                 return None
-            rows = np.memmap(self.folder / index["file"], np.float32, "r", shape=(index["rows"], width))
+            shape = (index["rows"], self.width)
+            rows = np.memmap(self.folder / f"{index['file']}.f32", np.float32, "r", shape=shape)
+            episodes = self._episodes(index)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        stride = max(1, rows.nbytes // CHECK_BYTES)
-        for first, count, crc in list(index["segments"].values())[::stride]:
+        if zlib.crc32(episodes) != index["crc"] or self.version.corpus.history.hash(index["version"]) != index["tip"]:
+            return None
+        for _, first, count, crc in episodes[:: max(1, rows.nbytes // CHECK_BYTES)].tolist():
             if zlib.crc32(rows[first : first + count]) != crc:
                 return None
         return index
+
+
+@contextmanager
+def _grown(path: str, size: int) -> Iterator[Any]:
+    """A file, cut at `size`, to write behind that; durable at the end."""
+    with open(path, "r+b" if size else "wb") as file:
+        file.truncate(size)
+        file.seek(0, os.SEEK_END)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _mapped() -> int:
+    """Bytes of files that are in this process's memory (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE
 
 
 def _check(index: dict[str, Any]) -> str:
     return hashlib.sha256(store.to_json(index)).hexdigest()
 
 
-def _widths(segments: list[Segment], fields: tuple[str, ...], version: Version) -> list[int]:
-    """Width of each field, which must be the same in all segments. CorpusError names the segment's task otherwise."""
-    if not segments:
-        raise CorpusError(f"windows: no episode is selected from version {version.number}; look at the selection")
-    first = segments[0]
-    for segment in segments:
-        for field in fields:
-            width, wanted = segment.width(field), first.width(field)
-            task = segment.columns["task"][0]
-            if width is None:
-                there = ", ".join(segment.schema["rows"])
-                raise CorpusError(f"windows: no field {field!r} in the episodes of task {task}. There are: {there}")
-            if width != wanted:
-                raise CorpusError(
-                    f"windows: {field} is {wanted} wide in task {first.columns['task'][0]} (episode "
-                    f"{first.columns['hash'][0][:12]}) and {width} in task {task} (episode "
-                    f"{segment.columns['hash'][0][:12]}); select one of them: version.select(task=...)"
-                )
-    return [first.width(field) for field in fields]
+def _width(segment: Segment, field: str) -> int:
+    """Width of a field; CorpusError names the segment's task where it has none."""
+    width = segment.width(field)
+    if width is None:
+        there, task = ", ".join(segment.schema["rows"]), segment.columns["task"][0]
+        raise CorpusError(f"windows: no field {field!r} in the episodes of task {task}. There are: {there}")
+    return width
