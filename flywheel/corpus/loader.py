@@ -43,8 +43,12 @@ class Batches:
         self.names = {obs: "obs", "action": "action"}
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        return self.several(number, 1)
+
+    def several(self, number: int, count: int) -> dict[str, torch.Tensor]:
+        """`count` batches from `number` on, one after the other in one batch."""
         first = number * self.batch_size
-        return self.gather(*self.sampler.at(np.arange(first, first + self.batch_size)))
+        return self.gather(*self.sampler.at(np.arange(first, first + count * self.batch_size)))
 
     def gather(self, episode: np.ndarray, step: np.ndarray) -> dict[str, torch.Tensor]:
         """The batch of these steps [B] of these episodes [B]."""
@@ -61,21 +65,29 @@ class Batches:
 
 
 class Loader:
-    """Batches in order, for as long as they are asked for; `state` is exact, whatever workers have read ahead."""
+    """Batches in order, for as long as they are asked for; `state` is exact, whatever workers have read ahead.
 
-    def __init__(self, batches: Batches, workers: int = 0, ahead: int = 4):
-        self.batches, self.workers, self.ahead, self.given = batches, workers, ahead, 0
+    `group` batches are read at once and given one by one: what it costs to ask is paid once.
+    """
+
+    def __init__(self, batches: Batches, workers: int = 0, group: int = 16):
+        self.batches, self.workers, self.group, self.given = batches, workers, group, 0
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         from torch.utils.data import DataLoader
 
-        more: dict[str, Any] = (
-            {"multiprocessing_context": "fork", "prefetch_factor": self.ahead} if self.workers else {}
-        )
-        numbers = range(self.given, 2**62)
-        for batch in DataLoader(self.batches, batch_size=None, sampler=numbers, num_workers=self.workers, **more):
-            self.given += 1
-            yield batch
+        groups = range(self.given, 2**62, self.group)
+        if self.workers:
+            source = _Groups(self.batches, self.group)
+            forked = {"num_workers": self.workers, "multiprocessing_context": "fork"}
+            several = DataLoader(source, batch_size=None, sampler=groups, **forked)
+        else:
+            several = (self.batches.several(number, self.group) for number in groups)
+        size = self.batches.batch_size
+        for one in several:
+            for at in range(0, self.group * size, size):
+                self.given += 1
+                yield {name: value[at : at + size] for name, value in one.items()}
 
     def state(self) -> dict[str, Any]:
         """What decides the next batch, as JSON values."""
@@ -84,3 +96,13 @@ class Loader:
     def load_state(self, state: dict[str, Any]) -> None:
         self.batches.sampler.load_state(state)
         self.given = state["taken"] // self.batches.batch_size
+
+
+class _Groups:
+    """What workers ask for: several batches by the number of the first."""
+
+    def __init__(self, batches: Batches, count: int):
+        self.batches, self.count = batches, count
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        return self.batches.several(number, self.count)

@@ -103,9 +103,10 @@ class Windows:
             return taken if columns is None else np.ascontiguousarray(taken[..., columns])
         # neighbouring rows are one stretch of memory: copy each window at once, then redo those that needed clipping
         first, begin, end = index + offsets[0], *(columns or slice(0, self.width)).indices(self.width)[:2]
-        shape, step = (len(self.rows) - size + 1, size, end - begin), 4 * self.width
-        stretches = np.ndarray(shape, np.float32, self._map, 4 * begin, (step, step, 4))
-        out = stretches[np.minimum(np.maximum(first, 0), shape[0] - 1)]
+        there, step = len(self.rows) - size + 1, 4 * self.width
+        row = np.dtype((np.void, 4 * (end - begin)))  # copied as one piece
+        stretches = np.ndarray((there, size), row, self._map, 4 * begin, (step, step))
+        out = stretches[np.minimum(np.maximum(first, 0), there - 1)].view(np.float32).reshape(-1, size, end - begin)
         clipped = np.flatnonzero((first < low) | (first + size - 1 > high))
         if len(clipped):
             out[clipped] = self._take(index[clipped], offsets, low[clipped], high[clipped])[..., begin:end]

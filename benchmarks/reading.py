@@ -1,0 +1,380 @@
+"""Reading for training, writing and appending, against what robot learning uses today: ratios in one run, equality first.
+
+    lerobot      LeRobotDataset (installed), parquet behind an Arrow cache
+    robomimic    its SequenceDataset over HDF5, read through h5py; and in its fastest mode, everything in memory
+    diffusion    diffusion policy's ReplayBuffer and SequenceSampler, in memory
+    numpy        a gather from two arrays in RAM
+
+Every reader serves the same list of (episode, step) from the same episodes: obs [64, 2, 60] and action [64, 16, 24] as
+torch tensors, with 0 and with 2 workers of torch's DataLoader. Batches are compared bit by bit before anything is timed; the
+clock starts at the first batch, so that starting workers costs nobody. Rates are the best of --repeats interleaved ones.
+
+robomimic and diffusion policy are used from the checkouts that ROBOMIMIC and DIFFUSION_POLICY name (robomimic's source
+distribution will do); without them, from their access pattern as it is written down here. Cameras: not yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+STATE, ACTION, STEPS, FPS = 60, 24, 200, 20
+TO, TA, BATCH = 2, 16, 64
+TARGETS = {"lerobot": 300, "robomimic": 100, "diffusion": 1, "numpy": 0.8}
+
+
+class Listed:
+    """A sampler that serves a list."""
+
+    def __init__(self, pairs: np.ndarray):
+        self.pairs = pairs
+
+    def at(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.pairs[number, 0], self.pairs[number, 1]
+
+
+class Ram:
+    """obs and action in two arrays; batch k is two gathers."""
+
+    def __init__(self, episodes: list, pairs: np.ndarray):
+        self.obs = np.concatenate([one.obs["state"][:-1] for one in episodes])
+        self.action = np.concatenate([one.action for one in episodes])
+        self.pairs = pairs
+
+    def __getitem__(self, number: int) -> dict:
+        import torch
+
+        episode, step = self.pairs[number * BATCH : (number + 1) * BATCH].T
+        low = episode * STEPS
+        here, high = low + step, low + STEPS - 1
+        obs = np.maximum(here[:, None] + np.arange(1 - TO, 1), low[:, None])
+        action = np.minimum(here[:, None] + np.arange(TA), high[:, None])
+        return {
+            "obs": torch.from_numpy(self.obs.take(obs, 0)),
+            "action": torch.from_numpy(self.action.take(action, 0)),
+        }
+
+
+class ReplayBuffer:
+    """The access pattern of diffusion policy: arrays of all episodes in memory, a table of windows, one slice a key and sample,
+    padded by its first and last row (horizon To - 1 + Ta)."""
+
+    def __init__(self, episodes: list):
+        self.data = {
+            "obs": np.concatenate([one.obs["state"][:-1] for one in episodes]),
+            "action": np.concatenate([one.action for one in episodes]),
+        }
+        self.horizon, table = TO - 1 + TA, []
+        for first in range(0, len(self.data["obs"]), STEPS):
+            for begin in range(1 - TO, STEPS - self.horizon + TA):
+                low, high = max(begin, 0) + first, min(begin + self.horizon, STEPS) + first
+                table.append([low, high, low - begin - first, high - begin - first])
+        self.table = np.asarray(table)
+
+    def __getitem__(self, number: int) -> dict:
+        import torch
+
+        low, high, begin, end = self.table[number]
+        out = {}
+        for name, values in self.data.items():
+            sample = values[low:high]
+            if begin > 0 or end < self.horizon:
+                data = np.zeros((self.horizon, *values.shape[1:]), values.dtype)
+                data[:begin], data[end:] = sample[0], sample[-1]
+                data[begin:end] = sample
+                sample = data
+            out[name] = sample
+        return {"obs": torch.from_numpy(out["obs"][:TO]), "action": torch.from_numpy(out["action"][TO - 1 :])}
+
+
+class Robomimic:
+    """robomimic's SequenceDataset, or its access pattern: one h5py read a key and sample, then padding."""
+
+    def __init__(self, path: Path, episodes: int, memory: bool):
+        self.path, self.file, self.inner = path, None, None
+        if os.environ.get("ROBOMIMIC"):
+            sys.path.insert(0, os.environ["ROBOMIMIC"])
+            import robomimic.utils.obs_utils as obs_utils
+            from robomimic.utils.dataset import SequenceDataset
+
+            obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["state"]}})
+            self.inner = SequenceDataset(
+                str(path), ["state"], ["actions"], frame_stack=TO, seq_length=TA, load_next_obs=False,
+                hdf5_use_swmr=False, hdf5_cache_mode="all" if memory else None,
+            )  # fmt: skip
+            order = {demo: int(demo.split("_")[1]) for demo in self.inner.demos}
+            self.first = {order[demo]: start for demo, start in self.inner._demo_id_to_start_indices.items()}
+
+    def __getitem__(self, number: int) -> dict:
+        episode, step = divmod(number, STEPS)
+        if self.inner:
+            found = self.inner[self.first[episode] + step]
+            return {"obs": found["obs"]["state"][:TO], "action": found["actions"][TO - 1 :]}
+        if self.file is None:
+            import h5py
+
+            self.file = h5py.File(self.path)
+        group = self.file[f"data/demo_{episode}"]
+        obs, action = group["obs/state"][max(0, step + 1 - TO) : step + 1], group["actions"][step : step + TA]
+        return {
+            "obs": np.pad(obs, ((TO - len(obs), 0), (0, 0)), "edge"),
+            "action": np.pad(action, ((0, TA - len(action)), (0, 0)), "edge"),
+        }
+
+
+class Item:
+    """A LeRobotDataset whose items are called as ours."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __getitem__(self, number: int) -> dict:
+        found = self.data[number]
+        return {"obs": found["observation.state"], "action": found["action"]}
+
+
+def lerobot_features() -> dict:
+    return {
+        "observation.state": {"dtype": "float32", "shape": (STATE,), "names": None},
+        "action": {"dtype": "float32", "shape": (ACTION,), "names": None},
+    }
+
+
+def lerobot_open(root: Path):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    stamps = {"observation.state": [k / FPS for k in range(1 - TO, 1)], "action": [k / FPS for k in range(TA)]}
+    return LeRobotDataset("bench/reading", root=root, delta_timestamps=stamps)
+
+
+def lerobot_add(data, episodes: list) -> None:
+    for one in episodes:
+        for state, action in zip(one.obs["state"], one.action, strict=False):
+            data.add_frame({"observation.state": state, "action": action, "task": "bench"})
+        data.save_episode()
+    data.finalize()
+
+
+def make_episodes(count: int, seed: int) -> list:
+    from flywheel.episode import Episode
+
+    random = np.random.default_rng(seed)
+    return [
+        Episode(
+            task="bench",
+            obs={"state": random.normal(size=(STEPS + 1, STATE)).astype(np.float32)},
+            action=random.normal(size=(STEPS, ACTION)).astype(np.float32),
+            reward=np.zeros(STEPS, np.float32),
+            terminated=False,
+            success=None,
+            origin="scripted:bench",
+            fps=float(FPS),
+        )
+        for _ in range(count)
+    ]
+
+
+def stream(source, pairs: np.ndarray, workers: int, whole: bool) -> Iterator[dict]:
+    """Batches of the list: by our Loader, by torch's with whole batches from `source[k]`, or 64 items each."""
+    from torch.utils.data import DataLoader
+
+    from flywheel.corpus.loader import Batches, Loader
+
+    if isinstance(source, Batches):
+        return islice(Loader(source, workers), len(pairs) // BATCH)
+    if whole:
+        return iter(DataLoader(source, batch_size=None, sampler=range(len(pairs) // BATCH), num_workers=workers))
+    numbers = (pairs[:, 0] * STEPS + pairs[:, 1]).tolist()
+    return iter(DataLoader(source, batch_size=BATCH, sampler=numbers, num_workers=workers))
+
+
+def rate(source, pairs: np.ndarray, workers: int, whole: bool, batches: int) -> float:
+    """Samples a second, from the first batch on."""
+    found = stream(source, pairs[: (batches + 1) * BATCH], workers, whole)
+    next(found)
+    began = time.perf_counter()
+    count = sum(len(batch["obs"]) for batch in found)
+    return count / (time.perf_counter() - began)
+
+
+def bench_readers(sources: dict, pairs: np.ndarray, repeats: int) -> dict[str, float]:
+    for batches in zip(
+        *(stream(source, pairs[: 6 * BATCH], 0, whole) for source, whole, _ in sources.values()), strict=True
+    ):
+        for name, batch in zip(sources, batches, strict=True):
+            for key, shape in (("obs", (BATCH, TO, STATE)), ("action", (BATCH, TA, ACTION))):
+                if tuple(batch[key].shape) != shape or not batch[key].equal(batches[0][key]):
+                    raise SystemExit(f"{name} gave another {key} than flywheel; nothing was timed")
+    found: dict[str, float] = {}
+    for workers in (0, 2):
+        rates: dict[str, list[float]] = {name: [] for name in sources}
+        for _ in range(repeats):
+            for name, (source, whole, batches) in sources.items():
+                rates[name].append(rate(source, pairs, workers, whole, batches))
+        for name, values in rates.items():
+            found[f"{name}, {workers} workers: samples/s"] = max(values)
+            if name != "flywheel":
+                found[f"flywheel / {name}, {workers} workers"] = max(rates["flywheel"]) / max(values)
+    return found
+
+
+def size(*folders: Path) -> int:
+    """Bytes in files."""
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def timed(function: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=200, help=f"of {STEPS} steps (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = bench(Path(folder), args.episodes, args.repeats)
+    for name, value in found.items():
+        text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        bound = next(
+            (f"   target >= {t}" for peer, t in TARGETS.items() if name.startswith(f"flywheel / {peer}, ")), ""
+        )
+        print(f"{name:52} {text:>12}{bound}")
+    print(
+        "versions: " + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("lerobot", "torch", "numpy", "h5py"))
+    )
+    told = {"robomimic": "ROBOMIMIC", "diffusion policy": "DIFFUSION_POLICY"}
+    print("; ".join(f"{n}: {'its own code' if os.environ.get(v) else 'access pattern'}" for n, v in told.items()))
+    if args.json:
+        print(json.dumps(found))
+
+
+def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
+    os.environ["HF_HOME"] = str(folder / "hf")  # its Arrow cache: what an append writes there counts
+    import torch
+    from corpus import write_robomimic
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from flywheel.corpus import Corpus
+    from flywheel.corpus.loader import Batches
+
+    torch.set_num_threads(1)
+    episodes, more, found = make_episodes(count, 0), make_episodes(10, 1), {}
+    corpus, cache, lerobot = Corpus(folder / "corpus", create=True), folder / "cache", folder / "lerobot"
+    corpus.append(make_episodes(1, 2))  # imports zarr
+    corpus.tombstone(corpus.at(1).hashes, "only to import zarr")
+    spent = timed(lambda: corpus.append(episodes))
+    made = LeRobotDataset.create("bench/reading", fps=FPS, features=lerobot_features(), root=lerobot, use_videos=False)
+    slow = timed(lambda: lerobot_add(made, episodes))
+    found["writing: frames/s"], found["writing, lerobot: frames/s"] = count * STEPS / spent, count * STEPS / slow
+    found["writing: flywheel / lerobot (target >= 100)"] = slow / spent
+    found["on disk: corpus / lerobot"] = size(corpus.path) / size(lerobot)
+    write_robomimic(folder / "robomimic.hdf5", episodes)
+    mimic_attributes(folder / "robomimic.hdf5")
+    windows = corpus.windows(corpus.at("latest"), ("obs.state", "action"), cache=cache)
+    random = np.random.default_rng(3)
+    pairs = np.stack([random.integers(0, count, BATCH * 2001), random.integers(0, STEPS, BATCH * 2001)], 1)
+    pairs[:4] = [[0, 0], [0, STEPS - 1], [count - 1, STEPS - 3], [1, 1]]  # windows that need padding, too
+    ours = Batches(windows, Listed(pairs), obs_steps=TO, action_steps=TA, batch_size=BATCH)
+    sources = {  # source, whether its items are whole batches, how many batches a repetition takes
+        "flywheel": (ours, True, 2000),
+        "numpy": (Ram(episodes, pairs), True, 2000),
+        "diffusion": (replay_buffer(folder, episodes), False, 100),
+        "robomimic": (Robomimic(folder / "robomimic.hdf5", count, memory=False), False, 15),
+        "lerobot": (Item(lerobot_open(lerobot)), False, 10),
+    }
+    if os.environ.get("ROBOMIMIC"):
+        sources["robomimic in memory"] = (Robomimic(folder / "robomimic.hdf5", count, memory=True), False, 50)
+    found |= bench_readers(sources, pairs, repeats)
+    del sources
+    found |= bench_append(folder, corpus, lerobot, more)
+    return found
+
+
+def bench_append(folder: Path, corpus, lerobot: Path, more: list) -> dict[str, float]:
+    """Ten episodes more, by a process that opens what is there, and opening it again for training up to the first batch."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from flywheel.corpus import Corpus
+    from flywheel.corpus.loader import Batches
+    from flywheel.corpus.sampling import Sampler
+
+    def ours_open() -> None:
+        held = Corpus(corpus.path)
+        windows = held.windows(held.at("latest"), ("obs.state", "action"), cache=folder / "cache")
+        Batches(windows, Sampler(windows.length), obs_steps=TO, action_steps=TA, batch_size=BATCH)[0]
+
+    def peer_open() -> None:
+        data = Item(lerobot_open(lerobot))
+        for number in range(BATCH):
+            data[number]
+
+    found: dict[str, float] = {}
+    raw = sum(one.obs["state"].nbytes + one.action.nbytes + one.reward.nbytes for one in more)
+    before = size(corpus.path, folder / "cache")
+    spent = timed(lambda: Corpus(corpus.path).append(more))
+    opened = timed(ours_open)
+    found["append of 10: ms"], found["open after it, first batch: ms"] = 1e3 * spent, 1e3 * opened
+    found["append of 10 and opening: bytes written / bytes of the 10"] = (
+        size(corpus.path, folder / "cache") - before
+    ) / raw
+    before = size(lerobot, folder / "hf")
+    slow = timed(lambda: lerobot_add(LeRobotDataset("bench/reading", root=lerobot), more))
+    reopened = timed(peer_open)
+    found["append of 10, lerobot: ms"], found["open after it, lerobot: ms"] = 1e3 * slow, 1e3 * reopened
+    found["the same, lerobot: bytes"] = (size(lerobot, folder / "hf") - before) / raw
+    found["append of 10: flywheel / lerobot (target >= 20)"] = slow / spent
+    found["open after an append: flywheel / lerobot (target >= 10)"] = reopened / opened
+    return found
+
+
+def mimic_attributes(path: Path) -> None:
+    """What robomimic wants to know beside the arrays."""
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo.attrs["num_samples"] = STEPS
+
+
+def replay_buffer(folder: Path, episodes: list):
+    """diffusion policy's own classes from a checkout, or their access pattern."""
+    if not os.environ.get("DIFFUSION_POLICY"):
+        return ReplayBuffer(episodes)
+    sys.path.insert(0, os.environ["DIFFUSION_POLICY"])
+    import torch
+    from diffusion_policy.common.replay_buffer import ReplayBuffer as Buffer
+    from diffusion_policy.common.sampler import SequenceSampler
+
+    buffer = Buffer.create_empty_numpy()
+    for one in episodes:
+        buffer.add_episode({"obs": one.obs["state"][:-1], "action": one.action})
+    sampler = SequenceSampler(buffer, TO - 1 + TA, pad_before=TO - 1, pad_after=TA - 1)
+
+    class Data:
+        def __getitem__(self, number: int) -> dict:
+            found = sampler.sample_sequence(number)
+            return {
+                "obs": torch.from_numpy(found["obs"][:TO]),
+                "action": torch.from_numpy(found["action"][TO - 1 :]),
+            }
+
+    return Data()
+
+
+if __name__ == "__main__":
+    main()
