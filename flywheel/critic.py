@@ -10,7 +10,7 @@ from flywheel.nets import Ensemble, Normalised, Normaliser
 class Critic(Normalised):
     """E members; Q(obs [B, To, Do], action [B, Ta, Da]) -> [E, B]; with action_dim 0 a state value V(obs) -> [E, B].
 
-    A `discrete` critic has an output for each of Da actions, one-hot; `every` gives them all.
+    A call may ask only the members `which`. A `discrete` critic has an output for each of Da actions, one-hot; `every` gives them all.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Critic(Normalised):
         inputs = obs_steps * obs_dim + (0 if discrete else action_steps * action_dim)
         self.net = Ensemble(members, inputs, width, depth, activation, norm, outputs=action_dim if discrete else 0)
 
-    def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+    def forward(self, obs: Tensor, action: Tensor | None = None, which: slice | Tensor | None = None) -> Tensor:
         if self.discrete:
             return (self.every(obs) * action[:, 0]).sum(-1)
         x = self.obs_norm(obs).flatten(1)
         if action is not None:
             x = cat([x, self.action_norm(action).flatten(1)], 1)
-        return self.net(x)
+        return self.net(x, which)
 
     def every(self, obs: Tensor) -> Tensor:
         """The values of all actions of a discrete critic; [E, B, Da]."""

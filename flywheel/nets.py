@@ -59,16 +59,19 @@ class Ensemble(nn.Module):
                 self.gain.append(nn.Parameter(torch.ones(members, 1, m)))
                 self.shift.append(nn.Parameter(torch.zeros(members, 1, m)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.expand(self.weight[0].shape[0], *x.shape)
-        last = len(self.weight) - 1
-        for i, (w, b) in enumerate(zip(self.weight, self.bias, strict=True)):
-            x = torch.baddbmm(b, x, w)
-            if i < last:
-                if len(self.gain):
-                    x = torch.addcmul(self.shift[i], F.layer_norm(x, x.shape[-1:]), self.gain[i])
-                x = self.act(x)
-        return x if self.outputs else x.squeeze(-1)
+    def forward(self, x: Tensor, which: slice | Tensor | None = None) -> Tensor:
+        """[B, inputs] -> [E, B], of all members or of `which`."""
+        parts = [list(part) for part in (self.weight, self.bias, self.gain, self.shift)]
+        weight, bias, gain, shift = parts if which is None else [[p[which] for p in part] for part in parts]
+        x = x.expand(len(weight[0]), *x.shape)
+        for i in range(len(weight) - 1):
+            x = torch.baddbmm(bias[i], x, weight[i])
+            if gain:
+                x = torch.addcmul(shift[i], F.layer_norm(x, x.shape[-1:]), gain[i])
+            x = self.act(x)
+        if self.outputs:
+            return torch.baddbmm(bias[-1], x, weight[-1])
+        return (x * weight[-1].mT).sum(-1) + bias[-1].squeeze(-1)  # one output: faster than a matmul
 
 
 def time_embedding(t: Tensor, size: int = 32) -> Tensor:

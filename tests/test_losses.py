@@ -112,7 +112,7 @@ class Fixed:
 
 def slope(*weights):
     """Q_e(s, a) = w_e * sum of a; [E, B]."""
-    return lambda obs, action: torch.stack([w * action.sum((1, 2)) for w in weights])
+    return lambda obs, action, which=None: torch.stack([w * action.sum((1, 2)) for w in weights])[which or slice(None)]
 
 
 def with_obs():

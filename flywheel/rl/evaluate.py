@@ -59,10 +59,11 @@ def soft(nets, batch, *, alpha=0.2, subset=None):
     2302.02948). A net `alpha` takes the place of the number; [B]."""
     policy, obs = nets["policy"], batch["next_obs"]
     action, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
-    q = nets["q.lag"](obs, action)  # [E, B]
+    critics = nets["q.lag"]
+    which = None
     if subset:
-        q = q[torch.randperm(len(q), generator=batch["rng"], device=q.device)[:subset]]
-    return q.amin(0) - temperature(nets, alpha) * log_prob
+        which = torch.randperm(critics.spec["members"], generator=batch["rng"], device=obs.device)[:subset]
+    return critics(obs, action, which).amin(0) - temperature(nets, alpha) * log_prob
 
 
 def temperature(nets, alpha):

@@ -88,8 +88,8 @@ def maximize_q(nets, batch, *, scale=None, sample=False):
     """-Q_1(s, pi(s)): the deterministic policy gradient (DDPG, TD3). With `scale` it is weighed scale / mean |Q| (TD3+BC,
     2106.06860, eq. 5; the imitation is a second row). With `sample` pi's noise is drawn and Q is the members' mean (FQL)."""
     policy, obs = nets["policy"], batch["obs"]
-    q = nets["q"](obs, policy.sample(obs, noise_like(policy, batch) * (1 if sample else 0)))
-    q = q.mean(0) if sample else q[0]
+    noise = noise_like(policy, batch) * (1 if sample else 0)
+    q = nets["q"](obs, policy.sample(obs, noise), which=None if sample else slice(1)).mean(0)
     weight = scale / q.abs().mean().detach() if scale else 1.0
     return -weight * q.mean(), {"q_pi": q.mean()}
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from flywheel.rl import advantage, evaluate, gate, improve
 
 ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
+OPTIMISERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+PRECISION = {"bf16": "medium", "float32": "highest"}
 
 
 def resolve(act: str, name: str, args: dict[str, Any]):
@@ -45,16 +47,24 @@ def _function(module, spec: str | dict[str, Any]):
     return functools.partial(found, **args) if args else found
 
 
-OPTIMISERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+def flatten(net: nn.Module) -> Tensor:
+    """The parameters of `net` that can be learnt, from now on views into one vector: clipping, Adam and the slow copy are
+    one kernel each."""
+    params = [p for p in net.parameters() if p.requires_grad]
+    flat = torch.cat([p.detach().flatten() for p in params])
+    for p, part in zip(params, flat.split([p.numel() for p in params]), strict=True):
+        p.data = part.view_as(p)
+    return flat
 
 
 class Learner:
     """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}, `lr` one rate or {net: rate}.
     `optimiser` adamw, or sgd: plain steps, without decay or a cut gradient.
 
-
     `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the policy as
-    it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins from the policy as it is now (the anchor), not from the last round's.
+    it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins from the policy as it
+    is now (the anchor), not from the last round's. `precision` bf16 lets a processor that is faster with bfloat16 (AMX, a GPU)
+    round what it multiplies; sums, weights and all else stay float32.
     """
 
     def __init__(
@@ -72,15 +82,19 @@ class Learner:
         restart: bool = False,
         optimiser: str = "adamw",
         advantage: dict | None = None,
+        precision: str = "bf16",
     ):
         if optimiser == "sgd":
             clip, weight_decay = float("inf"), 0.0
+        if precision not in PRECISION:
+            raise ValueError(f"no precision {precision!r}. There are: {', '.join(PRECISION)}")
+        self.precision = PRECISION[precision]
         self.nets = {name: net.to(device) for name, net in nets.items()}
         self.lag, self.clip, self.device = dict(lag), clip, device
         for name in self.lag:
             if name not in nets:
                 raise ValueError(f"lag names {name!r}; there are the nets: {', '.join(nets)}")
-            self.nets[f"{name}.lag"] = copy.deepcopy(self.nets[name]).requires_grad_(False)
+            self.nets[f"{name}.lag"] = copy.deepcopy(self.nets[name])
         self.advantage = None
         if advantage:
             ((name, args),) = advantage.items()
@@ -89,15 +103,16 @@ class Learner:
             self.nets["policy.old"] = copy.deepcopy(self.nets["policy"]).requires_grad_(False)
         self.tables = {"evaluate": self._table("evaluate", evaluate), "improve": self._table("improve", improve)}
         moved = {net for table in self.tables.values() for net in table}
+        self.flat = {name: flatten(net) for name, net in self.nets.items() if name in moved or name.endswith(".lag")}
+        for name in self.lag:
+            self.nets[f"{name}.lag"].requires_grad_(False)
         self.optim = {
             net: OPTIMISERS[optimiser](
-                [p for p in self.nets[net].parameters() if p.requires_grad],
-                lr=lr[net] if isinstance(lr, dict) else lr,
-                weight_decay=weight_decay,
-                fused=True,
+                [self.flat[net]], lr=lr[net] if isinstance(lr, dict) else lr, weight_decay=weight_decay, fused=True
             )
             for net in sorted(moved)
         }
+        self.params = {net: [p for p in self.nets[net].parameters() if p.requires_grad] for net in moved}
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
@@ -116,9 +131,16 @@ class Learner:
 
         True, and nothing more is moved, if a loss says `stop`: enough of this act for this round.
         """
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.precision)
+        try:
+            return self._act(act, batch)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    def _act(self, act: str, batch: dict[str, Tensor]) -> bool:
         batch = self.complete(act, batch)
         for net, losses in self.tables[act].items():
-            params = self.optim[net].param_groups[0]["params"]
             total = 0.0
             for name, loss, args in losses:
                 value, info = loss(self.nets, batch, **args)
@@ -128,9 +150,10 @@ class Learner:
                 self._note(f"{net}.{name}", value)
                 for key, number in info.items():
                     self._note(f"{net}.{key}", number)
-            for p, g in zip(params, torch.autograd.grad(total, params), strict=True):
-                p.grad = g
-            norm = torch.nn.utils.clip_grad_norm_(params, self.clip)
+            flat = self.flat[net]
+            flat.grad = torch.cat([g.flatten() for g in torch.autograd.grad(total, self.params[net])])
+            norm = flat.grad.norm()
+            flat.grad *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"{act}: the gradient of {net} is not finite (loss {float(total):.3g})")
             self.optim[net].step()
@@ -152,8 +175,7 @@ class Learner:
 
     @torch.no_grad()
     def _follow(self, net: str, rate: float) -> None:
-        slow, fast = list(self.nets[f"{net}.lag"].parameters()), list(self.nets[net].parameters())
-        torch._foreach_lerp_(slow, fast, rate)
+        self.flat[f"{net}.lag"].lerp_(self.flat[net], rate)
 
     def _note(self, key: str, value: Tensor) -> None:
         self.sums[key] += value.detach()
