@@ -47,14 +47,25 @@ def _function(module, spec: str | dict[str, Any]):
     return functools.partial(found, **args) if args else found
 
 
-def flatten(net: nn.Module) -> Tensor:
-    """The parameters of `net` that can be learnt, from now on views into one vector: clipping, Adam and the slow copy are
-    one kernel each."""
-    params = [p for p in net.parameters() if p.requires_grad]
-    flat = torch.cat([p.detach().flatten() for p in params])
-    for p, part in zip(params, flat.split([p.numel() for p in params]), strict=True):
-        p.data = part.view_as(p)
-    return flat
+class Flat:
+    """The parameters of a net that can be learnt, from now on views into one vector: clipping, Adam and the slow copy are
+    one kernel each. Each begins at 64 bytes, as if it stood alone: a matrix product may depend on it in the last bit."""
+
+    def __init__(self, net: nn.Module):
+        self.params = [p for p in net.parameters() if p.requires_grad]
+        sizes = [-(-p.numel() // 16) * 16 for p in self.params]
+        self.values = self.params[0].new_zeros(sum(sizes), requires_grad=False)
+        self.values.grad = torch.zeros_like(self.values)
+        self.grads = [
+            part[: p.numel()].view_as(p) for p, part in zip(self.params, self.values.grad.split(sizes), strict=True)
+        ]
+        for p, part in zip(self.params, self.values.split(sizes), strict=True):
+            p.data = part[: p.numel()].view_as(p).copy_(p.data)
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """The gradient of `loss`, and of nothing else, with respect to the values; its norm."""
+        torch._foreach_copy_(self.grads, torch.autograd.grad(loss, self.params))
+        return self.values.grad.norm()
 
 
 class Learner:
@@ -103,16 +114,18 @@ class Learner:
             self.nets["policy.old"] = copy.deepcopy(self.nets["policy"]).requires_grad_(False)
         self.tables = {"evaluate": self._table("evaluate", evaluate), "improve": self._table("improve", improve)}
         moved = {net for table in self.tables.values() for net in table}
-        self.flat = {name: flatten(net) for name, net in self.nets.items() if name in moved or name.endswith(".lag")}
+        self.flat = {name: Flat(net) for name, net in self.nets.items() if name in moved or name.endswith(".lag")}
         for name in self.lag:
             self.nets[f"{name}.lag"].requires_grad_(False)
         self.optim = {
             net: OPTIMISERS[optimiser](
-                [self.flat[net]], lr=lr[net] if isinstance(lr, dict) else lr, weight_decay=weight_decay, fused=True
+                [self.flat[net].values],
+                lr=lr[net] if isinstance(lr, dict) else lr,
+                weight_decay=weight_decay,
+                fused=True,
             )
             for net in sorted(moved)
         }
-        self.params = {net: [p for p in self.nets[net].parameters() if p.requires_grad] for net in moved}
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
@@ -150,10 +163,8 @@ class Learner:
                 self._note(f"{net}.{name}", value)
                 for key, number in info.items():
                     self._note(f"{net}.{key}", number)
-            flat = self.flat[net]
-            flat.grad = torch.cat([g.flatten() for g in torch.autograd.grad(total, self.params[net])])
-            norm = flat.grad.norm()
-            flat.grad *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
+            norm = self.flat[net].backward(total)
+            self.flat[net].values.grad *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"{act}: the gradient of {net} is not finite (loss {float(total):.3g})")
             self.optim[net].step()
@@ -175,7 +186,7 @@ class Learner:
 
     @torch.no_grad()
     def _follow(self, net: str, rate: float) -> None:
-        self.flat[f"{net}.lag"].lerp_(self.flat[net], rate)
+        self.flat[f"{net}.lag"].values.lerp_(self.flat[net].values, rate)
 
     def _note(self, key: str, value: Tensor) -> None:
         self.sums[key] += value.detach()
