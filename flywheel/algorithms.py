@@ -16,10 +16,10 @@ CADENCES = {"one-step": "once", "multi-step": "a few rounds", "iterative": "all 
 
 
 def tables() -> dict[str, dict[str, Any]]:
-    """conf/algorithm/NAME.yaml by name."""
+    """algorithm/NAME.yaml by name."""
     import yaml
 
-    return {p.stem: yaml.safe_load(p.read_text()) for p in sorted((config.folder() / "algorithm").glob("*.yaml"))}
+    return {name: yaml.safe_load(path.read_text()) for name, path in sorted(config.options("algorithm").items())}
 
 
 def cadence(table: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def show(words, place) -> dict[str, Any]:
     from flywheel.rl.learner import resolve
 
     print(inspect.getsource(loop.fit))
-    print((config.folder() / "algorithm" / f"{name}.yaml").read_text())
+    print(config.options("algorithm")[name].read_text())
     table, printed = tables[name], {}
     for act in ("advantage", "evaluate", "improve", "gate"):
         rows = table.get(act) or {}

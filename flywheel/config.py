@@ -58,9 +58,24 @@ def folder() -> Path:
     return Path(flywheel_conf.__file__).parent
 
 
+def folders() -> list[Path]:
+    """conf/, and the folder of one's own tables that $FLYWHEEL_CONF names (with algorithm/, policy/, task/ in it)."""
+    own = os.environ.get("FLYWHEEL_CONF")
+    if own and not Path(own).is_dir():
+        raise UsageError(
+            f"FLYWHEEL_CONF={own} is no folder; expected one with algorithm/NAME.yaml, policy/NAME.yaml ... in it"
+        )
+    return [folder(), *([Path(own).resolve()] if own else [])]
+
+
+def options(group: str) -> dict[str, Path]:
+    """The files of a config group by name."""
+    return {p.stem: p for place in folders() for p in sorted((place / group).glob("*.yaml"))}
+
+
 def choices(group: str) -> list[str]:
     """The options of a config group; for tasks also every module of sim/."""
-    names = {p.stem for p in (folder() / group).glob("*.yaml")}
+    names = set(options(group))
     if group == "task":
         import flywheel_sim
 
@@ -87,7 +102,7 @@ def _conf_state() -> str:
     import flywheel_sim
 
     digest = hashlib.sha256(" ".join(flywheel_sim.tasks()).encode())
-    for path in sorted(folder().rglob("*.yaml")):
+    for path in (p for place in folders() for p in sorted(place.rglob("*.yaml"))):
         digest.update(path.name.encode() + path.read_bytes())
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()
@@ -181,7 +196,8 @@ def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
             raise UsageError(f"no {group} {choice!r}. There are: {', '.join(choices(group))}")
     try:
         with initialize_config_module("flywheel_conf", version_base="1.3"):
-            cfg = hydra_compose(name, overrides)
+            own = ", ".join(f"file://{place}" for place in folders()[1:])
+            cfg = hydra_compose(name, [*overrides, f"hydra.searchpath=[{own}]"] if own else overrides)
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_words(error, name.removeprefix("stage/"))) from error

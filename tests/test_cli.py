@@ -1,10 +1,11 @@
 """The command line: what it prints, how it refuses, what it leaves alone."""
 
 import os
+from pathlib import Path
 
 import pytest
 import toy
-from small import call, hashes, words
+from small import LITTLE, call, hashes, words
 
 from flywheel import app, lineage, nightly, store
 
@@ -136,3 +137,21 @@ def test_wandb_mirrors_a_run_offline(night, tmp_path):
     )
     made = list(copy.root.glob("runs/evaluate/*/wandb/offline-run-*/*.wandb"))
     assert len(made) == 1 and made[0].stat().st_size > 0
+
+
+def test_the_worked_example_of_an_algorithm_works(copied, tmp_path, monkeypatch, capsys):
+    """The table of CONTRIBUTING.md, word for word, in a folder of one's own: shown, on the map, and run."""
+    page = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text().split("## An algorithm")[1]
+    table = page.split("```yaml\n")[1].split("```")[0]
+    assert len([line for line in table.splitlines() if line and line[0] != "#"]) <= 10
+    (tmp_path / "own" / "algorithm").mkdir(parents=True)
+    (tmp_path / "own" / "algorithm" / "sarsa_awr.yaml").write_text(table)
+    monkeypatch.setenv("FLYWHEEL_CONF", str(tmp_path / "own"))
+    assert app.main(["algorithms"]) == 0 and "sarsa_awr" in capsys.readouterr().out
+    assert app.main(["show", "algorithm=sarsa_awr"]) == 0
+    assert "def data_action(" in capsys.readouterr().out
+    cadence = "algorithm.cadence={rounds: 1, evaluate: 20, improve: 10}"
+    code, out = call("pretrain", "algorithm=sarsa_awr", cadence, *LITTLE, *copied[1], capsys=capsys)
+    assert (code, out["status"]) == (0, "done"), out
+    monkeypatch.setenv("FLYWHEEL_CONF", str(tmp_path / "elsewhere"))
+    assert app.main(["pretrain", *copied[1]]) == 2 and "FLYWHEEL_CONF=" in capsys.readouterr().err
