@@ -93,7 +93,9 @@ def load(stage: str, words: list[str], root: Path) -> dict[str, Any]:
         return files.read_json(kept)
     cfg = compose(stage, typed, overrides)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(kept, cfg)
+    files.write_atomic(
+        kept, json.dumps(cfg).encode()
+    )  # in its own order: that of a table decides who draws noise first
     return cfg
 
 

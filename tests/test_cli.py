@@ -7,7 +7,7 @@ import pytest
 import toy
 from small import LITTLE, call, hashes, words
 
-from flywheel import app, lineage, nightly, store
+from flywheel import app, config, lineage, nightly, store
 
 
 def test_evaluate_against_another_on_the_same_seeds(copied, capsys):
@@ -155,3 +155,13 @@ def test_the_worked_example_of_an_algorithm_works(copied, tmp_path, monkeypatch,
     assert (code, out["status"]) == (0, "done"), out
     monkeypatch.setenv("FLYWHEEL_CONF", str(tmp_path / "elsewhere"))
     assert app.main(["pretrain", *copied[1]]) == 2 and "FLYWHEEL_CONF=" in capsys.readouterr().err
+
+
+def test_a_command_seen_before_has_its_tables_in_the_same_order(tmp_path):
+    """The nets of an act move, and draw noise, in the table's order: a look-up must not sort them."""
+    words = ["algorithm=sac", "checkpoint=none"]
+    first, again = (config.load("online", words, tmp_path) for _ in range(2))
+    assert first == again and list(first["algorithm"]["improve"]) == list(again["algorithm"]["improve"]) == [
+        "policy",
+        "alpha",
+    ]

@@ -1,0 +1,97 @@
+"""The online stage: killed, it ends as if it had not been; replayed, it is the same; what it collects is a corpus."""
+
+import random
+import time
+
+import numpy as np
+import pytest
+import toy
+from small import call, hashes
+from test_runs import child
+
+from flywheel import lineage, run
+from flywheel.run import Store
+
+REACH = [
+    *toy.TASK,
+    "task.reward=env",
+    "checkpoint=none",
+    "warmup=100",
+    "num_envs=4",
+    "threads=1",
+    "batch_size=32",
+    "score_episodes=4",
+]
+CADENCE = "algorithm.cadence={rounds: 6, evaluate: 10, improve: 10}"
+
+
+def words(kind):
+    policy, algorithm = kind
+    more = [
+        f"policy={policy}",
+        f"algorithm={algorithm}",
+        CADENCE,
+        "policy.width=16",
+        "policy.depth=1",
+        "algorithm.collect.steps=80",
+    ]
+    return ["online", *REACH, *more]
+
+
+KINDS = [("tanh_gaussian", "sac"), ("tanh_gaussian", "ppo")]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k[1])
+def test_killed_at_random_moments_it_ends_with_the_same_hashes(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.Run.due, "__defaults__", (0.0,))  # save as often as it can: more places to be killed in
+    began = time.monotonic()
+    assert child([*words(kind), f"store={tmp_path / 'whole'}"], 600)
+    whole = time.monotonic() - began
+    rng = random.Random(1)
+    at = f"store={tmp_path / 'killed'}"
+    for _ in range(3):
+        child([*words(kind), at], rng.uniform(0.3, 1.0) * whole)
+    assert child([*words(kind), at], 600)
+    assert hashes(Store(tmp_path / "killed")) == hashes(Store(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k[1])
+def test_a_run_replays_to_the_same_hashes_and_all_that_it_did_is_in_the_corpus(kind, tmp_path, capsys):
+    code, out = call(*words(kind), f"store={tmp_path / 's'}", capsys=capsys)
+    assert (code, out["metrics"]["rounds"]) == (0, 6)
+    place = Store(tmp_path / "s")
+    table = place.corpus().at("latest").table
+    assert len(table["hash"]) == out["metrics"]["episodes"] and table["length"].sum() == out["metrics"]["steps"]
+    assert len(np.unique(table["seed"])) == len(table["seed"])
+    assert lineage.replay(out["run"], place)["metrics"]["different"] == 0
+
+
+def test_exploration_ends_where_the_table_says(tmp_path, capsys):
+    words = [
+        "online",
+        "task=gym",
+        "task.id=toy:Corridor-v0",
+        "task.max_steps=20",
+        "task.reward=env",
+        "policy=greedy_q",
+        "algorithm=dqn",
+    ]
+    more = [
+        "checkpoint=none",
+        "algorithm.cadence={rounds: 4, evaluate: 2, improve: 0}",
+        "algorithm.collect.steps=200",
+        "policy.width=8",
+    ]
+    explore = [
+        "algorithm.collect.explore=0.0",
+        "algorithm.collect.explore_from=1.0",
+        "algorithm.collect.explore_until=0.5",
+    ]
+    call(*words, *more, *explore, "score_episodes=2", "threads=1", f"store={tmp_path / 's'}", capsys=capsys)
+    corpus = Store(tmp_path / "s").corpus().at("latest")
+    last = [e for e in corpus if e.meta["round"] == 3]
+    by_state = {}
+    for e in last:
+        for state, action in zip(e.obs["state"].argmax(1), e.action.argmax(1), strict=False):
+            by_state.setdefault(int(state), set()).add(int(action))
+    assert all(len(actions) == 1 for actions in by_state.values())  # greedy: one action in each cell
