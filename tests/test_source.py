@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flywheel.episode import Episode
+from flywheel.rl import resident
 from flywheel.rl.fit import At, Cadence, fit
 from flywheel.rl.source import Offline, OnPolicy, Pool
 
@@ -83,7 +84,7 @@ def test_windows_never_reach_into_a_neighbour():
 
 def test_steps_are_drawn_uniformly_over_episodes_of_different_length():
     pool = Pool(windows(([0] * 10, [0] * 9), ([0] * 2, [0])), np.array([0, 1]), 0.9)
-    episode, _ = pool.draw(np.random.default_rng(0), 10_000)
+    episode, _ = pool.place(pool.draw(np.random.default_rng(0), 10_000))
     assert np.mean(episode == 0) == pytest.approx(0.9, abs=0.015)
 
 
@@ -258,3 +259,19 @@ def test_the_first_rounds_may_only_evaluate_and_enough_ends_an_act():
     sated = Sated()
     fit(sated, sated, Cadence(rounds=1, evaluate=2, improve=5))
     assert sated.did == ["collect", "evaluate", "evaluate", "improve"]
+
+
+def test_resident_draws_the_same_batches_and_gives_way_where_there_is_no_room(monkeypatch):
+    held = windows(([1, 2, 3, 4], [0, 0, 0]), ([5, 6, 7], [0, 1]))
+    drawn = (
+        {"a": np.array([0]), "b": np.array([1]), "none": np.array([], int)},
+        {"evaluate": {"a": 0.5, "b": 0.5, "none": 1.0}},
+    )
+    options = {"obs_steps": 2, "action_steps": 2, "gamma": 0.5, "batch_size": 32}
+    kept, plain = resident.offline(held, *drawn, device="cpu", **options), Offline(held, *drawn, **options)
+    assert isinstance(kept, resident.Resident)
+    for _ in range(3):
+        mine, theirs = kept.batch("evaluate"), plain.batch("evaluate")
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+    monkeypatch.setattr(resident, "ROOM", 100)
+    assert type(resident.offline(held, *drawn, device="cpu", **options)) is Offline

@@ -50,9 +50,12 @@ class Pool:
         """Steps to draw from."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def draw(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """n steps, uniformly: the episode's index in this pool [n], the step in it [n]."""
-        flat = rng.integers(len(self), size=n)
+    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """n steps, uniformly, counted through all episodes; [n]."""
+        return rng.integers(len(self), size=n)
+
+    def place(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where drawn steps are: the episode's index in this pool [n], the step in it [n]."""
         episode = np.searchsorted(self.ends, flat, side="right")
         return episode, flat - (self.ends[episode] - self.length[episode])
 
@@ -102,11 +105,15 @@ class Offline:
             n = left if i == len(shares) - 1 else min(left, round(size * share / total))
             left -= n
             if n:
-                parts.append(self._transitions(self.pools[name], n))
-        return {k: torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in parts[0]}
+                parts.append(self._take(name, self.pools[name].draw(self.rng, n)))
+        return {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if len(parts) > 1 else parts[0]
 
-    def _transitions(self, pool: Pool, n: int) -> dict[str, np.ndarray]:
-        episode, t = pool.draw(self.rng, n)
+    def _take(self, name: str, flat: np.ndarray) -> dict[str, torch.Tensor]:
+        """The transitions of a pool's drawn steps."""
+        return {k: torch.from_numpy(v) for k, v in self._transitions(self.pools[name], flat).items()}
+
+    def _transitions(self, pool: Pool, flat: np.ndarray) -> dict[str, np.ndarray]:
+        episode, t = pool.place(flat)
         first, length = pool.start[episode], pool.length[episode]
         last = first + length  # the row of the final observation
         here = first + t

@@ -127,7 +127,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.fit import At, Cadence, fit
     from flywheel.rl.learner import resolve
-    from flywheel.rl.source import Offline
+    from flywheel.rl.resident import offline
 
     algorithm = cfg["algorithm"]
     if algorithm["source"] != "offline":
@@ -144,9 +144,9 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     if "explore" in algorithm:
         policy.explores(float(algorithm["explore"]))
     learning = learner(algorithm, policy, cfg, nets=more)
-    source = Offline(
+    source = offline(
         windows, {"demos": np.arange(len(version))}, {act: {"demos": 1.0} for act in ("evaluate", "improve")},
-        **_inputs.drawn(cfg, policy),
+        device=_inputs.device(cfg), **_inputs.drawn(cfg, policy),
     )  # fmt: skip
     cadence = Cadence(**algorithm["cadence"])
     total, every = cadence.rounds * cadence.improve, int(cfg["score_every"])

@@ -21,8 +21,8 @@ def train(nets, batches, rng, *, lr, rate, conservative=None, ratio=1):
         shape = batch["action"].shape
         s, a, s2 = batch["obs"].flatten(1), batch["action"].flatten(1), batch["next_obs"].flatten(1)
 
-        def noise(n=None, shape=shape):
-            return torch.randn((n or shape[0], *shape[1:]), generator=rng, dtype=a.dtype).flatten(1)
+        def noise(n=None, shape=shape, dtype=a.dtype):
+            return torch.randn((n or shape[0], *shape[1:]), generator=rng, dtype=dtype).flatten(1)
 
         with torch.no_grad():
             a2, log_pi2 = squashed(pi, s2, noise())

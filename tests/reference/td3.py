@@ -17,8 +17,8 @@ def train(nets, batches, rng, *, lr, rate, scale=None):
         shape = batch["action"].shape
         s, a, s2 = batch["obs"].flatten(1), batch["action"].flatten(1), batch["next_obs"].flatten(1)
 
-        def noise(shape=shape):
-            return torch.randn(shape, generator=rng, dtype=a.dtype).flatten(1)
+        def noise(shape=shape, dtype=a.dtype):
+            return torch.randn(shape, generator=rng, dtype=dtype).flatten(1)
 
         if i % 3 < 2:
             with torch.no_grad():
