@@ -72,7 +72,8 @@ class Policy(Normalised):
         )
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.obs_steps, self.action_steps, self.condition = obs_steps, action_steps, condition
-        self.low, self.high = np.float32(low), np.float32(high)
+        for name, bound in (("low", low), ("high", high)):  # on the policy's device; in no file of weights
+            self.register_buffer(name, torch.tensor(bound, dtype=torch.float32), persistent=False)
         self.obs_norm = Normaliser(obs_dim)
         self.action_norm = Normaliser(action_dim, floor=2e-2)
         self.features = obs_steps * obs_dim + int(condition)
@@ -131,7 +132,7 @@ class Policy(Normalised):
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The action range, [Da] each, on the device and in the type of `like`."""
-        return torch.as_tensor(self.low).to(like), torch.as_tensor(self.high).to(like)
+        return self.low.to(like), self.high.to(like)
 
     def bounded(self, action: Tensor) -> Tensor:
         """`action` [..., Da] inside the range."""
@@ -141,7 +142,7 @@ class Policy(Normalised):
     @property
     def half_range(self) -> Tensor:
         """(high - low) / 2, [Da]."""
-        return torch.as_tensor((self.high - self.low) / 2, device=self.device)
+        return (self.high - self.low) / 2
 
     @property
     def device(self) -> torch.device:
