@@ -275,6 +275,6 @@ def execute(
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """{relative path: sha256} of a folder's files."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    """{relative path: sha256} of a folder's files, without what a killed `write_atomic` left beside them."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not (p.name[0] == "." and p.suffix == ".tmp"))
     return {p.relative_to(folder).as_posix(): store.sha256_file(p) for p in files}

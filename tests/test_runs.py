@@ -164,6 +164,12 @@ def child(argv, seconds):
     return ended
 
 
+def test_what_a_killed_writer_left_is_no_output(tmp_path):
+    (tmp_path / "policy.safetensors").write_bytes(b"whole")
+    (tmp_path / ".policy.safetensors.4098-3f2bfbc1.tmp").write_bytes(b"ha")
+    assert list(run.hashes(tmp_path)) == ["policy.safetensors"]
+
+
 def test_killed_at_ten_random_moments_it_ends_with_the_same_hashes(night, tmp_path, monkeypatch):
     _, place, _ = night
     expected = hashes(place)
