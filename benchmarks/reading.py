@@ -35,12 +35,13 @@ TARGETS = {"lerobot": 300, "robomimic": 100, "diffusion": 1, "numpy": 0.8}
 
 
 class Listed:
-    """A sampler that serves a list."""
+    """A sampler that serves a list, over and over."""
 
     def __init__(self, pairs: np.ndarray):
         self.pairs = pairs
 
     def at(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        number = number % len(self.pairs)
         return self.pairs[number, 0], self.pairs[number, 1]
 
 
