@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+AT_ONCE = 8  # threads that wait for fsync
+
 
 class LockError(RuntimeError):
     """Somebody else holds the lock; the message says who, since when, and what to do."""
@@ -37,7 +39,11 @@ def now() -> str:
 
 def fsync_dir(path: str | os.PathLike) -> None:
     """Make the names in a folder durable (an fsynced file without its name is lost in a power cut)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _fsync(path, os.O_DIRECTORY)
+
+
+def _fsync(path: str | os.PathLike, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(fd)
     finally:
@@ -103,8 +109,11 @@ def link_new(path: str | os.PathLike, data: bytes) -> bool:
 def write_tree(folder: str | os.PathLike, files: Mapping[str, bytes]) -> None:
     """Create `folder` with `files` ({relative path: bytes}) so that it appears at once.
 
-    It is written as <folder>.tmp-<pid>, files and folders are fsynced, and it is renamed. The name must be new.
+    It is written as <folder>.tmp-<pid>, files and folders are fsynced, and it is renamed. The name must be new. All are
+    fsynced at once: the disk then commits them together, several times faster than one after the other.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     folder = Path(folder)
     aside = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
@@ -115,9 +124,10 @@ def write_tree(folder: str | os.PathLike, files: Mapping[str, bytes]) -> None:
             if target.parent not in folders:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folders |= {parent for parent in target.parents if parent.is_relative_to(aside)}
-            _write(target, data)
-        for inner in sorted(folders, reverse=True):
-            fsync_dir(inner)
+            with open(target, "wb") as file:
+                file.write(data)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(_fsync, [*(aside / name for name in files), *folders]))
         os.rename(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
