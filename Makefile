@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: help setup nightly test results scores bench lock
+.PHONY: help setup nightly test soak results scores bench lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -27,15 +27,19 @@ test: setup      ## ruff and all tests
 	$(BIN)/ruff format --check
 	$(BIN)/pytest
 
+soak: setup      ## the durability tests at length (docs/reliability.md)
+	$(BIN)/python tests/soak.py
+
 results: setup   ## the learning results of docs/results.md (hours; goes on where it stopped; needs FLYWHEEL_DEMOS)
 	$(BIN)/python benchmarks/results.py
 
 scores: setup    ## the scores of docs/results.md: every algorithm on small tasks (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/scores.py
 
-bench: setup     ## speed, as ratios against peers in one run
+bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.py is apart)
 	$(BIN)/python benchmarks/stepping.py
 	$(BIN)/python benchmarks/corpus.py
+	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/cli.py
 
 lock:            ## resolve pyproject.toml again, for Python 3.11 and later on every platform

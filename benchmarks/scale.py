@@ -20,6 +20,8 @@ import resource
 import sys
 import tempfile
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,15 +29,19 @@ from pathlib import Path
 import numpy as np
 from corpus import make_episode
 
-from flywheel.corpus import Corpus
+from flywheel import store
+from flywheel.corpus import Corpus, Windows
 from flywheel.corpus.log import Log, seal
+from flywheel.corpus.sampling import Sampler, mixture
+from flywheel.corpus.state import BASE
+from flywheel.corpus.windows import _check
 
 TASKS = ("lift", "push", "insert", "door")
 
 
-def fake_columns(name: str, sha256: str) -> dict[str, list]:
+def fake_columns(name: str, each: int) -> dict[str, list]:
     """What the episodes.json of a segment would say: follows from its name, a number."""
-    number, each = int(name), fake_columns.each
+    number = int(name)
     return {
         "task": [TASKS[number % 4]] * each,
         "origin": [f"human:operator{number % 50}" if number % 3 else f"policy:{number // 10_000:012x}"] * each,
@@ -52,16 +58,23 @@ def generate(folder: Path, versions: int, each: int) -> float:
     """Write the log and let the corpus make its checkpoints; seconds that it took."""
     began = time.perf_counter()
     corpus = Corpus(folder, create=True)
-    fake_columns.each = each
-    log = Log(corpus.files, corpus.id, fake_columns)
     random, first = np.random.default_rng(0), []
-    for version in range(1, versions + 1):
+    corpus.append(
+        [make_episode(random) for _ in range(each)]
+    )  # a real segment: the window cache asks one for its widths
+
+    def columns(name: str, sha256: str) -> dict[str, list]:
+        return fake_columns(name, each) if name.isdecimal() else corpus.reader._columns(name, sha256)
+
+    log = Log(corpus.files, corpus.id, columns)
+    log.refresh()
+    for version in range(2, versions + 1):
         hashes = random.bytes(32 * each).hex()
         hashes = [hashes[at : at + 64] for at in range(0, len(hashes), 64)]
         entry = {"op": "append", "add": [{"segment": f"{version:026d}", "sha256": hashes[0], "hashes": hashes, "steps": 300 * each}]}  # fmt: skip
         if version % 1000 == 0:
             entry = {"op": "tombstone", "add": [], "remove": first[:3]}
-        elif version % 1000 == 1:
+        elif version % 1000 == 2:
             first = hashes
         common = {"version": version, "parent": log.state.tip, "remove": [], "time": "2026-01-01T00:00:00Z"}
         data = seal({**common, "author": "bench", "message": "synthetic", **entry})
@@ -136,6 +149,57 @@ def measure(large: Path, small: Path, repeats: int) -> dict[str, float]:
     return found
 
 
+def measure_reading(folder: Path, cache: Path) -> dict[str, float]:
+    """A window cache over all episodes (its rows are a hole in a file), its index in memory, and draws from it."""
+    corpus = Corpus(folder)
+    version = corpus.at("latest")
+    held = corpus.windows(version.select(np.arange(1)), cache=cache)  # the real segment
+    index = store.read_json(held.folder / "index.json")
+    rows = version.table["length"] + 1
+    crcs = np.zeros(rows.max() + 1, np.int64)
+    for count in np.unique(rows).tolist():
+        crcs[count] = zlib.crc32(bytes(4 * held.width * count))
+    episodes = np.stack([version.rows, np.cumsum(rows) - rows, rows, crcs[rows]], 1)
+    episodes.tofile(held.folder / f"{index['file']}.i64")
+    for size in (0, int(rows.sum()) * held.width * 4):
+        os.truncate(held.folder / f"{index['file']}.f32", size)
+    index |= {"rows": int(rows.sum()), "episodes": len(rows), "crc": zlib.crc32(episodes)}
+    del index["check"], version, rows, crcs, episodes
+    store.write_json(held.folder / "index.json", {**index, "check": _check(index)})
+
+    def opened() -> Windows:
+        corpus = Corpus(folder)
+        return corpus.windows(corpus.at("latest"), cache=cache)
+
+    found = {"open the window cache of all": float(np.median([timed(opened) for _ in range(3)]))}
+    tracemalloc.start()
+    windows = opened()
+    half = len(windows) // 2
+    weights = mixture(windows.length, {"a": (slice(0, half), 0.7), "b": (slice(half, None), 0.3)})
+    sampler = Sampler(windows.length, weights)
+    found["index in memory: bytes an episode"] = tracemalloc.get_traced_memory()[0] / len(windows)
+    tracemalloc.stop()
+    found["64 samples of a mixture"] = timed(lambda: [sampler.take(64) for _ in range(1000)]) / 1000
+    every = Sampler(windows.length)
+    found["64 samples of an epoch"] = timed(lambda: [every.take(64) for _ in range(1000)]) / 1000
+    corpus = Corpus(folder)
+    corpus.append([make_episode(np.random.default_rng(3)) for _ in range(10)])
+    found["the window cache after an append of 10"] = timed(lambda: windows.extend(corpus.at("latest")))
+    return found
+
+
+def measure_rates(folder: Path) -> dict[str, float]:
+    """What one core writes and decodes: 400 episodes of 200 steps of 84 floats, as on paper in docs/scale.md."""
+    random = np.random.default_rng(4)
+    made, corpus = [make_episode(random) for _ in range(400)], Corpus(folder / "rates", create=True)
+    corpus.append(made[:1])
+    spent = timed(lambda: corpus.append(made[1:]))
+    built = timed(lambda: corpus.windows(corpus.at("latest"), cache=folder / "rates-cache"))
+    size = sum(4 * 84 * (len(one) + 1) for one in made)
+    frames = sum(len(one) for one in made[1:])
+    return {"append: frames a second": frames / spent, "window cache built: MB a second": size / built / 1e6}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versions", type=int, default=1_000_000)
@@ -144,6 +208,7 @@ def main() -> None:
     parser.add_argument("--folder", help="keep the log here, or use the one that is here")
     parser.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
     args = parser.parse_args()
+    args.versions -= args.versions % BASE  # faked segments are all in checkpoints
     with tempfile.TemporaryDirectory() as scratch:
         folder, found = Path(args.folder or f"{scratch}/large"), {}
         if not (folder / "format.json").exists():
@@ -153,11 +218,12 @@ def main() -> None:
             small.append([make_episode(random, 20) for _ in range(2)])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found |= measure(folder, small.path, args.repeats)
+        found |= measure_reading(folder, Path(scratch) / "cache") | measure_rates(Path(scratch))
         sizes = {
             name: sum(512 * p.stat().st_blocks for p in (folder / name).rglob("*")) for name in ("log", "checkpoints")
         }
     for name, value in found.items():
-        print(f"{name:44} {value:10.2f}" if "ratio" in name else f"{name:44} {1e3 * value:10.1f} ms")
+        print(f"{name:44} {value:10,.2f}" if ":" in name else f"{name:44} {1e3 * value:10.2f} ms")
     for name, size in sizes.items():
         print(f"{name + '/ on disk':44} {size / 1e6:10.0f} MB")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

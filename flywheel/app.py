@@ -22,7 +22,7 @@ HELP = """flywheel: robot learning that keeps getting better by itself, with pro
   flywheel nightly  [source=GLOB format=... task=...] [experiment=NAME] [rounds=+N] [budget=8h]
   flywheel replay   RUN                                               exit 0 only if every output hash is equal
   flywheel promote  NAME@ID [force=REASON] | rollback NAME | lineage NAME[@ID] | runs | report | gc
-  flywheel corpus   log | show | diff A B | tag TAG VERSION | tombstone EPISODE message=... | fsck | compact | expire
+  flywheel corpus   log | show | diff A B | tag TAG VERSION | tombstone EPISODE message=... | fsck | compact | expire | gc
   flywheel tasks | formats | algorithms [out=map.svg] | show algorithm=NAME
 
   store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
@@ -107,6 +107,11 @@ def _failed(text: str, flags: set[str]) -> int:
 def _help(command: str) -> str:
     """The general help's line of a command and, for a stage, its keys from conf/stage/."""
     text = "\n".join(line for line in HELP.splitlines() if f" {command} " in f"{line} ".replace("|", " ")) + "\n"
+    if command == "corpus":
+        from flywheel.commands import CORPUS
+
+        text += "".join(f"\n  {words:32} {what}" for words, what in CORPUS.items())
+        text += "\n\nAll take store=DIR and --json. FLYWHEEL_CORPUS=s3://BUCKET/PREFIX (gs://, az://): the corpus is there.\n"
     if command in stages():
         text += f"\nKeys and defaults (conf/stage/{command}.yaml; task, policy, algorithm are groups of conf/):\n\n"
         text += "".join(f"  {line}\n" for line in (conf() / "stage" / f"{command}.yaml").read_text().splitlines()[1:])

@@ -141,20 +141,37 @@ def report(words, place) -> dict[str, Any]:
     return _result(outputs={"report": str(page)})
 
 
+CORPUS = {
+    "log [last=N]": "the versions, or the newest N: when, what was done, how many episodes came, went and are there",
+    "show [VERSION] [episodes=true]": "what a version holds",
+    "diff A B": "what B has and A has not, and the other way round",
+    "tag TAG VERSION": "a name for a version, for good",
+    "tombstone EPISODE message=...": "a new version without an episode (6 digits of its hash are enough)",
+    "fsck": "compare every file with what was written; exit code 1 where something is not",
+    "compact": "a new version with the same episodes in few large segments",
+    "expire keep=N": "let go what only versions before the newest N show; tagged ones stay",
+    "gc [apply=true]": "what expire let go and killed writers left behind, after a day; with apply=true, delete it",
+}
+
+
 def corpus(words, place) -> dict[str, Any]:
-    """log | show [VERSION] [episodes=true] | diff A B | tag TAG VERSION | tombstone EPISODE message=..."""
-    usage = "corpus log | show [VERSION] [episodes=true] | diff A B | tag TAG VERSION | tombstone EPISODE message=... | fsck | compact | expire keep=N"
+    """The corpus and its versions; `CORPUS` lists what there is."""
+    usage = "corpus " + " | ".join(CORPUS)
     if not words:
         raise UsageError(f"usage: flywheel {usage}")
     act, *rest = words
     held = place.corpus()
     if act == "log":
-        for e in held.log():
+        from flywheel.log import progress
+
+        last = _number(rest, "last", "how many of the newest versions") if rest else None
+        lines = held.log(last, progress)
+        for e in lines:
             tags = f" ({', '.join(e['tags'])})" if e["tags"] else ""
             print(
                 f"{e['version']:6} {e['time']} {e['op']:9} +{e['added']} -{e['removed']} = {e['live']}{tags}  {e['message']}"
             )
-        return _result(log=held.log())
+        return _result(log=lines)
     if act == "show":
         plain = [w for w in rest if "=" not in w]
         version = held.at(plain[0] if plain else "latest")
@@ -195,6 +212,10 @@ def corpus(words, place) -> dict[str, Any]:
         number = held.tombstone([episode], more["message"])
         print(f"corpus@{number} no longer holds {episode}; corpus@{number - 1} still does")
         return _result(outputs={"corpus": number})
+    if act == "gc":
+        wasted = _corpus_gc(place, _apply(rest))
+        print(f"{sum(w.bytes for w in wasted) / 1e6:.1f} MB in {len(wasted)} places")
+        return _result(metrics={"bytes": sum(w.bytes for w in wasted), "places": len(wasted), "applied": _apply(rest)})
     if act in ("fsck", "compact", "expire"):
         return _upkeep(act, rest, held)
     raise UsageError(f"usage: flywheel {usage}")
@@ -218,31 +239,47 @@ def _upkeep(act: str, words: list[str], held) -> dict[str, Any]:
         done = maintenance.compact(held, progress=progress)
         print(f"corpus@{done.version}: {done.episodes} episodes moved from {done.merged} segments into {done.segments}")
         return _result(outputs={"corpus": done.version}, metrics={"merged": done.merged, "segments": done.segments})
-    keep = dict(w.split("=", 1) for w in words if "=" in w).get("keep", "")
-    if not keep.isdecimal():
-        raise UsageError("expire needs keep=N: how many of the newest versions stay readable (tagged ones always do)")
-    version, let_go = maintenance.expire(held, int(keep))
+    keep = _number(words, "keep", "how many of the newest versions stay readable (tagged ones always do)")
+    version, let_go = maintenance.expire(held, keep)
     print(f"corpus@{version}: {len(let_go)} segments let go; `flywheel gc apply=true` frees them after a day")
     return _result(outputs={"corpus": version}, metrics={"expired": len(let_go)})
 
 
+def _number(words: list[str], key: str, what: str) -> int:
+    """The number in key=N; UsageError where there is none."""
+    value = dict(w.split("=", 1) for w in words if "=" in w).get(key, "")
+    if not value.isdecimal():
+        raise UsageError(f"expected {key}=N: {what}; found {' '.join(words) or 'nothing'}")
+    return int(value)
+
+
+def _apply(words: list[str]) -> bool:
+    _, more = _words(words, 0, "gc [apply=true]")
+    return more.get("apply", "false").lower() in ("true", "1", "yes")
+
+
+def _corpus_gc(place, apply: bool) -> list:
+    """What the corpus can do without, told and, with `apply`, deleted."""
+    from flywheel.corpus import maintenance
+    from flywheel.log import progress
+
+    wasted = maintenance.gc(place.corpus(), GRACE, dry_run=not apply, progress=progress)
+    for waste in wasted:
+        print(f"{'removed' if apply else 'would remove'} corpus/{waste.name} ({waste.why})")
+    return wasted
+
+
 def gc(words, place) -> dict[str, Any]:
     """Leftovers that nothing names: runs never finished, orphaned segments, composed commands. `apply=true` removes."""
-    _, more = _words(words, 0, "gc [apply=true]")
-    apply = more.get("apply", "false").lower() in ("true", "1", "yes")
+    apply = _apply(words)
     old = time.time() - GRACE
     found: list[Path] = []
     for folder in place.root.glob("runs/*/*"):
         if not (folder / "_DONE.json").exists() and _newest(folder) < old:
             found.append(folder)
     found += [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
-    freed = places = 0
-    if place.has_corpus:
-        from flywheel.corpus import maintenance
-
-        for waste in maintenance.gc(place.corpus(), GRACE, dry_run=not apply):
-            freed, places = freed + waste.bytes, places + 1
-            print(f"{'removed' if apply else 'would remove'} corpus/{waste.name} ({waste.why})")
+    wasted = _corpus_gc(place, apply) if place.has_corpus else []
+    freed, places = sum(waste.bytes for waste in wasted), len(wasted)
     for path in found:
         size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
         freed += size

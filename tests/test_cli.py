@@ -59,6 +59,11 @@ def test_the_corpus_is_checked_and_compacted_without_changing_what_it_holds(copi
     assert call("corpus", "compact", at[3], capsys=capsys)[1]["metrics"]["merged"] > 1
     assert call("corpus", "expire", "keep=1", at[3], capsys=capsys)[1]["metrics"]["expired"] > 1
     assert copy.corpus().at("latest").id == before
+    assert call("corpus", "gc", "apply=true", at[3], capsys=capsys)[1]["metrics"]["places"] == 0  # within the grace
+    lines = call("corpus", "log", "last=2", at[3], capsys=capsys)[1]["log"]
+    assert [line["op"] for line in lines] == ["compact", "expire"] and lines == copy.corpus().log()[-2:]
+    assert app.main(["corpus", "log", "last=some", at[3]]) == app.main(["corpus", "gc", "now", at[3]]) == 2
+    assert app.main(["corpus", "--help"]) == 0 and "expire keep=N" in capsys.readouterr().out
     shard = next(p for p in (copy.corpus_path / "segments").rglob("*") if p.is_file() and p.stat().st_size > 200)
     whole = shard.read_bytes()
     shard.unlink()  # the copy's files are hard links: its own one is damaged, not the other's

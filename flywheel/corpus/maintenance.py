@@ -305,7 +305,13 @@ class Garbage:
     why: str
 
 
-def gc(corpus: Corpus, grace: float = GRACE, dry_run: bool = True, now: float | None = None) -> list[Garbage]:
+def gc(
+    corpus: Corpus,
+    grace: float = GRACE,
+    dry_run: bool = True,
+    now: float | None = None,
+    progress: Callable[[str, int], Any] | None = None,
+) -> list[Garbage]:
     """What can go, and with dry_run=False is gone: expired segments, and what killed writers left behind.
 
     Only what is older than `grace` seconds: a writer at work has segments that no version names yet. What a tag or the
@@ -323,8 +329,10 @@ def gc(corpus: Corpus, grace: float = GRACE, dry_run: bool = True, now: float | 
         found += [(name, *weight, "aside") for name, weight in files.leftovers().items()]
         garbage = [Garbage(name, size, why) for name, size, written, why in found if written <= limit]
         if not dry_run:
-            for waste in garbage:
-                files.remove(waste.name)
+            with progress("gc", len(garbage)) if progress else nullcontext(lambda: None) as tick:
+                for waste in garbage:
+                    files.remove(waste.name)
+                    tick()
             files.settle("segments/x")
     return garbage
 

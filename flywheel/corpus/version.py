@@ -50,6 +50,9 @@ class Table(Mapping):
                 self._read[name] = self.corpus.reader.column(name, self.rows)
         return self._read[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES
+
     def __iter__(self) -> Iterator[str]:
         return iter(NAMES)
 
