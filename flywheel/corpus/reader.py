@@ -86,8 +86,9 @@ class Reader:
     def _from_segments(self, name: str, rows: np.ndarray) -> list:
         """A column from the segments themselves."""
         state = self.history.state
-        pairs = zip(state.parts(rows).tolist(), state.take("local", rows).tolist(), strict=True)
-        return [self.segment(part).columns[name][index] for part, index in pairs]
+        parts, inverse = np.unique(state.parts(rows), return_inverse=True)
+        columns = [self.segment(part).columns[name] for part in parts.tolist()]
+        return [columns[which][i] for which, i in zip(inverse, state.take("local", rows), strict=True)]
 
     def episode(self, row: int) -> Episode:
         """The episode of one row; its segment is decoded whole and kept for the next."""
