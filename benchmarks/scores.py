@@ -43,7 +43,7 @@ PENDULUM = [
     "score_episodes=0",
 ]
 SCRATCH = ["checkpoint=none"]
-PUSH = ["task=push", "gamma=0.97"]
+PUSH = ["task=push", "gamma=0.97", "threads=1"]
 
 
 def pendulum(algorithm: str, policy: str, *more: str) -> list[list[str]]:
@@ -57,13 +57,20 @@ def cartpole(algorithm: str) -> list[list[str]]:
     return [["online", *CARTPOLE, *SCRATCH, *words]]
 
 
-def push(policy: str, *stages: list[str]) -> list[list[str]]:
-    """Our own imitation of the shipped demonstrations, then what is to be better than it."""
-    return [
-        ["ingest", "source=datasets/push_demos.hdf5", "task=push"],
-        ["pretrain", *PUSH, f"policy={policy}", "algorithm=bc", "algorithm.cadence.improve=6000"],
-        *([*stage[:1], *PUSH, *stage[1:]] for stage in stages),
-    ]
+def push(policy: str, *stages: list[str], base: bool = True) -> list[list[str]]:
+    """The shipped demonstrations, our own imitation of them where there is a `base`, then what is to be better than it."""
+    imitate = ["pretrain", *PUSH, *policy.split(), "algorithm=bc", "algorithm.cadence.improve=6000", "score_every=6000"]
+    learn = ([*stage[:1], *PUSH, *([] if base else policy.split()), *stage[1:]] for stage in stages)
+    return [["ingest", "source=datasets/push_demos.hdf5", "task=push"], *([imitate] if base else []), *learn]
+
+
+MEAN = "policy=tanh_gaussian +policy.greedy=true"  # acts by its mean, as what comes out of `online` does
+FROM_BC = [
+    "max_steps=200000",
+    "algorithm.collect.steps=8000",
+    "algorithm.lr={policy: 0.00001, v: 0.001}",
+    "+algorithm.cadence.warmup=2",
+]
 
 
 # name: (seeds, the stages, what others report)
@@ -83,6 +90,23 @@ JOBS: dict[str, tuple[int, list[list[str]], str]] = {
         [["online", *PENDULUM, *SCRATCH, "algorithm=ppo", "policy=gaussian", "max_steps=100000", "gamma=0.9", "algorithm.lr=0.001"]],
         "",
     ),
+    "push-bc": (3, push(MEAN), ""),
+    "push-iql": (3, push(MEAN, ["pretrain", "algorithm=iql", "score_every=6000"], base=False), ""),
+    "push-cql": (3, push(MEAN, ["pretrain", "algorithm=cql", "algorithm.cadence.rounds=6000", "score_every=6000"], base=False), ""),
+    "push-rlpd": (3, push("policy=tanh_gaussian", ["online", "algorithm=rlpd", "checkpoint=none", "max_steps=40000"], base=False), ""),
+    "push-ppo": (3, push(MEAN, ["online", "algorithm=ppo", *FROM_BC]), ""),
+    "push-sac": (
+        3,
+        push("policy=tanh_gaussian", ["online", "algorithm=sac", "task.reward=env", "checkpoint=none", "max_steps=40000"], base=False),
+        "",
+    ),
+    "push-td3": (
+        3,
+        push("policy=deterministic", ["online", "algorithm=td3", "task.reward=env", "checkpoint=none", "max_steps=40000"], base=False),
+        "",
+    ),
+    "push-bc-flow": (3, push("policy=flow"), ""),
+    "push-dppo": (3, push("policy=flow", ["online", "algorithm=dppo", "max_steps=200000"]), ""),
 }  # fmt: skip
 
 

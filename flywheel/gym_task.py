@@ -36,11 +36,12 @@ class GymBatch:
         import gymnasium as gym
 
         flywheel_sim.register()
-        for package in ("gymnasium_robotics", "metaworld"):
-            try:
-                gym.register_envs(__import__(package))
-            except ImportError:
-                continue
+        if id not in gym.registry and ":" not in id:  # else they are not needed: seconds, and their own warnings
+            for package in ("gymnasium_robotics", "metaworld"):
+                try:
+                    gym.register_envs(__import__(package))
+                except ImportError:
+                    continue
         self._kwargs = dict(kwargs or {})
         if max_steps:
             self._kwargs["max_episode_steps"] = max_steps
@@ -180,10 +181,12 @@ class GymBatch:
         return self._flat(env._get_obs())
 
     def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
-        """What environment `i` looks like now; [H, W, 3] uint8. RuntimeError where there is no OpenGL."""
+        """What environment `i` looks like now; [H, W, 3] uint8. RuntimeError without OpenGL, or where MuJoCo does not make it."""
         import mujoco
 
-        env = self._mujoco(i)
+        env = self._envs[i].unwrapped
+        if not hasattr(env, "model"):
+            raise RuntimeError(f"{self.task} is not a MuJoCo environment; only these are drawn")
         try:
             if not hasattr(self, "_renderer"):
                 self._renderer = mujoco.Renderer(env.model, height, width)

@@ -175,3 +175,9 @@ def test_steps_bound_how_many_episodes_are_begun_and_all_of_them_are_finished():
         6,
     ]  # two beside each other; when the third pair would begin, 24 were made
     assert [e.seed for e in done] == [0, 1, 2, 3]
+
+
+def test_what_cannot_be_drawn_has_no_clip(capsys):
+    from flywheel.stages.evaluate import clip
+
+    assert clip(Left(), corridor(), 0) == [] and "is not a MuJoCo environment" in capsys.readouterr().err
