@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: help setup nightly test soak results scores bench lock
+.PHONY: help setup nightly test results scores bench bench-gpu soak lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -41,6 +41,10 @@ bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.
 	$(BIN)/python benchmarks/corpus.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/cli.py
+	$(BIN)/python benchmarks/learning.py
+
+bench-gpu: setup ## updates a second on a GPU; skipped without one
+	$(BIN)/python benchmarks/learning.py --gpu
 
 lock:            ## resolve pyproject.toml again, for Python 3.11 and later on every platform
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

@@ -222,9 +222,10 @@ def page(rows: dict[str, dict]) -> str:
                 n, k = sum(r["n"] for r in found), round(sum(r["success"] * r["n"] for r in found))
                 cells.append(f"{k / n:.3f} [{wilson(k, n)[0]:.3f}, {wilson(k, n)[1]:.3f}]")
             lines.append(f"| {words} | {' | '.join(cells)} |")
+    import offline
     import scores
 
-    return "\n".join([*lines, "", *scores.section(scores.read())]).rstrip("\n") + "\n"
+    return "\n".join([*lines, "", *offline.section(), *scores.section(scores.read())]).rstrip("\n") + "\n"
 
 
 def main() -> None:
@@ -247,7 +248,7 @@ def main() -> None:
         path.write_text(
             json.dumps(run(job), indent=1, default=lambda x: x.item() if isinstance(x, np.generic) else str(x)) + "\n"
         )
-    rows = {path.stem: json.loads(path.read_text()) for path in sorted(ROWS.glob("*.json"))}
+    rows = {job: json.loads(path.read_text()) for job in JOBS if (path := ROWS / f"{job}.json").exists()}
     (ROOT / "docs" / "results.md").write_text(page(rows))
     print("docs/results.md")
 
