@@ -106,6 +106,7 @@ JOBS: dict[str, tuple[int, list[list[str]], str]] = {
         "",
     ),
     "push-bc-flow": (3, push("policy=flow"), ""),
+    "push-distil": (3, push("policy=flow", ["distil", "algorithm.cadence.improve=6000", "score_every=6000"]), ""),
     "push-dppo": (3, push("policy=flow", ["online", "algorithm=dppo", "max_steps=200000"]), ""),
 }  # fmt: skip
 

@@ -164,3 +164,9 @@ def video(path: Path, count: int, fps: float, begin: float = 0.0) -> np.ndarray:
             if len(frames) == count:
                 return np.stack(frames)
     raise EpisodeError(f"{path}: {len(frames)} frames from {begin:.3f} s on; expected {count}")
+
+
+def parts(path: Path) -> list[Path]:
+    """The files that decide what is read of the data set whose info.json this is; videos are read only where cameras are named."""
+    root = Path(path).parent.parent
+    return sorted(p for folder in ("meta", "data") for p in (root / folder).rglob("*") if p.is_file())

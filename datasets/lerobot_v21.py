@@ -16,6 +16,8 @@ from flywheel_datasets import _columns, _lerobot, _outcome
 
 from flywheel.episode import Episode, EpisodeError
 
+parts = _lerobot.parts
+
 
 def read(
     path: Path,

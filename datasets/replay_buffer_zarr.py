@@ -17,6 +17,17 @@ from flywheel_datasets import _columns, _exported, _outcome
 from flywheel.episode import Episode, EpisodeError
 
 
+def parts(path: Path) -> list[Path]:
+    """The files that decide what is read: all of the buffer's."""
+    root = _root(Path(path))
+    return sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+
+
+def _root(path: Path) -> Path:
+    """The buffer that `.zarray` or zarr.json of its episode_ends lies in; any other path as it is."""
+    return path.parents[2] if path.name in (".zarray", "zarr.json") and path.parent.name == "episode_ends" else path
+
+
 def read(
     path: Path,
     obs_keys: list[str] | None = None,
@@ -28,8 +39,7 @@ def read(
     import zarr
     from zarr.storage import ZipStore
 
-    path = Path(path)
-    root = path.parents[2] if path.name in (".zarray", "zarr.json") and path.parent.name == "episode_ends" else path
+    root = _root(Path(path))
     try:
         store = ZipStore(root, mode="r") if root.is_file() else str(root)
         group = zarr.open_group(store, mode="r")

@@ -703,3 +703,23 @@ def test_lerobot_itself_reads_ours_and_we_read_its(tmp_path, monkeypatch):
     for i, (episode, recording) in enumerate(zip(found, recordings, strict=True)):
         same(episode, recording)
         assert (episode.meta["language"], episode.fps, episode.success) == (TASKS[i % 2], 20.0, None)
+
+
+@pytest.mark.parametrize("name", ["lerobot_v3", "lerobot_v21", "replay_buffer_zarr", "ros2_mcap"])
+def test_a_recording_of_many_files_is_known_by_all_of_them(tmp_path, name):
+    """A frame that somebody edits in place makes another input, although the file that source= names is the same."""
+    folder = tmp_path / "set"
+    named = {
+        "lerobot_v3": "meta/info.json",
+        "lerobot_v21": "meta/info.json",
+        "replay_buffer_zarr": "meta/episode_ends/.zarray",
+    }
+    source = folder / named.get(name, "a.mcap")
+    other = folder / {"ros2_mcap": "ros2_mcap.yaml"}.get(name, "data/0")
+    for path in (source, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("one")
+    before = ingest.inputs({"format": name, "source": str(source)}, None)
+    assert ingest.inputs({"format": name, "source": str(source)}, None) == before
+    other.write_text("two")
+    assert ingest.inputs({"format": name, "source": str(source)}, None)["source"]["id"] != before["source"]["id"]

@@ -22,7 +22,7 @@ from flywheel.log import progress, say
 from flywheel.stages import _inputs
 
 FROZEN = 25  # steps of bit-equal observation under a changing action: a sensor that hangs
-OPTIONS = ("obs_keys", "origin", "fps", "rollouts", "seed")
+OPTIONS = ("obs_keys", "origin", "fps", "rollouts", "seed", "card")
 
 
 def formats() -> list[str]:
@@ -32,10 +32,15 @@ def formats() -> list[str]:
     return sorted(p.stem for d in flywheel_datasets.__path__ for p in Path(d).glob("*.py") if p.stem[0] != "_")
 
 
-def reader(name: str):
+def layout(name: str):
+    """The module of a format: `read(path, ...)`, and `parts(path, ...)` where one recording is many files."""
     if name not in formats():
         raise ValueError(f"no format {name!r} in datasets/. There are: {', '.join(formats())}")
-    return importlib.import_module(f"flywheel_datasets.{name}").read
+    return importlib.import_module(f"flywheel_datasets.{name}")
+
+
+def reader(name: str):
+    return layout(name).read
 
 
 def matches(source: str) -> list[Path]:
@@ -55,16 +60,25 @@ def matches(source: str) -> list[Path]:
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    reader(cfg["format"])
-    paths = matches(cfg["source"])
-    digest = hashlib.sha256("\n".join(files.sha256_file(p) for p in paths).encode()).hexdigest()
+    module, paths = layout(cfg["format"]), matches(cfg["source"])
+    parts = {
+        p
+        for path in paths
+        for p in ([path] if not hasattr(module, "parts") else module.parts(path, **_options(module.parts, cfg)))
+    }
+    digest = hashlib.sha256("\n".join(files.sha256_file(p) for p in sorted(parts)).encode()).hexdigest()
     return {"source": {"id": digest, "ref": cfg["source"], "files": [p.name for p in paths]}}
+
+
+def _options(function, cfg: dict[str, Any]) -> dict[str, Any]:
+    """What the config says of the options that a reader's function takes."""
+    known = inspect.signature(function).parameters
+    return {k: cfg[k] for k in OPTIONS if k in known and cfg.get(k) is not None}
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     read = reader(cfg["format"])
-    known = inspect.signature(read).parameters
-    options = {k: cfg[k] for k in OPTIONS if k in known and cfg.get(k) is not None}
+    options = _options(read, cfg)
     env = _inputs.open_env(cfg, 1)
     corpus = run.store.corpus(create=True)
     rows, quarantined, added, duplicates, refused = [], [], [], [], []

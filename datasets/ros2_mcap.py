@@ -1,0 +1,168 @@
+"""ROS 2 bags in MCAP, one file an episode: messages of any rate, resampled to the control rate by a card that says what is what.
+
+The card is a YAML file beside the recordings, FILE.yaml or ros2_mcap.yaml (or `card=`):
+
+    rate_hz: 20
+    obs:                                                     # side by side, in this order, as `state`
+      - {topic: /joint_states, field: position, size: 7, unit: rad}
+      - {topic: /tool, field: pose.position, size: 3, unit: m}           # fields of a message: x, y, z
+    action:
+      - {topic: /command, field: data, size: 4, unit: rad/s}
+    success: {topic: /success, field: data}                  # optional: true from the moment of success on
+    cameras: {wrist: /camera/compressed}                     # read only if `cameras=` names them
+    stale_s: 0.25                                            # a value older than this is a gap
+
+Time is that of the log. At each tick a stream has its newest message so far; an action is the one in force until the next tick.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flywheel_datasets import _outcome
+
+from flywheel.episode import Episode, EpisodeError
+
+KEYS = {"rate_hz", "obs", "action", "success", "cameras", "stale_s", "origin", "about"}
+
+
+def read(
+    path: Path, card: str | None = None, origin: str | None = None, cameras: list[str] | None = None
+) -> Iterator[Episode | EpisodeError]:
+    """Yield the file's episode; EpisodeError says what is missing, where, and what there is."""
+    try:
+        from mcap.exceptions import McapError
+        from mcap_ros2.reader import read_ros2_messages
+    except ImportError as error:
+        raise EpisodeError(f"{path}: reading MCAP needs the extra [ros]: pip install robot-flywheel[ros]") from error
+    told = _card(Path(path), card)
+    streams = [*told["obs"], *told["action"], *([told["success"]] if told.get("success") else [])]
+    pictures = {name: told.get("cameras", {}).get(name) for name in cameras or []}
+    if unknown := [name for name, topic in pictures.items() if topic is None]:
+        raise EpisodeError(
+            f"{path}: the card has no camera {', '.join(unknown)}; it has {list(told.get('cameras', {}))}"
+        )
+    topics = {stream["topic"] for stream in streams} | set(pictures.values())
+    seen: dict[str, list[tuple[int, Any]]] = {topic: [] for topic in topics}
+    try:
+        for message in read_ros2_messages(Path(path), topics):
+            seen[message.channel.topic].append((message.log_time_ns, message.ros_msg))
+    except (McapError, OSError, ValueError, EOFError) as error:
+        raise EpisodeError(f"{path}: not an MCAP file that can be read: {error!r}") from error
+    if silent := sorted(topic for topic in topics if not seen[topic]):
+        raise EpisodeError(f"{path}: no message on {', '.join(silent)}; look at the card's topics and at `mcap info`")
+    yield _episode(str(path), told, seen, pictures, origin)
+
+
+def parts(path: Path, card: str | None = None) -> list[Path]:
+    """The files that decide what is read."""
+    return [Path(path), *(place for place in _places(Path(path), card) if place.is_file())]
+
+
+def _places(path: Path, named: str | None) -> list[Path]:
+    return [Path(named)] if named else [path.with_suffix(".yaml"), path.parent / "ros2_mcap.yaml"]
+
+
+def _card(path: Path, named: str | None) -> dict[str, Any]:
+    """The card for a recording, checked."""
+    import yaml
+
+    places = _places(path, named)
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise EpisodeError(f"{path}: no card; expected {' or '.join(map(str, places))} with rate_hz, obs and action")
+    told = yaml.safe_load(found.read_text()) or {}
+    if wrong := [key for key in ("rate_hz", "obs", "action") if not told.get(key)] + sorted(set(told) - KEYS):
+        raise EpisodeError(
+            f"{found}: missing or unknown: {', '.join(wrong)}; expected rate_hz, obs, action, and {', '.join(sorted(KEYS))}"
+        )
+    for stream in [*told["obs"], *told["action"]]:
+        if not {"topic", "field", "size", "unit"} <= set(stream):
+            raise EpisodeError(f"{found}: {stream}; expected topic, field, size and unit of each stream")
+    return told
+
+
+def _episode(
+    where: str, told: dict[str, Any], seen: dict[str, list], pictures: dict[str, str], origin: str | None
+) -> Episode:
+    period = 1e9 / float(told["rate_hz"])
+    judged = (told.get("success") or {}).get("topic")
+    begin = max(messages[0][0] for topic, messages in seen.items() if topic != judged)
+    end = min(messages[-1][0] for topic, messages in seen.items() if topic != judged)
+    ticks = begin + np.arange(int(max(0, end - begin) // period) + 1) * period
+    if len(ticks) < 2:
+        raise EpisodeError(
+            f"{where}: the streams share {(end - begin) / 1e9:.2f} s; expected at least two ticks of {period / 1e9:.3f} s"
+        )
+    ages: dict[str, float] = {}
+
+    def at_ticks(topic: str) -> list[Any]:
+        times = np.array([t for t, _ in seen[topic]])
+        index = np.searchsorted(times, ticks, side="right") - 1
+        if topic != judged:
+            age = (ticks - times[index]) / 1e9
+            ages[topic] = float(age.max())
+            if age.max() > float(told.get("stale_s", 0.25)):
+                raise EpisodeError(
+                    f"{where}: {topic} says nothing for {age.max():.2f} s at {(ticks[age.argmax()] - begin) / 1e9:.2f} s; the card "
+                    f"allows stale_s={told.get('stale_s', 0.25)}"
+                )
+        return [seen[topic][i][1] if i >= 0 else None for i in index]
+
+    def values(streams: list[dict[str, Any]]) -> np.ndarray:
+        return np.concatenate([np.stack([_field(m, s, where) for m in at_ticks(s["topic"])]) for s in streams], axis=1)
+
+    steps = len(ticks) - 1
+    flags = None
+    if told.get("success"):
+        flags = np.array([m is not None and bool(_walk(m, told["success"]["field"], where)) for m in at_ticks(judged)])[
+            1:
+        ]
+    reward, success = _outcome.outcome(flags, steps)
+    frames = {name: np.stack([_picture(m, where) for m in at_ticks(topic)]) for name, topic in pictures.items()}
+    return Episode(
+        task="", obs={"state": values(told["obs"]), **frames}, action=values(told["action"])[:steps], reward=reward,
+        terminated=bool(success), success=success, origin=origin or told.get("origin", "human:teleoperation"), fps=float(told["rate_hz"]),
+        meta={"file": Path(where).name, "oldest_s": {topic: round(age, 4) for topic, age in sorted(ages.items())}},
+    )  # fmt: skip
+
+
+def _walk(message: Any, field: str, where: str) -> Any:
+    """The value of a dotted field."""
+    for name in field.split("."):
+        if not hasattr(message, name):
+            raise EpisodeError(
+                f"{where}: {type(message).__name__} has no {field}; it has {', '.join(getattr(message, '__slots__', ())) or 'nothing'}"
+            )
+        message = getattr(message, name)
+    return message
+
+
+def _field(message: Any, stream: dict[str, Any], where: str) -> np.ndarray:
+    """The `size` numbers of a stream in a message: an array, or the numbers of a message such as a point."""
+    value = _walk(message, stream["field"], where)
+    if hasattr(value, "__slots__"):
+        value = [getattr(value, name) for name in value.__slots__]
+    row = np.atleast_1d(np.asarray(value, np.float32)).ravel()
+    if len(row) != int(stream["size"]):
+        raise EpisodeError(
+            f"{where}: {stream['topic']} {stream['field']} has {len(row)} numbers; the card says {stream['size']}"
+        )
+    return row
+
+
+def _picture(message: Any, where: str) -> np.ndarray:
+    """sensor_msgs/CompressedImage, or Image in rgb8 or bgr8 -> [H, W, 3] uint8."""
+    from PIL import Image
+
+    if hasattr(message, "format"):
+        return np.asarray(Image.open(io.BytesIO(bytes(message.data))).convert("RGB"))
+    if message.encoding not in ("rgb8", "bgr8"):
+        raise EpisodeError(f"{where}: an image in {message.encoding}; expected rgb8, bgr8 or a compressed one")
+    rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.step)[:, : 3 * message.width]
+    frame = rows.reshape(message.height, message.width, 3)
+    return (frame if message.encoding == "rgb8" else frame[..., ::-1]).copy()
