@@ -54,13 +54,11 @@ def flywheel(*words: str) -> dict:
 
 
 def data() -> dict:
-    """Make the data if it is not there; what describes it."""
+    """What describes the data."""
     from flywheel.run import Store
 
-    if not list(STORE.glob("runs/online/*/_DONE.json")):  # made once, whatever changes here afterwards
-        flywheel(*DATA)
-    (made,) = Store(STORE).runs("online")
     version, windows = transitions()
+    (made,) = Store(STORE).runs("online")
     rows, reward = windows.rows, windows.columns["extras.env_reward"]
     returns = [float(rows[s : s + n, reward].sum()) for s, n in zip(windows.start, windows.length, strict=True)]
     return {
@@ -70,11 +68,13 @@ def data() -> dict:
 
 
 def transitions():
-    """The version of the corpus that is learnt from, and its rows."""
+    """The version of the corpus that is learnt from, and its rows; made if it is not there."""
     from flywheel.rl.source import FIELDS
     from flywheel.run import Store
 
     store = Store(STORE)
+    if not store.runs("online"):  # made once, whatever changes in the code afterwards
+        flywheel(*DATA)
     corpus = store.corpus()
     version = corpus.at("latest").select(task="HalfCheetah-v5").canonical()
     return version, corpus.windows(version, FIELDS["env"], cache=store.cache)
