@@ -3,11 +3,13 @@
     off_policy    each round makes `algorithm.collect.steps` steps in whole episodes, then learns from all that there is
     on_policy     then learns from this round's episodes only
 
-Every episode goes into the corpus. From scratch, a warm-up of random actions comes first; it sets the normaliser, for good.
+Every episode goes into the corpus. What is handed over is the best of the score curve, on gate seeds, or without a curve
+(score_every=0) what there is at the end. From scratch, a warm-up of random actions comes first; it sets the normaliser, for good.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -55,7 +57,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     demos = _inputs.demonstrations(cfg, run.store) if _with_demos(algorithm) else None
     record = run.store.checkpoint(run.inputs["checkpoint"]["ref"]) if "checkpoint" in run.inputs else {}
     _refuse_hopeless(cfg, record, demos)
-    memory = _rounds.memory()
+    memory = {**_rounds.memory(), "best": None}
     first, hashes = [], demos.hashes if demos is not None else []
     saved = run.load()
     if record:
@@ -130,16 +132,24 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             + ", ".join(f"{k} {note[k]:.3g}" for k in ("return", "success") if k in note)
         )
         if cfg["score_every"] and (round + 1) % int(cfg["score_every"]) == 0:
-            note["scored"] = scored = rate(scored_now(f"after round {round}"))
-            run.log("scored", round=round, steps=memory["steps"], **scored)
+            note["scored"] = scored = scored_now(f"after round {round}")
             say(
                 f"  after {memory['steps']:,} steps: "
                 + ", ".join(f"{k} {scored[k]:.3f}" for k in ("return", "success") if k in scored)
             )
         return over()
 
-    def scored_now(what: str):
-        return score(policy.explores(0.0), env, scoring, what=what, stop_at_success=True)
+    def scored_now(what: str) -> dict[str, Any]:
+        """How the policy does on the gate seeds; the best so far is kept, of equal ones the last."""
+        scored = rate(score(policy.explores(0.0), env, scoring, what=what, stop_at_success=True)) if scoring else {}
+        run.log("scored", round=memory["round"] - 1, steps=memory["steps"], **scored)
+        if not memory["best"] or _worth(scored) >= _worth(memory["best"]):
+            memory["best"] = {**scored, "steps": memory["steps"]}
+            kept = copy.deepcopy(policy)
+            if acting.get("learn_noise"):
+                kept.noise_net = None  # noise is for exploring
+            base.save(kept, run.out / "policy.safetensors")
+        return scored
 
     def over() -> bool:
         full = len(memory["episodes"]) >= _inputs.NIGHT
@@ -148,12 +158,10 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
         with progress("online", cadence.rounds, at.round) as tick:
             fit(learning, source, cadence, at=at, pause=pause, each=each)
-    result = rate(scored_now("what is kept")) if scoring else {}
+    scored_now("at the end")
     env.close()
 
-    if acting.get("learn_noise"):
-        policy.noise_net = None  # noise is for exploring
-    base.save(policy, run.out / "policy.safetensors")
+    result = memory["best"]
     parents = [run.inputs["checkpoint"]["ref"]] if record else []
     updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
     tried = {k: result[k] for k in ("success", "n") if k in result}
@@ -162,9 +170,20 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     )
     return {
         "outputs": {"checkpoint": published, "corpus": corpus.head},
-        "metrics": {**result, "rounds": memory["round"], "steps": memory["steps"], "episodes": len(memory["episodes"])},
+        "metrics": {
+            **{k: v for k, v in result.items() if k != "steps"},
+            "kept_at": result["steps"],
+            "rounds": memory["round"],
+            "steps": memory["steps"],
+            "episodes": len(memory["episodes"]),
+        },
         "content": {"episodes": memory["episodes"], "history": memory["history"]},
     }
+
+
+def _worth(scored: dict[str, Any]) -> tuple[float, float]:
+    """By what a policy is kept: success, then return."""
+    return scored.get("success", 0.0), scored.get("return", 0.0)
 
 
 def _refuse_hopeless(cfg: dict[str, Any], record: dict[str, Any], demos) -> None:
