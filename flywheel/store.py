@@ -60,12 +60,13 @@ def make_dirs(path: str | os.PathLike) -> Path:
     return path
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, durable: bool = True) -> None:
     """Write and fsync one file; its name is not durable yet."""
     with open(path, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _aside(path: Path) -> Path:
@@ -79,16 +80,17 @@ def _discard(aside: Path) -> None:
         aside.unlink()
 
 
-def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-    """Replace the file at `path` by `data` in one step, durably."""
+def write_atomic(path: str | os.PathLike, data: bytes, durable: bool = True) -> None:
+    """Replace the file at `path` by `data` in one step. What is not `durable` may be half there after a power cut."""
     path = Path(path)
     aside = _aside(path)
     try:
-        _write(aside, data)
+        _write(aside, data, durable)
         os.replace(aside, path)
     finally:
         _discard(aside)
-    fsync_dir(path.parent)
+    if durable:
+        fsync_dir(path.parent)
 
 
 def link_new(path: str | os.PathLike, data: bytes) -> bool:
@@ -124,8 +126,7 @@ def write_tree(folder: str | os.PathLike, files: Mapping[str, bytes]) -> None:
             if target.parent not in folders:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folders |= {parent for parent in target.parents if parent.is_relative_to(aside)}
-            with open(target, "wb") as file:
-                file.write(data)
+            _write(target, data, durable=False)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(_fsync, [*(aside / name for name in files), *folders]))
         os.rename(aside, folder)
