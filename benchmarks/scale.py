@@ -126,7 +126,7 @@ def measure(large: Path, small: Path, repeats: int) -> dict[str, float]:
     each("open, the episodes at head", lambda corpus: len(corpus.at("latest")))
     each("open, the episodes at half", lambda corpus: len(corpus.at(head // 2)))
     each("open, query task and success", lambda corpus: len(corpus.at("latest").select(task="lift", success=True)))
-    each("open, query origin=policy:*", lambda corpus: len(corpus.at("latest").select(origin="policy:*")))
+    each("open, query origin by pattern", lambda corpus: len(corpus.at("latest").select(origin="policy:*")))
     each("open, steps of all episodes", lambda corpus: int(corpus.at("latest").table["length"].sum()))
     tags = iter(range(99))
     each("open, tag", lambda corpus: corpus.tag(f"t{next(tags)}", head // 2))
