@@ -129,8 +129,9 @@ def rollout(
         step_of[active] += 1
         made += len(active)
         all_obs[active, t + 1] = new[active]
-        for slot in active:
-            won = stop_at_success and not own and success[slot, step_of[slot] - 1]
-            if won or truncated[slot] or ended[slot] or step_of[slot] >= env.max_steps:
-                finish(slot)
+        over = truncated[active] | ended[active] | (step_of[active] >= env.max_steps)
+        if stop_at_success and not own:
+            over |= success[active, t]
+        for slot in active[over]:
+            finish(slot)
     return [episode for episode in done if episode is not None], dict(guard.count)

@@ -166,17 +166,22 @@ class Policy(Normalised):
             stack = np.zeros((size, self.obs_steps, self.obs_dim), np.float32)
             chunk = np.zeros((size, self.action_steps, self.action_dim), np.float32)
             cursor = np.full(size, -1)
-            rng: list[np.random.Generator | None] = [None] * size
+            noise: list[_Noise | None] = [None] * size
             if old:
-                stack[:old], chunk[:old], cursor[:old], rng[:old] = self._stack, self._chunk, self._cursor, self._rng
-            self._stack, self._chunk, self._cursor, self._rng = stack, chunk, cursor, rng
+                stack[:old], chunk[:old], cursor[:old], noise[:old] = (
+                    self._stack,
+                    self._chunk,
+                    self._cursor,
+                    self._noise,
+                )
+            self._stack, self._chunk, self._cursor, self._noise = stack, chunk, cursor, noise
         for slot, seed in zip(slots, seeds, strict=True):
             self._cursor[slot] = -1
-            self._rng[slot] = _stream(seed)
+            self._noise[slot] = _Noise(seed, self.noise_shape)
 
     def noises(self, seed: int, count: int) -> np.ndarray:
         """The noise that `act` draws for the first `count` chunks of the episode with this seed; [count, *noise_shape]."""
-        return _stream(seed).standard_normal((count, *self.noise_shape), dtype=np.float32)
+        return _Noise(seed, self.noise_shape, count).ahead
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
@@ -196,8 +201,10 @@ class Policy(Normalised):
         )
         due = slots[new | (self._cursor[slots] >= self.action_steps)]
         if len(due):
-            noise = np.stack([self._rng[s].standard_normal(self.noise_shape, dtype=np.float32) for s in due])
-            noise = noise * 0 if self.spec["greedy"] else noise
+            shape = (len(due), *self.noise_shape)
+            noise = (
+                np.zeros(shape, np.float32) if self.spec["greedy"] else np.stack([self._noise[s].next() for s in due])
+            )
             chunk = self.sample(
                 torch.from_numpy(self._stack[due]).to(self.device), torch.from_numpy(noise).to(self.device)
             )
@@ -208,9 +215,21 @@ class Policy(Normalised):
         return action[0] if single else action
 
 
-def _stream(seed: int) -> np.random.Generator:
-    """The random numbers of one episode."""
-    return np.random.default_rng([0x0F17, seed])
+class _Noise:
+    """The random numbers of one episode, drawn some chunks ahead; how many ahead makes no difference to what they are."""
+
+    def __init__(self, seed: int, shape: tuple[int, ...], count: int = 32):
+        self.rng, self.shape = np.random.default_rng([0x0F17, seed]), (count, *shape)
+        self._draw()
+
+    def _draw(self) -> None:
+        self.ahead, self.at = self.rng.standard_normal(self.shape, dtype=np.float32), 0
+
+    def next(self) -> np.ndarray:
+        if self.at == len(self.ahead):
+            self._draw()
+        self.at += 1
+        return self.ahead[self.at - 1]
 
 
 def build(spec: dict) -> Policy:

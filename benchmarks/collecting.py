@@ -1,0 +1,86 @@
+"""Collection of on-policy data, steps a second: `env.rollout` against the loop of cleanrl's PPO over Gymnasium's SyncVectorEnv.
+
+The same task, number of environments and net (256 x 2, one action a step, noise on it) in one process, taking turns; median of the
+ratios. Ours makes episodes, with the guard, the proposed action and the environment's reward kept; the loop fills buffers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from statistics import median
+
+import numpy as np
+
+TASKS = {
+    "push": ({"name": "push"}, "flywheel/Push-v0"),
+    "HalfCheetah-v5": ({"name": "gym", "id": "HalfCheetah-v5", "reward": "env", "max_steps": 200}, "HalfCheetah-v5"),
+}
+
+
+def ours(batch, policy, seeds: range) -> float:
+    """Steps a second of one episode a seed."""
+    from flywheel.env import rollout
+
+    began = time.perf_counter()
+    done, _ = rollout(batch, policy, seeds, origin="benchmark")
+    return sum(len(e) for e in done) / (time.perf_counter() - began)
+
+
+def theirs(vector, policy, low: np.ndarray, high: np.ndarray, seed: int, steps: int = 100) -> float:
+    """Steps a second of the loop that fills observations, actions and rewards [steps, N, ...]."""
+    import torch
+
+    count, wide = vector.num_envs, vector.single_observation_space.shape[0]
+    seen = np.zeros((steps, count, wide), np.float32)
+    acted, rewards = np.zeros((steps, count, len(low)), np.float32), np.zeros((steps, count), np.float32)
+    now, _ = vector.reset(seed=seed)
+    began = time.perf_counter()
+    for t in range(steps):
+        seen[t] = now
+        with torch.no_grad():
+            acted[t] = policy.sample(torch.from_numpy(seen[t])[:, None], torch.randn(count, 1, len(low)))[:, 0].numpy()
+        now, rewards[t], _, _, _ = vector.step(np.clip(acted[t], low, high))
+    return steps * count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", help=f"any of {', '.join(TASKS)}; default all")
+    parser.add_argument("--envs", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=5)
+    args = parser.parse_args()
+    import flywheel_sim
+    import gymnasium as gym
+    import torch
+
+    from flywheel import env as envs
+    from flywheel.policy import base
+    from flywheel.stages import _inputs
+
+    torch.set_num_threads(1)
+    flywheel_sim.register()
+    for name in args.tasks or TASKS:
+        task, id = TASKS[name]
+        batch = envs.make(task, args.envs, threads=2)
+        spec = {"kind": "gaussian", "obs_steps": 1, "action_steps": 1, "depth": 2, **_inputs.shape(batch)}
+        policy = base.build(spec).eval().explores(1.0)
+        options = {"max_episode_steps": task["max_steps"]} if "max_steps" in task else {}
+        vector = gym.make_vec(id, args.envs, vectorization_mode="sync", **options)
+        pairs = [
+            (
+                ours(batch, policy, range(1000 * turn, 1000 * turn + args.envs)),
+                theirs(vector, policy, batch.action_low, batch.action_high, turn),
+            )
+            for turn in range(args.turns + 1)
+        ][1:]
+        print(
+            f"{name:16} ours {median(a for a, _ in pairs):8,.0f} steps/s, SyncVectorEnv {median(b for _, b in pairs):8,.0f}, "
+            f"ratio {median(a / b for a, b in pairs):.2f} (target 2)"
+        )
+        batch.close()
+        vector.close()
+
+
+if __name__ == "__main__":
+    main()
