@@ -3,8 +3,9 @@
     off_policy    each round makes `algorithm.collect.steps` steps in whole episodes, then learns from all that there is
     on_policy     then learns from this round's episodes only
 
-Every episode goes into the corpus. What is handed over is the best of the score curve, on gate seeds, or without a curve
-(score_every=0) what there is at the end. From scratch, a warm-up of random actions comes first; it sets the normaliser, for good.
+Every episode goes into the corpus. What is handed over is the best of the score curve on gate seeds, the checkpoint that it began
+from included (score_every=0: of the first and the last point). From scratch, a warm-up of random actions comes first; it sets the
+normaliser, for good.
 """
 
 from __future__ import annotations
@@ -155,6 +156,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         full = len(memory["episodes"]) >= _inputs.NIGHT
         return full or run.out_of_time() or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
 
+    if record and scoring and not saved:
+        scored_now("as it begins")
     if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
         with progress("online", cadence.rounds, at.round) as tick:
             fit(learning, source, cadence, at=at, pause=pause, each=each)
