@@ -22,7 +22,8 @@ HELP = """flywheel: robot learning that keeps getting better by itself, with pro
   flywheel nightly  [source=GLOB format=... task=...] [experiment=NAME] [rounds=+N] [budget=8h]
   flywheel replay   RUN                                               exit 0 only if every output hash is equal
   flywheel promote  NAME@ID [force=REASON] | rollback NAME | lineage NAME[@ID] | runs | report | gc
-  flywheel corpus   log | show | diff A B | tag TAG VERSION | tombstone EPISODE message=... | fsck | compact | expire | gc
+  flywheel corpus   log | show | stats | diff A B | query "SQL" | view NAME "CONDITION" | tag TAG VERSION
+                    | tombstone EPISODE message=... | fsck | compact | expire | gc      [at=VERSION]
   flywheel tasks | formats | algorithms [out=map.svg] | show algorithm=NAME
 
   store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
@@ -110,7 +111,7 @@ def _help(command: str) -> str:
     if command == "corpus":
         from flywheel.commands import CORPUS
 
-        text += "".join(f"\n  {words:32} {what}" for words, what in CORPUS.items())
+        text += "".join(f"\n  {words:36} {what}" for words, what in CORPUS.items())
         text += "\n\nAll take store=DIR and --json. FLYWHEEL_CORPUS=s3://BUCKET/PREFIX (gs://, az://): the corpus is there.\n"
     if command in stages():
         text += f"\nKeys and defaults (conf/stage/{command}.yaml; task, policy, algorithm are groups of conf/):\n\n"

@@ -144,7 +144,10 @@ def report(words, place) -> dict[str, Any]:
 CORPUS = {
     "log [last=N]": "the versions, or the newest N: when, what was done, how many episodes came, went and are there",
     "show [VERSION] [episodes=true]": "what a version holds",
-    "diff A B": "what B has and A has not, and the other way round",
+    "stats [at=VERSION]": "counts, outcomes, lengths and quality by task and origin",
+    "diff A B": "what came and went, what that changed, ranked by size, and the policies trained on A and on B",
+    'query "SELECT ..." [at=VERSION]': "SQL over the table `episodes`: its columns and the quality of each (docs/corpus.md)",
+    'view NAME "CONDITION" [at=VERSION]': "a name for the episodes that pass, for good; use it as corpus=NAME",
     "tag TAG VERSION": "a name for a version, for good",
     "tombstone EPISODE message=...": "a new version without an episode (6 digits of its hash are enough)",
     "fsck": "compare every file with what was written; exit code 1 where something is not",
@@ -194,12 +197,10 @@ def corpus(words, place) -> dict[str, Any]:
         for key, value in summary.items():
             print(f"  {key}: {value}")
         return _result(outputs={"corpus": version.number}, metrics=summary)
-    if act == "diff":
-        (a, b), _ = _words(rest, 2, "corpus diff A B")
-        found = held.diff(a, b)
-        for way in ("added", "removed"):
-            print(f"{way}: {len(found[way])} episodes  {found['counts'][way]}")
-        return _result(diff=found)
+    if act in ("stats", "diff", "query", "view"):
+        from flywheel import curation
+
+        return _result(**getattr(curation, act)(rest, held, place))
     if act == "tag":
         (tag, version), _ = _words(rest, 2, "corpus tag TAG VERSION")
         number = held.tag(tag, version)

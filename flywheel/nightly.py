@@ -71,7 +71,7 @@ def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None)
     if state is None:
         night = int(cfg.get("night") or 0) + len(begun)
         what = {"base": base, "incumbent": incumbent, "again": night if more else 0}
-        state = {"key": key_of(what), **what, "night": night, "corpus": demos.number}
+        state = {"key": key_of(what), **what, "night": night, "corpus": demos.ref}
     with store.Lock(place.root, "nightly"):
         return _work(cfg, place, state, stage, done, pre, more, budget, began, name)
 

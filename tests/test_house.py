@@ -19,7 +19,7 @@ FLOORS = [
     {"stages"},
     {"identity", "config"},
     {"run", "algorithms"},
-    {"lineage", "nightly", "commands"},
+    {"lineage", "nightly", "curation", "commands"},
     {"app"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -4,7 +4,7 @@
         format.json           {"format": 1, "id": uuid}
         segments/<ulid>/      immutable Zarr v3 groups, some episodes each                  (corpus.segment)
         log/0000/00000042.json   one entry a version: what was added, what was removed     (corpus.log)
-        tags/<name>.json      names of versions, create-only
+        tags/<name>.json      names of versions, and of views of them (corpus.views), create-only
         checkpoints/ cache/   derived, may be deleted
 
 Nothing is ever changed in place: removing a bad batch is a new version, older versions still show it. What checks it,
@@ -27,6 +27,7 @@ import numpy as np
 
 from flywheel import store
 from flywheel.corpus import segment as segments
+from flywheel.corpus import views
 from flywheel.corpus.files import Files
 from flywheel.corpus.objects import Objects
 from flywheel.corpus.reader import Reader
@@ -177,14 +178,19 @@ class Corpus:
         with self.writing("tombstone"):
             return self.history.commit(entry)
 
-    def tag(self, name: str, ref: int | str = "latest") -> int:
-        """Name a version for good; the version. The same name for the same version again is no error."""
+    def tag(self, name: str, ref: int | str = "latest", view: dict[str, Any] | None = None) -> int:
+        """Name a version for good; the version. The same name for the same version again is no error.
+
+        `view` is what corpus.views keeps of a selection; the name of a view named anew stands for the same episodes.
+        """
         if not TAG.fullmatch(name) or name in NOT_TAGS:
             raise CorpusError(
                 f"tag {name!r}: expected lower-case letters, digits, '.', '_' or '-', starting with a letter, and not "
                 f"{', '.join(NOT_TAGS)}"
             )
         version = self._number(ref)
+        view = view or self._entry(str(ref)).get("view")
+        named = {"version": version} | ({"view": view} if view else {})
         self.history.refresh()
         expired = self.history.state.expired()
         if expired and not self.files.exists(_tag(name)):
@@ -193,21 +199,25 @@ class Corpus:
                 first = min(expired[segment] for segment in gone)
                 raise CorpusError(f"tag {name!r}: version {version} was expired in version {first}; tag a newer one")
         with self.writing("tag"):
-            new = self.files.create(_tag(name), store.to_json({"version": version}))
+            new = self.files.create(_tag(name), store.to_json(named))
             if not new:  # of a writer that was stopped between link and fsync, perhaps
                 self.files.settle(_tag(name))
         if not new:
-            taken = self._tagged(name)
-            if taken != version:
-                raise CorpusError(f"tag {name!r} is version {taken} already and tags never move; choose another name")
+            taken = self._entry(name)
+            if taken != named:
+                what = f"a view of version {taken['version']}" if "view" in taken else f"version {taken['version']}"
+                raise CorpusError(f"tag {name!r} is {what} already and tags never move; choose another name")
         return version
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def at(self, ref: int | str) -> Version:
-        """The version with a number ("42" or 42), a tag, or "latest". CorpusError lists what there is."""
+        """The version with a number ("42" or 42), a tag, or "latest"; the episodes of a view by its name. CorpusError
+        lists what there is."""
         number = self._number(ref)
-        return Version(self, number, self.history.state.alive(number))
+        version = Version(self, number, self.history.state.alive(number))
+        view = self._entry(str(ref)).get("view")
+        return views.apply(version, str(ref), view) if view else version
 
     def tags(self) -> dict[str, int]:
         """{tag: version}."""
@@ -315,7 +325,12 @@ class Corpus:
         )
 
     def _tagged(self, name: str) -> int:
-        return json.loads(self.files.read(_tag(name)))["version"]
+        return self._entry(name)["version"]
+
+    def _entry(self, ref: str) -> dict[str, Any]:
+        """What a tag says, nothing where `ref` is none."""
+        tagged = TAG.fullmatch(ref) and ref not in NOT_TAGS and self.files.exists(_tag(ref))
+        return json.loads(self.files.read(_tag(ref))) if tagged else {}
 
     def _number(self, ref: int | str) -> int:
         log, text = self.history, str(ref)

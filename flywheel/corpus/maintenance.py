@@ -164,12 +164,18 @@ def _check_tags(corpus: Corpus, head: int, say: Callable[..., None]) -> None:
     advice = "restore it from a copy of the corpus, or delete the file and tag again"
     for path in corpus.files.names("tags"):
         try:
-            version = json.loads(corpus.files.read(path))["version"]
+            tag = json.loads(corpus.files.read(path))
+            version = tag["version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             say(path, f"no tag ({error!r})", '{"version": N}', advice)
             continue
         if type(version) is not int or not 0 <= version <= head:
             say(path, f"version {version!r}", f"a version from 0 to {head}, the newest in the log", advice)
+        elif "view" in tag:
+            try:
+                corpus.at(path.removeprefix("tags/").removesuffix(".json"))
+            except CorpusError as error:
+                say(path, str(error), f"a view that fits version {version}", advice)
 
 
 def _check_checkpoints(corpus: Corpus, entries: list[dict[str, Any]], say: Callable[..., None]) -> None:

@@ -66,12 +66,14 @@ class Version:
     number   the version's number (a subset keeps it); differs between copies of a corpus
     id       sha256 over the sorted episode hashes: equal content, equal id, on every machine and in any order
     rows     [E] int64, positions in the corpus's list of everything ever added (never reused)
+    ref      what Corpus.at answers with these episodes or more: the number, or the name of a view
     """
 
-    def __init__(self, corpus: Corpus, number: int, rows: np.ndarray):
+    def __init__(self, corpus: Corpus, number: int, rows: np.ndarray, ref: int | str | None = None):
         self.corpus = corpus
         self.number = number
         self.rows = rows
+        self.ref = number if ref is None else ref
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,12 +124,13 @@ class Version:
                 keep &= chosen
             else:
                 positions = chosen.astype(np.int64)
-                return Version(self.corpus, self.number, self.rows[positions[keep[positions]]])
-        return Version(self.corpus, self.number, self.rows[keep])
+                return Version(self.corpus, self.number, self.rows[positions[keep[positions]]], self.ref)
+        return Version(self.corpus, self.number, self.rows[keep], self.ref)
 
     def canonical(self) -> Version:
         """The same episodes sorted by hash: an order that does not depend on when they were added."""
-        return Version(self.corpus, self.number, self.rows[np.argsort(np.asarray(self.hashes, "U64"), kind="stable")])
+        order = np.argsort(np.asarray(self.hashes, "U64"), kind="stable")
+        return Version(self.corpus, self.number, self.rows[order], self.ref)
 
     def read(self, which: str | int) -> Episode:
         """The episode at a position, or with a hash (a unique prefix of at least 6 digits), equal to the last bit."""

@@ -67,7 +67,7 @@ def describe(version) -> dict[str, Any]:
     origins = {str(o): int((table["origin"] == o).sum()) for o in np.unique(table["origin"])}
     files = sorted({str(m["file"]) for m in table["meta"] if "file" in m})
     return {
-        "id": version.id, "version": int(version.number), "ref": int(version.number),
+        "id": version.id, "version": version.ref, "ref": version.ref,
         "episodes": len(version), "origins": origins, "files": files,
     }  # fmt: skip
 

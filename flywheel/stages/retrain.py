@@ -34,9 +34,9 @@ def _episodes(cfg: dict[str, Any], store):
     demos = _inputs.demonstrations(cfg, store)
     if not cfg.get("prior"):
         return demos, demos
-    own = demos.corpus.at(demos.number).select(task=_inputs.title(cfg), origin="policy:*")
+    own = demos.corpus.at(demos.ref).select(task=_inputs.title(cfg), origin="policy:*")
     own = own.select(~np.isin(own.rows, demos.rows)).canonical()
-    return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows])), demos
+    return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]), demos.ref), demos
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
