@@ -144,7 +144,7 @@ def report(words, place) -> dict[str, Any]:
 CORPUS = {
     "log [last=N]": "the versions, or the newest N: when, what was done, how many episodes came, went and are there",
     "show [VERSION] [episodes=true]": "what a version holds",
-    "stats [at=VERSION]": "counts, outcomes, lengths and quality by task and origin",
+    "stats [field=action] [at=VERSION]": "counts, outcomes, lengths and quality by task and origin; or the numbers of a stream",
     "diff A B": "what came and went, what that changed, ranked by size, and the policies trained on A and on B",
     'query "SELECT ..." [at=VERSION]': "SQL over the table `episodes`: its columns and the quality of each (docs/corpus.md)",
     'view NAME "CONDITION" [at=VERSION]': "a name for the episodes that pass, for good; use it as corpus=NAME",

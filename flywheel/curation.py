@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from flywheel.config import UsageError
-from flywheel.corpus import compare, quality, views
+from flywheel.corpus import compare, quality, sketch, views
 from flywheel.log import progress
 
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 SHOWN = 20  # changes that `diff` prints; --json has all
 
 
@@ -17,11 +18,27 @@ def measured(version, place):
 
 
 def stats(words: list[str], held, place) -> dict[str, Any]:
-    """Counts, outcomes, lengths and quality by task and origin."""
-    _, version = _at(words, 0, held, "corpus stats [at=VERSION]")
+    """Counts, outcomes, lengths and quality by task and origin; with field=, the numbers of a stream."""
+    fields = [word.removeprefix("field=") for word in words if word.startswith("field=")]
+    words = [word for word in words if not word.startswith("field=")]
+    _, version = _at(words, 0, held, "corpus stats [field=obs.state] [at=VERSION]")
+    if fields:
+        rows = columns(version, fields[-1], place)
+        _grid(rows)
+        return {"outputs": {"corpus": version.ref}, "field": fields[-1], "columns": rows}
     rows = compare.stats(version, measured(version, place))
     _grid([{**row, "length": "{} {:g} {}".format(*row["length"])} for row in rows])
     return {"outputs": {"corpus": version.ref}, "metrics": rows[-1], "stats": rows}
+
+
+def columns(version, field: str, place) -> list[dict[str, Any]]:
+    """A row for each number in a row of a stream: count, mean, std, min, max, and quantiles to 1 % (corpus.sketch)."""
+    kept = sketch.of(version, field, place.cache)
+    exact = version.statistics(field)
+    names = {f"q{100 * q:02.0f}": column for q, column in zip(QUANTILES, kept.quantiles(QUANTILES), strict=True)}
+    names = {name: exact[name] for name in ("mean", "std", "min", "max")} | names
+    rows = [{name: float(column[number]) for name, column in names.items()} for number in range(kept.width)]
+    return [{"column": number, "count": exact["count"], **row} for number, row in enumerate(rows)]
 
 
 def query(words: list[str], held, place) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from small import call
 
 from flywheel import app
 from flywheel.corpus import Corpus, CorpusError, compare, maintenance, quality, query, splits, views
+from flywheel.stages import _inputs
 
 
 @pytest.fixture
@@ -195,5 +196,36 @@ def test_the_command_line_curates_and_a_view_is_a_corpus_for_every_stage(copied,
     (score, *_) = found["policies"]["a"]
     assert score["run"].startswith("pretrain/") and score["checkpoint"].startswith("policy/") and score["success"] >= 0
     assert any(score["scored"] == "evaluate" for score in found["policies"]["a"])
+    (first, *_) = call("corpus", "stats", "field=action", "at=good", at[3], capsys=capsys)[1]["columns"]
+    actions = np.concatenate([one.action[:, 0] for one in good]).astype(float)
+    assert (first["count"], first["max"]) == (len(actions), actions.max())
+    assert abs(first["q50"] - np.quantile(actions, 0.5, method="lower")) <= 0.01 * abs(first["q50"]) + 1e-9
     assert app.main(["corpus", "query", at[3]]) == app.main(["corpus", "view", "good", at[3]]) == 2
     assert call("corpus", "query", "SELECT nothing", at[3], capsys=capsys)[0] == 1
+
+
+def test_pretraining_draws_from_views_by_share(copied, capsys):
+    copy, at = copied
+    held, most = copy.corpus(), ["score_episodes=0", "algorithm.cadence.improve=4", "score_every=4", *at]
+    for name, where in (("won", "success = true"), ("lost", "NOT success")):
+        assert call("corpus", "view", name, where, at[3], capsys=capsys)[0] == 0
+    words = ["pretrain", "data={won: 0.75, lost: 0.25}", "batch_size=8", *most]
+    code, out = call(*words, capsys=capsys)
+    assert (code, out["inputs"]["corpus"]) == (0, "0.75 won + 0.25 lost")
+    both = {*held.at("won").hashes, *held.at("lost").hashes}
+    assert out["metrics"]["demonstrations"] == len(both)
+    assert call(*words, capsys=capsys)[1]["status"] == "noop"
+    other = call("pretrain", "data={won: 0.25, lost: 0.75}", "batch_size=8", *most, capsys=capsys)[1]
+    assert other["status"] == "done" and other["outputs"]["checkpoint"] != out["outputs"]["checkpoint"]
+
+    cfg = {"data": {"won": 3, "lost": 1}, "task": {"name": "gym", "id": "toy:Reach-v0"}, "batch_size": 8}
+    version, pools, shares = _inputs.pools(cfg, copy)
+    assert shares == {"won": 3.0, "lost": 1.0} and sorted(version.hashes) == version.hashes
+    for name, which in pools.items():
+        assert sorted(version.hashes[i] for i in which) == sorted(held.at(name).hashes)
+    with pytest.raises(ValueError, match=r"share of lost in .* is 0\.0792 of a batch of 8; expected at least 2"):
+        _inputs.pools({**cfg, "data": {"won": 1, "lost": 0.01}}, copy)
+    with pytest.raises(ValueError, match="data='won'; expected views and shares"):
+        _inputs.pools({**cfg, "data": "won"}, copy)
+    with pytest.raises(ValueError, match="won has no episode of lift"):
+        _inputs.pools({**cfg, "task": {"name": "lift"}}, copy)

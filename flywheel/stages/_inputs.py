@@ -61,6 +61,38 @@ def demonstrations(cfg: dict[str, Any], store):
     return chosen.canonical()
 
 
+def pools(cfg: dict[str, Any], store):
+    """What pretraining draws from: (episodes, {pool: positions among them}, {pool: share}).
+
+    One pool of `demonstrations`, or with `data={VIEW: share, ...}` one of each view's episodes of this task, as they are;
+    an episode in two views is in both pools. ValueError for a share or a view that gives nothing to a batch.
+    """
+    if not cfg.get("data"):
+        demos = demonstrations(cfg, store)
+        return demos, {"demos": np.arange(len(demos))}, {"demos": 1.0}
+    if not isinstance(cfg["data"], dict):
+        raise ValueError(
+            f"data={cfg['data']!r}; expected views and shares, such as data={{door_human: 0.6, rollouts: 0.4}}"
+        )
+    corpus, shares = store.corpus(), {str(name): float(share) for name, share in cfg["data"].items()}
+    parts = {name: corpus.at(name).select(task=title(cfg)) for name in shares}
+    for name, part in parts.items():
+        if not len(part):
+            raise ValueError(f"data: {name} has no episode of {title(cfg)}; leave it out or name another view")
+        drawn = int(cfg["batch_size"]) * shares[name] / (sum(shares.values()) or 1)
+        if drawn < len(shares):  # what is rounded off goes to the last
+            raise ValueError(
+                f"data: the share of {name} in {shares} is {drawn:.3g} of a batch of {cfg['batch_size']}; expected at least "
+                f"{len(shares)}: give it a larger share, or a larger batch_size"
+            )
+    number = max(part.number for part in parts.values())
+    rows = np.unique(np.concatenate([part.rows for part in parts.values()]))
+    whole = type(part)(
+        corpus, number, rows, " + ".join(f"{share:g} {name}" for name, share in shares.items())
+    ).canonical()
+    return whole, {name: np.flatnonzero(np.isin(whole.rows, part.rows)) for name, part in parts.items()}, shares
+
+
 def describe(version) -> dict[str, Any]:
     """How inputs.json names a selection of episodes: by content, with a word on where it came from."""
     table = version.table

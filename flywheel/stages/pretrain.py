@@ -27,7 +27,7 @@ class OutOfTime(Exception):
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    found = {"corpus": _inputs.describe(_inputs.demonstrations(cfg, store))}
+    found = {"corpus": _inputs.describe(_inputs.pools(cfg, store)[0])}
     return found | ({"checkpoint": _inputs.checkpoint(cfg["checkpoint"], store)} if cfg.get("checkpoint") else {})
 
 
@@ -137,7 +137,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
         )
     torch.manual_seed(int(cfg["seed"]))
     corpus = run.store.corpus()
-    version = _inputs.demonstrations(cfg, run.store)
+    version, pools, shares = _inputs.pools(cfg, run.store)
     windows = _inputs.windows(corpus, version, cfg, run.store)
     env = _inputs.open_env(cfg)
     policy = begin(env, windows)
@@ -145,7 +145,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
         policy.explores(float(algorithm["explore"]))
     learning = learner(algorithm, policy, cfg, nets=more)
     source = offline(
-        windows, {"demos": np.arange(len(version))}, {act: {"demos": 1.0} for act in ("evaluate", "improve")},
+        windows, pools, {act: shares for act in ("evaluate", "improve")},
         device=_inputs.device(cfg), **_inputs.drawn(cfg, policy),
     )  # fmt: skip
     cadence = Cadence(**algorithm["cadence"])
