@@ -134,7 +134,6 @@ def cleanrl(name: str, env: str, **args):
     tree = ast.parse(path.read_text())
     main = next(node for node in tree.body if isinstance(node, ast.If))
     loop = next(i for i, node in enumerate(main.body) if isinstance(node, ast.For))
-    train = [n for n in main.body[loop].body if isinstance(n, ast.If) and "learning_starts" in ast.unparse(n.test)][-1]
     module = types.ModuleType("cleanrl_script")
     sys.modules[module.__name__], module.__file__ = module, str(path)  # its dataclass looks itself up
     space = vars(module)
@@ -144,7 +143,11 @@ def cleanrl(name: str, env: str, **args):
 
     exec(run([node for node in tree.body if node is not main]), space)
     space["tyro"].cli = lambda kind: kind(env_id=env, cuda=False, **args)
+    clip = gym.wrappers.TransformObservation  # written for an older Gymnasium, which asked for no space
+    gym.wrappers.TransformObservation = lambda env, f, space=None: clip(env, f, space or env.observation_space)
     exec(run(main.body[:loop]), space)
+    if name.startswith("ppo"):
+        return _ppo(space, run, main.body[loop].body)
     buffer, rng, obs = space["rb"], np.random.default_rng(0), space["envs"].single_observation_space
     action = space["envs"].single_action_space
     for _ in range(20_000):
@@ -155,6 +158,7 @@ def cleanrl(name: str, env: str, **args):
             else rng.uniform(-1, 1, (1, *action.shape))
         )
         buffer.add(a, b, act, rng.normal(size=1), np.zeros(1), [{}])
+    train = [n for n in main.body[loop].body if isinstance(n, ast.If) and "learning_starts" in ast.unparse(n.test)][-1]
     code = run(train.body)
 
     def step() -> None:
@@ -163,3 +167,26 @@ def cleanrl(name: str, env: str, **args):
 
     space["global_step"] = 1  # never a multiple of 100 that prints
     return step
+
+
+def _ppo(space: dict, run, body: list):
+    """One round of PPO's updates over a batch that means nothing: what flattens the batch and the loop over epochs, as they stand."""
+    import torch
+
+    args, agent = space["args"], space["agent"]
+    space["obs"], space["actions"] = torch.randn_like(space["obs"]), torch.randn_like(space["actions"])
+    with torch.no_grad():
+        seen, done = (space[key].flatten(0, 1) for key in ("obs", "actions"))
+        _, log_prob, _, value = agent.get_action_and_value(seen, done)
+    shape = (args.num_steps, args.num_envs)
+    space |= {
+        "logprobs": log_prob.view(shape),
+        "values": value.view(shape),
+        "advantages": torch.randn(shape),
+        "returns": torch.randn(shape),
+    }
+    flatten = [
+        n for n in body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]).startswith(("b_", "clipfracs"))
+    ]
+    code = run([*flatten, next(n for n in body if isinstance(n, ast.For) and ast.unparse(n.target) == "epoch")])
+    return lambda: exec(code, space)

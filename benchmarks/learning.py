@@ -4,7 +4,7 @@ An update is one of the critic with its share of the policy's, drawing the batch
 and `Learner.act` with the tables of conf/algorithm/, the peer's through its own buffer and update. Each side is a process
 of its own; the two take turns, and the ratio of each turn counts (median). CORL_DIR and CLEANRL_DIR name checkouts; a
 peer that is not there is left out, with a word. Nets: 256 x 2 (CQL's policy x 3, as CORL's), ReLU, no LayerNorm, batch 256;
-CORL's cases have 39 observations and 28 actions, cleanrl's 17 and 6. DQN: 120 x 2 for cleanrl's 120 and 84, batch 128. RLPD: our
+CORL's cases have 39 observations and 28 actions, cleanrl's 17 and 6. DQN: 120 x 2 for cleanrl's 120 and 84, batch 128. PPO: 64 x 2. RLPD: our
 own nets (LayerNorm, SiLU) on both sides, against the SAC of tests/reference with 10 critics in a loop, four critic updates to
 one of the policy. With one thread the clock is the processor's, so that a busy neighbour does not count.
 
@@ -35,10 +35,12 @@ CASES = {
     "sac": ("tanh_gaussian", 2, "cleanrl", (2.0, 2.0), (17, 6, 256, 256)),
     "td3": ("deterministic", 2, "cleanrl", (2.0, 2.0), (17, 6, 256, 256)),
     "dqn": ("greedy_q", 2, "cleanrl", (1.5, 1.5), (4, 2, 120, 128)),
+    "ppo": ("gaussian", 2, "cleanrl", (1.5, 1.5), (17, 6, 64, 256)),
     "rlpd": ("tanh_gaussian", 2, "reference", (3.0, 3.0), (17, 6, 256, 256)),
 }
 NEEDS = {"corl": "CORL_DIR", "cleanrl": "CLEANRL_DIR"}
-SCRIPTS = {"sac": "sac_continuous_action", "td3": "td3_continuous_action", "dqn": "dqn"}
+SCRIPTS = {"sac": "sac_continuous_action", "td3": "td3_continuous_action", "dqn": "dqn", "ppo": "ppo_continuous_action"}
+ROUND = 8  # updates of PPO in one pass through its batch
 
 
 def random_rows(obs_dim: int, action_dim: int, steps: int = 50_000) -> dict[str, np.ndarray]:
@@ -96,6 +98,8 @@ def ours(case: str, precision: str, device: str = "cpu"):
     from flywheel.rl.resident import offline
     from flywheel.rl.source import Offline
 
+    if case == "ppo":
+        return on_policy(precision, device)
     obs_dim, action_dim, _, batch = CASES[case][-1]
     folder, rows = Path(tempfile.mkdtemp()), random_rows(obs_dim, action_dim)
     if case == "dqn":
@@ -132,6 +136,37 @@ def ours(case: str, precision: str, device: str = "cpu"):
     return update
 
 
+def on_policy(precision: str, device: str):
+    """A pass of PPO's updates of ours over a round that means nothing."""
+    import torch
+
+    from flywheel.rl.learner import Learner
+    from flywheel.rl.source import OnPolicy
+
+    algorithm, made = parts("ppo")
+    policy, (obs_dim, action_dim, _, batch) = made["policy"].explores(1.0), CASES["ppo"][-1]
+    source = OnPolicy(obs_steps=1, action_steps=1, gather_round=None, memory={}, batch_size=batch)
+    obs, count = torch.randn(ROUND * batch, 1, obs_dim), ROUND * batch
+    with torch.no_grad():
+        chain = policy.chain(obs, torch.randn(count, 1, action_dim))
+        log_prob = policy.chain_log_prob(obs, chain)[0]
+    source.data = {"obs": obs, "action": chain[:, 0], "chain": chain, "log_prob": log_prob}
+    source.data |= {"advantage": torch.randn(count), "return": torch.randn(count)}
+    improve = {"policy": {"clipped_surrogate": {"clip": 0.2}}}
+    learner = Learner(
+        made, evaluate=algorithm["evaluate"], improve=improve, lag={}, advantage=algorithm["advantage"], device=device,
+        precision=precision, clip=0.5,
+    )  # fmt: skip
+
+    def update() -> int:
+        for act in ("evaluate", "improve"):
+            for _ in range(ROUND):
+                learner.act(act, source.batch(act))
+        return ROUND
+
+    return update
+
+
 def peer(case: str):
     """Some updates of the peer as a function that returns how many."""
     side, (obs_dim, action_dim, _, _) = CASES[case][2], CASES[case][-1]
@@ -141,6 +176,10 @@ def peer(case: str):
         return lambda: (trainer.train(buffer.sample(256)), 1)[1]
     if side == "cleanrl":
         env, more = ("CartPole-v1", {"train_frequency": 1}) if case == "dqn" else ("HalfCheetah-v5", {})
+        if case == "ppo":
+            shape = {"num_envs": 8, "num_steps": 256, "num_minibatches": ROUND, "update_epochs": 1}
+            step = _peers.cleanrl(SCRIPTS[case], "HalfCheetah-v5", **shape)
+            return lambda: (step(), ROUND)[1]
         step = _peers.cleanrl(SCRIPTS[case], env, buffer_size=20_000, learning_starts=0, **more)
         return lambda: (step(), step(), 2)[2]
     import torch
