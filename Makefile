@@ -38,6 +38,7 @@ scores: setup    ## the scores of docs/results.md: every algorithm on small task
 
 bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.py is apart)
 	$(BIN)/python benchmarks/stepping.py
+	$(BIN)/python benchmarks/collecting.py
 	$(BIN)/python benchmarks/corpus.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/cli.py

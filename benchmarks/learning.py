@@ -84,9 +84,7 @@ def parts(case: str):
     }
     shape |= {"members": 1} if case == "dqn" else {}
     torch.manual_seed(0)
-    policy = base.build(
-        {"kind": kind, **shape, **{k: v for k, v in own.items() if k == "activation" and case != "dqn"}}
-    )
+    policy = base.build({"kind": kind, **shape, **{k: v for k, v in own.items() if k == "activation" or case == "dqn"}})
     return algorithm, nets(algorithm, policy)
 
 

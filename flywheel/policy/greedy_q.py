@@ -18,12 +18,15 @@ class GreedyQ(Policy):
 
     discrete = True
 
-    def __init__(self, *, members: int = 1, width: int = 256, depth: int = 2, **base):
-        super().__init__(members=members, width=width, depth=depth, **base)
+    def __init__(
+        self, *, members: int = 1, width: int = 256, depth: int = 2, activation: str = "silu", norm: bool = True, **base
+    ):
+        size = dict(members=members, width=width, depth=depth, activation=activation, norm=norm)
+        super().__init__(**size, **base)
         if self.condition:
             raise ValueError("policy=greedy_q is its critic, and that is told nothing; set policy.condition=false")
         shape = {k: self.spec[k] for k in ("obs_dim", "obs_steps", "action_dim", "action_steps")}
-        self.critic = Critic(**shape, members=members, width=width, depth=depth, discrete=True)
+        self.critic = Critic(**shape, **size, discrete=True)
         self.critic.obs_norm = self.obs_norm
 
     @property

@@ -1,6 +1,6 @@
 """Losses of evaluation: how good is what the data did, or what the policy would do?
 
-A loss is `name(nets, batch, **args) -> (loss, info)`. Only the net that its table names it under moves; `nets["q.lag"]` is
+A loss is `name(nets, batch, **args) -> (loss, info)`; info holds functions, each a number to log, called now and then. Only the net that its table names it under moves; `nets["q.lag"]` is
 the slow copy that `lag` keeps. Shapes: B batch, To/Ta horizons, Do/Da sizes, E ensemble.
 """
 
@@ -90,7 +90,7 @@ def td(nets, batch, *, next_value, lower_bound=False):
         if lower_bound:
             target = torch.maximum(target, batch["return"].expand_as(target))
     q = nets["q"](batch["obs"], batch["action"])  # [E, B]
-    return F.mse_loss(q, target.expand_as(q)), {"q": q.mean(), "q_std": q.std(0, correction=0).mean()}
+    return F.mse_loss(q, target.expand_as(q)), {"q": q.mean, "q_std": lambda: q.std(0, correction=0).mean()}
 
 
 def expectile(nets, batch, *, tau=0.7):
@@ -99,7 +99,7 @@ def expectile(nets, batch, *, tau=0.7):
         q = nets["q.lag"](batch["obs"], batch["action"]).amin(0)
     error = q - nets["v"](batch["obs"])  # [1, B]
     weight = torch.where(error > 0, tau, 1 - tau)
-    return (weight * error.square()).mean(), {"v": (q - error).mean()}
+    return (weight * error.square()).mean(), {"v": lambda: (q - error).mean()}
 
 
 def conservative(nets, batch, *, weight=5.0, samples=10, floor=False):
@@ -113,7 +113,7 @@ def conservative(nets, batch, *, weight=5.0, samples=10, floor=False):
     if nets["policy"].discrete:
         every = nets["q"].every(batch["obs"])  # [E, B, Da]
         gap = (every.logsumexp(-1) - nets["q"](batch["obs"], batch["action"])).mean(1).sum()
-        return weight * gap, {"gap": gap / len(every)}
+        return weight * gap, {"gap": lambda: gap / len(every)}
     policy, obs, rng = nets["policy"], batch["obs"], batch["rng"]
     many = obs.repeat_interleave(samples, 0)
     low, high = policy.bounds(obs)
@@ -133,13 +133,13 @@ def conservative(nets, batch, *, weight=5.0, samples=10, floor=False):
     q = (q - torch.stack(density)).unflatten(2, (len(obs), samples))  # [E, 3, B, samples]
     spread = q.movedim(2, 1).flatten(2).logsumexp(2)  # [E, B]
     gap = (spread - nets["q"](obs, batch["action"])).mean(1).sum()
-    return weight * gap, {"gap": gap / len(q)}
+    return weight * gap, {"gap": lambda: gap / len(q)}
 
 
 def returns(nets, batch):
     """Fit V(s) to the return that the data got from here: Monte Carlo, or GAE's (see rl/advantage.py)."""
     v = nets["v"](batch["obs"])
-    return F.mse_loss(v, batch["return"].expand_as(v)), {"v": v.mean()}
+    return F.mse_loss(v, batch["return"].expand_as(v)), {"v": v.mean}
 
 
 def next_state(nets, batch):

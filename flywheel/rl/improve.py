@@ -36,14 +36,22 @@ def clipped_surrogate(nets, batch, *, clip=0.2, first=None, entropy=0.0, denoise
     log_prob, spread = nets["policy"].chain_log_prob(batch["obs"], batch["chain"])  # [B, K]
     advantage = batch["advantage"]
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    left = torch.arange(log_prob.shape[1] - 1, -1, -1, device=log_prob.device)  # steps after this one, [K]
-    limit = torch.full(left.shape, clip, device=left.device) if first is None else _grown(first, clip, left)
-    advantage = advantage[:, None] * denoise**left
-    ratio = (log_prob - batch["log_prob"]).exp()
-    kl = (ratio - 1 - (log_prob - batch["log_prob"])).sum(1).mean().detach()  # Schulman's k3 estimate
-    kept = torch.minimum(ratio * advantage, torch.clamp(ratio, 1 - limit, 1 + limit) * advantage).sum(1).mean()
-    info = {"kl": kl, "entropy": spread.mean(), "clipped": ((ratio - 1).abs() > limit).float().mean()}
-    return -kept - entropy * spread.sum(1).mean(), info | ({"stop": kl > target_kl} if target_kl else {})
+    steps, limit, advantage = log_prob.shape[1], clip, advantage[:, None]
+    if steps > 1:
+        left = torch.arange(steps - 1, -1, -1, device=log_prob.device)  # steps after this one, [K]
+        limit = clip if first is None else _grown(first, clip, left)
+        advantage = advantage * denoise**left
+    change = log_prob - batch["log_prob"]
+    ratio = change.exp()
+
+    def kl():  # Schulman's k3 estimate
+        return (ratio - 1 - change).detach().sum(1).mean()
+
+    loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - limit, 1 + limit) * advantage).sum(1).mean()
+    if entropy:
+        loss = loss - entropy * spread.sum(1).mean()
+    info = {"kl": kl, "entropy": spread.mean, "clipped": lambda: ((ratio - 1).abs() > limit).float().mean()}
+    return loss, info | ({"stop": kl() > target_kl} if target_kl else {})
 
 
 def _grown(first, last, left):
@@ -69,7 +77,7 @@ def advantage_weighted(nets, batch, *, beta=3.0, limit=100.0, baseline=state_bas
         advantage = nets["q.lag"](batch["obs"], batch["action"]).amin(0) - baseline(nets, batch)
         weight = (beta * advantage).exp().clamp(max=limit)  # [B]
     loss = nets["policy"].bc_loss(batch["obs"], batch["action"], batch["rng"], None)
-    return (weight * loss).mean(), {"advantage": advantage.mean(), "weight": weight.mean()}
+    return (weight * loss).mean(), {"advantage": advantage.mean, "weight": weight.mean}
 
 
 def advantage_conditioned(nets, batch, *, percentile=30.0, drop=0.2):
@@ -81,7 +89,7 @@ def advantage_conditioned(nets, batch, *, percentile=30.0, drop=0.2):
         told = torch.rand(good.shape, generator=batch["rng"], device=good.device) >= drop
         condition = torch.where(good, 1.0, -1.0) * told
     loss = nets["policy"].bc_loss(batch["obs"], batch["action"], batch["rng"], condition)
-    return loss.mean(), {"advantage": advantage.mean(), "good": good.float().mean()}
+    return loss.mean(), {"advantage": advantage.mean, "good": lambda: good.float().mean()}
 
 
 def maximize_q(nets, batch, *, scale=None, sample=False):
@@ -91,7 +99,7 @@ def maximize_q(nets, batch, *, scale=None, sample=False):
     noise = noise_like(policy, batch) * (1 if sample else 0)
     q = nets["q"](obs, policy.sample(obs, noise), which=None if sample else slice(1)).mean(0)
     weight = scale / q.abs().mean().detach() if scale else 1.0
-    return -weight * q.mean(), {"q_pi": q.mean()}
+    return -weight * q.mean(), {"q_pi": q.mean}
 
 
 def maximize_soft_q(nets, batch, *, alpha=0.2, pessimism="min"):
@@ -100,7 +108,7 @@ def maximize_soft_q(nets, batch, *, alpha=0.2, pessimism="min"):
     action, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
     q = nets["q"](obs, action)
     q = q.amin(0) if pessimism == "min" else q.mean(0)
-    return (temperature(nets, alpha) * log_prob - q).mean(), {"entropy": -log_prob.mean(), "q_pi": q.mean()}
+    return (temperature(nets, alpha) * log_prob - q).mean(), {"entropy": lambda: -log_prob.mean(), "q_pi": q.mean}
 
 
 def match_entropy(nets, batch, *, target="auto"):
@@ -110,4 +118,4 @@ def match_entropy(nets, batch, *, target="auto"):
     with torch.no_grad():
         _, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
     alpha = nets["alpha"]()
-    return -(alpha.log() * (log_prob + goal)).mean(), {"alpha": alpha}
+    return -(alpha.log() * (log_prob + goal)).mean(), {"alpha": lambda: alpha}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flywheel.rl import advantage, evaluate, gate, improve
 
 ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
+TOLD = 8  # of so many updates one says its numbers: they are small kernels, too
 OPTIMISERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 PRECISION = {"bf16": "medium", "float32": "highest"}
 
@@ -130,6 +131,7 @@ class Learner:
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         self.counts: dict[str, int] = defaultdict(int)
+        self.acts: dict[str, int] = defaultdict(int)  # since the last `metrics`
 
     def _table(self, act: str, rows: dict) -> dict:
         table = {}
@@ -153,6 +155,8 @@ class Learner:
 
     def _act(self, act: str, batch: dict[str, Tensor]) -> bool:
         batch = self.complete(act, batch)
+        told = self.acts[act] % TOLD == 0
+        self.acts[act] += 1
         for net, losses in self.tables[act].items():
             total = 0.0
             for name, loss, args in losses:
@@ -160,9 +164,8 @@ class Learner:
                 if info.pop("stop", False):
                     return True
                 total = total + value
-                self._note(f"{net}.{name}", value)
-                for key, number in info.items():
-                    self._note(f"{net}.{key}", number)
+                for key, number in ({name: lambda value=value: value} | info).items() if told else ():
+                    self._note(f"{net}.{key}", number())
             norm = self.flat[net].backward(total)
             self.flat[net].values.grad *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
             if not torch.isfinite(norm):
@@ -193,10 +196,10 @@ class Learner:
         self.counts[key] += 1
 
     def metrics(self) -> dict[str, float]:
-        """Means since the last call."""
+        """Means since the last call, over every eighth update."""
         means = {key: float(total) / self.counts[key] for key, total in self.sums.items()}
-        self.sums.clear()
-        self.counts.clear()
+        for kept in (self.sums, self.counts, self.acts):
+            kept.clear()
         return means
 
     def begin_improve(self) -> None:
@@ -237,6 +240,7 @@ class Learner:
         flat["rng"] = self.rng.get_state()
         flat |= {f"sums/{k}": v for k, v in self.sums.items()}
         flat |= {f"counts/{k}": torch.tensor(v) for k, v in self.counts.items()}
+        flat |= {f"acts/{k}": torch.tensor(v) for k, v in self.acts.items()}
         return {k: v.detach().cpu().clone() for k, v in flat.items()}
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
@@ -252,8 +256,9 @@ class Learner:
                 optim[net][int(i)][name] = value
             elif key.startswith("sums/"):
                 self.sums[key.removeprefix("sums/")] = value.to(self.device)
-            elif key.startswith("counts/"):
-                self.counts[key.removeprefix("counts/")] = int(value)
+            elif key.startswith(("counts/", "acts/")):
+                kind, name = key.split("/", 1)
+                (self.counts if kind == "counts" else self.acts)[name] = int(value)
         for net, state in nets.items():
             self.nets[net].load_state_dict(state)
         for net, own in self.optim.items():
