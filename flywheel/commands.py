@@ -193,10 +193,10 @@ def corpus(words, place) -> dict[str, Any]:
                     f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  {('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
                 )
         summary = version.summary()
-        print(f"corpus@{version.number}  {version.id[:12]}")
+        print(f"corpus@{version.ref}  {version.id[:12]}")
         for key, value in summary.items():
             print(f"  {key}: {value}")
-        return _result(outputs={"corpus": version.number}, metrics=summary)
+        return _result(outputs={"corpus": version.ref}, metrics=summary)
     if act in ("stats", "diff", "query", "view"):
         from flywheel import curation
 

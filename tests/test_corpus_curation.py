@@ -1,6 +1,7 @@
 """Curation as data: queries, views that never move, splits that never move, what changed between versions."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -51,6 +52,12 @@ def test_a_query_says_what_is_wrong_and_reaches_no_file(corpus, tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_without_duckdb_it_is_said_how_to_get_it(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(CorpusError, match=r"pip install 'robot-flywheel\[query\]'"):
+        query.ask(table(corpus.at(1), tmp_path), "FROM episodes")
+
+
 def view(corpus, name, where, folder, ref="latest"):
     version = corpus.at(ref)
     return views.name(corpus, name, version, query.passing(table(version, folder), where), where)
@@ -72,6 +79,19 @@ def test_a_view_is_named_once_and_never_moves(corpus, tmp_path):
     with pytest.raises(CorpusError, match=r"none of the 3 episodes passes 'length > 99'"):
         view(corpus, "none", "length > 99", tmp_path, 1)
     assert corpus.tags() == {"good": 1}
+
+
+def test_a_view_is_what_was_chosen_wherever_the_corpus_lies(place):
+    corpus = Corpus(place, create=True)
+    corpus.append([episode(seed, steps=2) for seed in range(21)])
+    version, random = corpus.at(1), np.random.default_rng(0)
+    for number in range(8):
+        keep = random.random(21) < 0.4
+        keep[number * 3 - 1] = True  # at the end, and at both sides of a byte
+        views.name(corpus, f"v{number}", version, keep, "by hand")
+        found = Corpus(place).at(f"v{number}")
+        assert found.hashes == [one for one, kept in zip(version.hashes, keep, strict=True) if kept]
+    assert maintenance.fsck(corpus) == [] and set(corpus.tags().values()) == {1}
 
 
 def test_a_view_of_a_view_and_a_second_name(corpus, tmp_path):
@@ -215,6 +235,7 @@ def test_pretraining_draws_from_views_by_share(copied, capsys):
     both = {*held.at("won").hashes, *held.at("lost").hashes}
     assert out["metrics"]["demonstrations"] == len(both)
     assert call(*words, capsys=capsys)[1]["status"] == "noop"
+    assert call("replay", out["run"], at[3], capsys=capsys)[1]["metrics"]["different"] == 0
     other = call("pretrain", "data={won: 0.25, lost: 0.75}", "batch_size=8", *most, capsys=capsys)[1]
     assert other["status"] == "done" and other["outputs"]["checkpoint"] != out["outputs"]["checkpoint"]
 

@@ -9,7 +9,7 @@
 
 NaN where unknown. Near-duplicates are found by hashes of the coarse trajectory (`coarse`): 16 points of states and actions
 on random lines, cut into cells (Datar et al. 2004, p-stable hashing). Two episodes at a distance of 0.01 over all these
-numbers share a hash in about 99 of 100 cases, two at a distance of 3 in one of a million; distances are in the units of
+numbers share a hash in about 99 of 100 cases, two at a distance of 3 in fewer than one of a million; distances are in the units of
 the streams. Equal episodes are refused by `append` already.
 """
 
