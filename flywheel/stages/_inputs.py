@@ -146,7 +146,7 @@ def suits(policy, env) -> None:
     there = bool(getattr(env, "discrete", None))
     if policy.discrete != there:
         kind, takes = policy.spec["kind"], f"one of {env.action_dim}" if there else f"{env.action_dim} numbers"
-        fit = "categorical (bc, iql, awac, ppo) or greedy_q (dqn, double_dqn, q_learning)"
+        fit = "categorical (bc, iql, ppo) or greedy_q (dqn, double_dqn, q_learning)"
         raise ValueError(
             f"task {env.task} takes {takes} as an action, and a {kind} policy makes {'one-hot' if policy.discrete else 'continuous'} "
             f"actions; use policy={fit if there else 'flow, diffusion, gaussian, tanh_gaussian or deterministic'}"
