@@ -166,7 +166,8 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     def actor():
         """Who is scored and saved: the policy, or the best of N of its samples."""
         if algorithm.get("act") != "best_of_n":
-            return copy.deepcopy(acting).eval()
+            made = copy.deepcopy(acting).eval()
+            return made.explores(0.0) if "explore" in algorithm else made
         return BestOfN.of(copy.deepcopy(acting), copy.deepcopy(learning.nets["q.lag"])).eval()
 
     gate = None
@@ -199,10 +200,10 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
 
     def point(updates: int) -> None:
         file = f"at_{updates}.safetensors"
-        base.save(actor(), run.out / file)
+        who = actor()
+        base.save(who, run.out / file)
         entry = {"updates": updates, "file": file, **learning.metrics()}
         if gate_seeds:
-            who = actor().explores(0.0) if "explore" in algorithm else actor()
             result = score(who, env, gate_seeds, what=f"at {updates} updates", stop_at_success=True)
             entry |= rate(result)
             say(f"  {updates} updates: success {entry['success']:.2f} on {entry['n']} gate seeds")
