@@ -114,43 +114,44 @@ def test_td3_and_td3_bc(scale, dtype):
 
 
 @pytest.mark.parametrize("name", ["dqn", "double_dqn"])
-def test_dqn(name):
+def test_dqn(name, dtype):
     torch.manual_seed(3)
     algorithm = table(name)
-    policy = base.build({"kind": "greedy_q", **SHAPE, "action_steps": 1}).double()
+    policy = base.build({"kind": "greedy_q", **SHAPE, "action_steps": 1}).to(dtype)
     made = nets(algorithm, policy)
     before = {"q": copy.deepcopy(made["q"])}
-    learner = Learner(made, evaluate=algorithm["evaluate"], improve={}, lag={"q": 0.02}, lr=1e-3)
-    given = [{**b, "action": one_hot(b["action"][:, :1])} for b in batches(20)]
+    learner = Learner(made, evaluate=algorithm["evaluate"], improve={}, lag={"q": 0.02}, lr=1e-3, precision="float32")
+    given = [{**b, "action": one_hot(b["action"][:, :1])} for b in batches(20, dtype)]
     for batch in given:
         learner.act("evaluate", batch)
     equal(learner, dqn.train(before, given, lr=1e-3, rate=0.02, double=name == "double_dqn"))
 
 
-def test_ppo():
+def test_ppo(dtype):
     """Whole episodes through the source: their noise, their GAE, four passes in its order; one terminated, one cut off by time."""
     torch.manual_seed(3)
-    policy = base.build({"kind": "gaussian", **SHAPE, "action_steps": 1}).double().explores(1.0)
+    policy = base.build({"kind": "gaussian", **SHAPE, "action_steps": 1}).to(dtype).explores(1.0)
     algorithm = {**table("ppo"), "critic": {"members": 1, "width": 16, "depth": 2}}
-    made = {k: v.double() for k, v in nets(algorithm, policy).items()}
+    made = {k: v.to(dtype) for k, v in nets(algorithm, policy).items()}
     before = copy.deepcopy(made)
     acts = {k: algorithm[k] for k in ("evaluate", "improve", "advantage")}
-    learner = Learner(made, **acts, lag={}, lr=1e-3)
+    learner = Learner(made, **acts, lag={}, lr=1e-3, precision="float32")
+    exact = np.float64 if dtype == torch.float64 else np.float32
     rng = np.random.default_rng(0)
     episodes, plain = [], []
     for seed, (steps, ended) in enumerate([(23, True), (17, False)]):
-        state, reward = rng.normal(size=(steps + 1, 3)), rng.normal(size=steps)
+        state, reward = rng.normal(size=(steps + 1, 3)).astype(exact), rng.normal(size=steps)
         episodes.append(
             Episode(
                 task="t", obs={"state": state}, action=np.zeros((steps, 2)), reward=np.zeros(steps), terminated=ended, success=False,
                 origin="o", seed=seed, extras={"env_reward": reward},
             )
         )  # fmt: skip
-        noise = torch.from_numpy(policy.noises(seed, steps)).double()[:, 0]
+        noise = torch.from_numpy(policy.noises(seed, steps)).to(dtype)[:, 0]
         plain.append(
             {
                 "obs": torch.from_numpy(state),
-                "reward": torch.from_numpy(reward).float().double(),
+                "reward": torch.from_numpy(reward).float().to(dtype),
                 "terminated": ended,
                 "noise": noise,
             }
@@ -159,7 +160,7 @@ def test_ppo():
         obs_steps=1, action_steps=1, batch_size=10, gamma=0.9, reward="env", memory={},
         gather_round=lambda learner, memory: episodes,
     )  # fmt: skip
-    policy.noises = lambda seed, count: type(policy).noises(policy, seed, count).astype(np.float64)
+    policy.noises = lambda seed, count: type(policy).noises(policy, seed, count).astype(exact)
     source.collect(learner)
     whole = {k: v.clone() for k, v in source.data.items()}
     orders = {"evaluate": [], "improve": []}
