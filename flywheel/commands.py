@@ -78,7 +78,7 @@ def show(words, place) -> dict[str, Any]:
     if name not in tables:
         raise UsageError(f"no algorithm {name!r}. There are: {', '.join(tables)}. Usage: flywheel show algorithm=NAME")
     from flywheel.rl import fit as loop
-    from flywheel.rl.learner import resolve
+    from flywheel.rl.learner import PARTS, resolve
 
     print(inspect.getsource(loop.fit))
     print(config.options("algorithm")[name].read_text())
@@ -88,7 +88,7 @@ def show(words, place) -> dict[str, Any]:
         for losses in [rows] if act in ("advantage", "gate") else rows.values():
             for loss, args in losses.items():
                 function, filled = resolve(act, loss, args)
-                for used in (function, *(filled[part] for part in ("next_value", "baseline") if part in filled)):
+                for used in (function, *(filled[part] for part in PARTS if part in filled)):
                     printed[getattr(used, "func", used)] = None  # a function, or one with arguments filled in
     for function in printed:
         print(inspect.getsource(function))

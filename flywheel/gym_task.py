@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+SERIAL = 8  # calls at first that are timed without threads
 WORTH_A_THREAD = 200e-6  # s: a shorter step costs more in waiting for the interpreter's lock than a thread gains
 
 
@@ -83,7 +84,7 @@ class GymBatch:
         self.fps = float(env.unwrapped.metadata.get("render_fps") or 0)
         self._threads = min(threads, num_envs)
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
-        self._step_s = 0.0  # what a step took when they were last made one after the other
+        self._seen: list[float] = []  # s: what a step took while they were made one after the other
 
     def _flat(self, obs) -> np.ndarray:
         if self.one_hot is not None:
@@ -125,12 +126,13 @@ class GymBatch:
                 )
                 obs[i], success[i] = self._flat(o), self._success(info)
 
-        if self._pool and len(active) > 1 and self._step_s > WORTH_A_THREAD:
+        if self._pool and len(active) > 1 and len(self._seen) == SERIAL and min(self._seen) > WORTH_A_THREAD:
             list(self._pool.map(some, [active[k :: self._threads] for k in range(self._threads)]))
         else:
             began = time.perf_counter()
             some(active)
-            self._step_s = (time.perf_counter() - began) / max(1, len(active))
+            if len(self._seen) < SERIAL:
+                self._seen.append((time.perf_counter() - began) / max(1, len(active)))
         return obs, reward, terminated, truncated, {"success": success}
 
     def _mujoco(self, i: int):

@@ -1,5 +1,6 @@
 """Every policy with every algorithm that suits it, once, in small; what does not suit is refused."""
 
+import contextlib
 import json
 import re
 
@@ -9,7 +10,7 @@ import torch
 from small import LITTLE, call
 
 import flywheel
-from flywheel import app
+from flywheel import app, run
 from flywheel.stages import online
 
 CELLS = [(p, a) for p in ("gaussian", "diffusion", "flow") for a in ("bc", "iql")] + [
@@ -42,6 +43,36 @@ def test_rl100_offline_keeps_a_round_only_if_the_model_says_that_it_is_better(co
     log = [json.loads(line) for line in (copy.root / "runs" / out["run"] / "log.jsonl").read_text().splitlines()]
     gates = [line["refused"] for line in log if line["kind"] == "gate"]
     assert len(gates) == 2 and all(not g or "the model says J = " in g for g in gates)
+
+
+def test_a_gated_run_that_stopped_in_a_round_ends_as_if_it_had_not(copied, capsys, monkeypatch):
+    """What a refused round goes back to is how it began, however often it was begun."""
+    _, at = copied
+    made = call("pretrain", "policy=diffusion", "algorithm.cadence.improve=10", *LITTLE, *at, capsys=capsys)[1]
+    cadence, gate = (
+        "algorithm.cadence={rounds: 3, evaluate: 4, improve: 4}",
+        "algorithm.gate.ope.margin=100.0",
+    )  # refuses all
+    words = ["pretrain", "algorithm=rl100_offline", cadence, gate, *LITTLE, "score_every=2", *at]
+    words += [f"checkpoint={made['outputs']['checkpoint']}"]
+    monkeypatch.setattr(run.Run.due, "__defaults__", (0.0,))
+    asked, save = [], run.Run.stop_if_asked
+
+    def stop(self):
+        asked.append(1)
+        if len(asked) in (3, 11):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.Run, "stop_if_asked", stop)
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            call(*words, "name=policy/g", capsys=capsys)
+    monkeypatch.setattr(run.Run, "stop_if_asked", save)
+    code, out = call(*words, "name=policy/g", capsys=capsys)
+    assert code == 0 and len(asked) >= 11
+    whole = call(*words, "name=policy/whole", capsys=capsys)[1]
+    assert out["outputs"]["checkpoint"].split("@")[1] == whole["outputs"]["checkpoint"].split("@")[1]
+    assert copied[0].find(out["run"])["content"] == copied[0].find(whole["run"])["content"]
 
 
 @pytest.mark.parametrize("teacher", ["flow", "diffusion"])

@@ -10,8 +10,12 @@ from flywheel.rl.evaluate import noise_like
 @torch.no_grad()
 def ope(nets, batch, *, margin=0.05, chunks=20):
     """Offline policy evaluation in the learnt model (AM-Q of RL-100, 2510.14830): J(pi) is the mean of min_e Q_e(s_t, a_t) along
-    `chunks` steps of the model from the data's states, a_t ~ pi; kept if J(pi) - J(pi_old) >= margin |J(pi_old)|."""
-    value = {name: _along(nets, nets[name], batch, chunks) for name in ("policy", "policy.old")}
+    `chunks` steps of the model from the data's states, a_t ~ pi; kept if J(pi) - J(pi_old) >= margin |J(pi_old)|. Both are
+    given the same noise and the same members of the model."""
+    begin, value = batch["rng"].get_state(), {}
+    for name in ("policy", "policy.old"):
+        batch["rng"].set_state(begin)
+        value[name] = _along(nets, nets[name], batch, chunks)
     gain, wanted = value["policy"] - value["policy.old"], margin * abs(value["policy.old"])
     if gain >= wanted:
         return ""

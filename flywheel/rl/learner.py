@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flywheel.rl import advantage, evaluate, gate, improve
 
 ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
+PARTS = ("next_value", "baseline")  # functions, named: state_value, or with arguments: {smoothed: {noise: 0.2}}
 TOLD = 8  # of so many updates one says its numbers: they are small kernels, too
 OPTIMISERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 PRECISION = {"bf16": "medium", "float32": "highest"}
@@ -29,10 +30,7 @@ def resolve(act: str, name: str, args: dict[str, Any]):
     known = inspect.signature(losses[name]).parameters
     if unknown := set(args) - set(known):
         raise ValueError(f"{name} has no {', '.join(sorted(unknown))}; it has: {', '.join(list(known)[2:]) or 'none'}")
-    for part in (
-        "next_value",
-        "baseline",
-    ):  # functions, named: state_value, or with arguments: {smoothed: {noise: 0.2}}
+    for part in PARTS:
         if part in args:
             args[part] = _function(module, args[part])
     return losses[name], args
@@ -245,6 +243,8 @@ class Learner:
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
         """Take over what `state` returned."""
+        for kept in (self.sums, self.counts, self.acts):
+            kept.clear()
         nets: dict[str, dict] = defaultdict(dict)
         optim: dict[str, dict] = defaultdict(lambda: defaultdict(dict))
         for key, value in flat.items():

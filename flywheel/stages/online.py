@@ -154,6 +154,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
     def over() -> bool:
         full = len(memory["episodes"]) >= _inputs.NIGHT
+        if full:
+            say(f"  this night's {_inputs.NIGHT:,} collect seeds are used up; go on with night={int(cfg['night']) + 1}")
         return full or run.out_of_time() or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
 
     if record and scoring and not saved:

@@ -69,7 +69,7 @@ def learner(algorithm: dict[str, Any], policy, cfg: dict[str, Any], **more):
     """A learner for an algorithm's tables."""
     from flywheel.rl.learner import Learner
 
-    keys = ("lr", "clip", "weight_decay", "optimiser", "advantage")
+    keys = ("lr", "clip", "weight_decay", "optimiser", "advantage", "precision")
     return Learner(
         nets(algorithm, policy, cfg["task"].get("reward") or "success") | more.pop("nets", {}),
         evaluate=algorithm.get("evaluate") or {},
@@ -182,6 +182,8 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
             return reason
 
     def save() -> None:
+        if gate and at.phase:  # it goes back to how the round began, which only the round's begin can remember
+            return
         run.save(learning.state(), {"source": source.state(), "curve": curve, "at": vars(at)})
 
     def pause(at: At) -> None:
