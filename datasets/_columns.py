@@ -35,6 +35,12 @@ def state(parts: list[np.ndarray], where: str) -> np.ndarray:
     return np.concatenate([np.asarray(part, np.float32).reshape(len(part), -1) for part in parts], axis=1)
 
 
+def skew(seconds: np.ndarray) -> list[float]:
+    """[median, largest] of the distances [N] of a stream's samples from the control ticks: what meta["skew_s"] has of it."""
+    seconds = np.abs(np.asarray(seconds, np.float64))
+    return [round(float(np.median(seconds)), 6), round(float(seconds.max()), 6)]
+
+
 def actions(array: np.ndarray, where: str) -> np.ndarray:
     """[T, Da] float32; EpisodeError for numbers of a choice (discrete actions) and for other shapes."""
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):

@@ -50,6 +50,11 @@ def numeric(info: dict[str, Any]) -> dict[str, list[int]]:
     return {k: list(f["shape"]) for k, f in info["features"].items() if f["dtype"] not in kinds and k not in skip}
 
 
+def clock(info: dict[str, Any]) -> list[str]:
+    """The column that says when a row was recorded, if there is one."""
+    return [key for key in ("timestamp",) if key in info["features"]]
+
+
 def observed(info: dict[str, Any], obs_keys: list[str] | None, where: str) -> list[str]:
     """The features that make up `state`, spelt as the data set does: observation.state unless `obs_keys` says otherwise."""
     here = {k: v for k, v in numeric(info).items() if k.startswith("observation.")}
@@ -118,6 +123,10 @@ def episode(
     other = [k for k in numeric(info) if not k.startswith(("observation.", "next.")) and k != "action"]
     extras |= {key: array(table, key, where)[:steps] for key in other}
     robot = {"robot": info["robot_type"]} if info.get("robot_type") else {}
+    late = {}
+    if clock(info) and info.get("fps"):
+        seconds = array(table, "timestamp", where).reshape(-1).astype(np.float64)
+        late = {"skew_s": {"rows": _columns.skew(seconds - seconds[0] - np.arange(len(seconds)) / float(info["fps"]))}}
     return Episode(
         task="",
         obs=obs,
@@ -128,7 +137,7 @@ def episode(
         origin=origin or "human",
         fps=float(fps or info.get("fps") or 0.0),
         extras=extras,
-        meta={"file": root.name, "demo": number, "language": "; ".join(tasks), **robot},
+        meta={"file": root.name, "demo": number, "language": "; ".join(tasks), **robot, **late},
     )
 
 

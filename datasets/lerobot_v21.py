@@ -31,7 +31,7 @@ def read(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(_lerobot.numeric(info))
+    columns = [*_lerobot.numeric(info), *_lerobot.clock(info)]
     columns += [c for c in cameras or [] if info["features"].get(c, {}).get("dtype") == "image"]
     _columns.wanted(cameras or [], {k: f["shape"] for k, f in info["features"].items()}, str(path))
     _lerobot.observed(info, obs_keys, str(path))

@@ -82,6 +82,10 @@ def read(
             if steps < 1:
                 raise EpisodeError(f"{where}: one row only, and no final observation: nothing can be learnt")
             reward, success = _outcome.outcome(None, steps)
+            late = {}
+            if fps and "timestamp" in here:
+                seconds = np.asarray(data["timestamp"][start:stop], np.float64).reshape(-1)
+                late = {"skew_s": {"rows": _columns.skew(seconds - seconds[0] - np.arange(len(seconds)) / fps)}}
             yield Episode(
                 task="",
                 obs={"state": obs, **{camera: data[camera][start:stop] for camera in cameras or []}},
@@ -91,7 +95,7 @@ def read(
                 success=success,
                 origin=origin or "human",
                 fps=float(fps or 0.0),
-                meta={"file": root.name, "demo": number},
+                meta={"file": root.name, "demo": number, **late},
             )
         except Exception as error:  # a damaged chunk, a codec that is not here
             yield error if isinstance(error, EpisodeError) else EpisodeError(f"{where}: {error!r}")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flywheel_datasets import _outcome
+from flywheel_datasets import _columns, _outcome
 
 from flywheel.episode import Episode, EpisodeError
 
@@ -98,14 +98,14 @@ def _episode(
         raise EpisodeError(
             f"{where}: the streams share {(end - begin) / 1e9:.2f} s; expected at least two ticks of {period / 1e9:.3f} s"
         )
-    ages: dict[str, float] = {}
+    skew: dict[str, list[float]] = {}
 
     def at_ticks(topic: str) -> list[Any]:
         times = np.array([t for t, _ in seen[topic]])
         index = np.searchsorted(times, ticks, side="right") - 1
         if topic != judged:
             age = (ticks - times[index]) / 1e9
-            ages[topic] = float(age.max())
+            skew[topic] = _columns.skew(age)
             if age.max() > float(told.get("stale_s", 0.25)):
                 raise EpisodeError(
                     f"{where}: {topic} says nothing for {age.max():.2f} s at {(ticks[age.argmax()] - begin) / 1e9:.2f} s; the card "
@@ -127,7 +127,7 @@ def _episode(
     return Episode(
         task="", obs={"state": values(told["obs"]), **frames}, action=values(told["action"])[:steps], reward=reward,
         terminated=bool(success), success=success, origin=origin or told.get("origin", "human:teleoperation"), fps=float(told["rate_hz"]),
-        meta={"file": Path(where).name, "oldest_s": {topic: round(age, 4) for topic, age in sorted(ages.items())}},
+        meta={"file": Path(where).name, "skew_s": dict(sorted(skew.items()))},
     )  # fmt: skip
 
 

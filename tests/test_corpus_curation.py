@@ -40,6 +40,17 @@ def test_a_query_sees_columns_quality_and_what_is_unknown(corpus, tmp_path):
     assert query.ask(table(Corpus(tmp_path / "empty", create=True).at(0), tmp_path), "FROM episodes").num_rows == 0
 
 
+def test_a_query_finds_recordings_whose_streams_are_apart(corpus, tmp_path):
+    late = {"file": "a", "skew_s": {"/tool": [0.01, 0.02], "/joints": [0.03, 0.2]}}
+    corpus.append([episode(8, meta=late)])
+    episodes = table(corpus.at("latest"), tmp_path)
+    (found,) = query.ask(episodes, "SELECT hash, skew FROM episodes WHERE skew > 0.1").to_pylist()
+    assert found == {"hash": episode(8).hash, "skew": 0.2}
+    assert query.ask(episodes, "FROM episodes WHERE skew IS NULL").num_rows == 4
+    (row,) = [r for r in compare.stats(corpus.at(3), quality.measured(corpus.at(3), tmp_path)) if r["task"] == "*"]
+    assert row["skew"] == 0.2
+
+
 def test_a_query_says_what_is_wrong_and_reaches_no_file(corpus, tmp_path):
     episodes = table(corpus.at("latest"), tmp_path)
     with pytest.raises(CorpusError, match=r"(?s)lenght.*Columns of episodes: hash, task, origin"):
@@ -197,7 +208,7 @@ def test_the_command_line_curates_and_a_view_is_a_corpus_for_every_stage(copied,
     copy, at = copied
     held = copy.corpus()
     rows = call("corpus", "stats", "at=1", at[3], capsys=capsys)[1]["stats"]
-    assert rows[-1]["episodes"] == len(held.at(1)) and (copy.cache / "quality-1").is_dir()
+    assert rows[-1]["episodes"] == len(held.at(1)) and (copy.cache / f"quality-{quality.REVISION}").is_dir()
     sql = "SELECT count(*) AS n FROM episodes WHERE success = true"
     (row,) = call("corpus", "query", sql, "at=1", at[3], capsys=capsys)[1]["rows"]
     good = held.at(1).select(success=True)

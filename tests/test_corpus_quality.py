@@ -126,7 +126,7 @@ def test_a_version_is_measured_once_and_only_what_is_new(corpus, tmp_path):
     quality.measured(corpus.at(1), tmp_path, told)
     assert read == [1]
 
-    for path in (tmp_path / "quality-1").glob("*.npy"):  # a cache that is damaged is made again
+    for path in (tmp_path / f"quality-{quality.REVISION}").glob("*.npy"):  # a cache that is damaged is made again
         path.write_bytes(path.read_bytes()[:100])
     third = quality.measured(corpus.at(2), tmp_path, told)
     assert read == [1, 4] and all((third[name].tobytes() == again[name].tobytes()) for name in again)
@@ -137,7 +137,7 @@ def test_the_cache_stays_a_few_files(corpus, tmp_path, monkeypatch):
     for seed in range(8):
         corpus.append([episode(seed)])
         quality.measured(corpus.at("latest"), tmp_path)
-        assert len(list((tmp_path / "quality-1").glob("*.npy"))) <= 4
+        assert len(list((tmp_path / f"quality-{quality.REVISION}").glob("*.npy"))) <= 4
     assert len(quality.measured(corpus.at("latest"), tmp_path)["jerk"]) == 8
 
 

@@ -367,12 +367,23 @@ def test_lerobot_to_the_last_bit(tmp_path, write):
         assert episode.reward.tolist() == [0.0] * (n - 2) + [float(i != 1)], "told at the last step that is left"
         assert np.array_equal(episode.extras["env_reward"], np.linspace(0, 0.5, n, dtype=np.float32)[:-1])
         assert np.array_equal(episode.obs["effort"], np.arange(n) + 0.1), "other observations keep name and dtype"
+        assert episode.meta.pop("skew_s") == {"rows": [0.0, 0.0]}
         assert episode.meta == {"file": "reach", "demo": i, "language": TASKS[i % 2], "robot": "so100"}
     both = read(
         write.__name__, tmp_path / "reach", obs_keys=["effort", "observation.state"], fps=20, origin="human:leader"
     )
     assert both[0].obs["state"].shape == (5, 4) and list(both[0].obs) == ["state"]
     assert (both[0].fps, both[0].origin) == (20.0, "human:leader")
+
+
+@LEROBOT
+def test_lerobot_rows_that_came_late_are_told(tmp_path, write):
+    late = {"timestamp": lambda i, n: (5 + np.arange(n) / 10 + 0.03 * (np.arange(n) >= n - 1 - i)).astype(np.float32)}
+    found = read(write.__name__, write(tmp_path / "a", rows(lengths=LENGTHS), **late))
+    # 1 of 5 rows, 2 of 3, 3 of 4 are 0.03 s behind the first row's clock
+    assert [e.meta["skew_s"]["rows"] for e in found] == [
+        pytest.approx(two, abs=1e-5) for two in ([0, 0.03], [0.03, 0.03], [0.03, 0.03])
+    ]
 
 
 @LEROBOT

@@ -6,6 +6,8 @@
     idle        share of steps in which no dimension of the state moves by more than 0.1 % of its range in the episode
     saturation  share of action components at the end of the range -1..1; unknown where an action lies outside of it
     tracking    root mean square of what was executed less what was proposed (extras.proposed)
+    skew        seconds between a control tick and the sample that stands for it, the largest of any stream; of recordings
+                with clocks (meta.skew_s: {stream: [median, largest]}, see docs/formats.md)
 
 NaN where unknown. Near-duplicates are found by hashes of the coarse trajectory (`coarse`): 16 points of states and actions
 on random lines, cut into cells (Datar et al. 2004, p-stable hashing). Two episodes at a distance of 0.01 over all these
@@ -30,8 +32,8 @@ from flywheel import store
 if TYPE_CHECKING:
     from flywheel.corpus.version import Version
 
-METRICS = ("jerk", "sparc", "idle", "saturation", "tracking")
-REVISION = 1  # of what is computed: another one begins another cache
+METRICS = ("jerk", "sparc", "idle", "saturation", "tracking", "skew")
+REVISION = 2  # of what is computed: another one begins another cache
 STILL, AT_END = 1e-3, 0.999
 CUTOFF, THRESHOLD, PADDING = 10.0, 0.05, 4  # Hz, share of the peak, zero-padding levels: as in the paper
 POINTS, TABLES, LINES, CELL, WIDTH = 16, 2, 6, 0.5, 1024  # of wider rows the first 1,024 numbers count
@@ -39,8 +41,10 @@ RECORD = np.dtype([("hash", "S64"), *((name, "f8") for name in METRICS), ("coars
 PARTS = 16  # files in the cache before they become one
 
 
-def measure(state: np.ndarray, action: np.ndarray, proposed: np.ndarray | None, fps: float) -> tuple[float, ...]:
-    """METRICS of one episode: state [T+1, Do], action [T, Da], proposed [T, Da] or None, fps in Hz (0: unknown)."""
+def measure(
+    state: np.ndarray, action: np.ndarray, proposed: np.ndarray | None, fps: float, meta: dict[str, Any] | None = None
+) -> tuple[float, ...]:
+    """METRICS of one episode: state [T+1, Do], action [T, Da], proposed [T, Da] or None, fps in Hz (0: unknown), its meta."""
     if not state.shape[1]:
         state = np.full((len(state), 1), np.nan)
     state, action = state.astype(np.float64), action.astype(np.float64)
@@ -51,7 +55,13 @@ def measure(state: np.ndarray, action: np.ndarray, proposed: np.ndarray | None, 
     inside = action.size and np.abs(action).max() <= 1 + 1e-6
     saturation = (np.abs(action) >= AT_END).mean() if inside else np.nan
     off = np.nan if proposed is None or not action.size else np.sqrt(((action - proposed) ** 2).mean())
-    return float(jerk), sparc(speed, fps), float(idle), float(saturation), float(off)
+    return float(jerk), sparc(speed, fps), float(idle), float(saturation), float(off), skew(meta or {})
+
+
+def skew(meta: dict[str, Any]) -> float:
+    """The largest distance that `meta["skew_s"]` has of any stream, in seconds; NaN where it has none."""
+    told = meta.get("skew_s")
+    return float(max((largest for _, largest in told.values()), default=np.nan)) if isinstance(told, dict) else np.nan
 
 
 def sparc(speed: np.ndarray, fps: float) -> float:
@@ -154,7 +164,8 @@ def _measure_all(version: Version, missing: np.ndarray, progress: Callable[[str,
                 proposed = cut.get("extras.proposed")
                 proposed = proposed if proposed is not None and proposed.shape == action.shape else None
                 with np.errstate(over="ignore", invalid="ignore"):
-                    numbers = measure(moved, action, proposed, float(segment.columns["fps"][index]))
+                    about = float(segment.columns["fps"][index]), segment.columns["meta"][index]
+                    numbers = measure(moved, action, proposed, *about)
                     hashed = coarse(segment.columns["task"][index], moved, action)
                 out[at] = (segment.columns["hash"][index].encode(), *numbers, hashed)
                 tick()

@@ -1,7 +1,7 @@
 """SQL over the episodes of a version: one Arrow table of their columns and quality, asked through DuckDB.
 
 Columns: hash task origin seed success terminated fps length return_ added meta (JSON text) of Version.table, NULL where
-unknown; jerk sparc idle saturation tracking near near_group of corpus.quality; bucket of corpus.splits.
+unknown; jerk sparc idle saturation tracking skew near near_group of corpus.quality; bucket of corpus.splits.
 """
 
 from __future__ import annotations
