@@ -92,11 +92,22 @@ class Normaliser(nn.Module):
         self.register_buffer("std", torch.ones(size))
 
     @torch.no_grad()
-    def fit(self, rows) -> None:
-        """Set mean and std from `rows` [R, size]; a column that hardly moves gets the floor, not a huge gain."""
+    def fit(self, rows, mask=None) -> None:
+        """Set mean and std from `rows` [R, size]; a column that hardly moves gets the floor, not a huge gain.
+
+        With `mask` [R, size] from its 1s only; a column without any gets mean 0 and std 1.
+        """
         rows = torch.as_tensor(rows, dtype=torch.float64)
-        self.mean.copy_(rows.mean(0))
-        self.std.copy_(rows.std(0, unbiased=False).clamp_min(self.floor))
+        if mask is None:
+            mean, std = rows.mean(0), rows.std(0, unbiased=False)
+        else:
+            mask = torch.as_tensor(mask, dtype=torch.float64)
+            count = mask.sum(0)
+            mean = (rows * mask).sum(0) / count.clamp_min(1)
+            std = (((rows - mean).square() * mask).sum(0) / count.clamp_min(1)).sqrt()
+            std = torch.where(count > 0, std, 1.0)
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp_min(self.floor))
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)

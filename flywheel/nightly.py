@@ -50,8 +50,8 @@ def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None)
         part = {**cfg["ingest"], "source": source}
         ingested = stage("ingest", part, lock=True)
         say(f"  demonstrations: {ingested['metrics']['added']} added by {ingested['run']}")
-    pre = {**cfg["pretrain"], "demos": cfg["demos"]}
-    demos = _inputs.demonstrations(pre, place)
+    pre = {**cfg["pretrain"], "demos": cfg["demos"], "data": cfg["data"]}
+    demos = _inputs.pools(pre, place)[0]
     more = str(cfg["rounds"]) if cfg.get("rounds") and str(cfg["rounds"]).startswith("+") else None
     known = {k: v for k, v in cfg.items() if k not in RUNTIME and k != "source"}  # where it lies is no input
     code = {name: fingerprint(name, cfg) for name in ("pretrain", "retrain", "promote", "evaluate")}
@@ -71,7 +71,7 @@ def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None)
     if state is None:
         night = int(cfg.get("night") or 0) + len(begun)
         what = {"base": base, "incumbent": incumbent, "again": night if more else 0}
-        state = {"key": key_of(what), **what, "night": night, "corpus": demos.ref}
+        state = {"key": key_of(what), **what, "night": night, "corpus": demos.number if cfg["data"] else demos.ref}
     with store.Lock(place.root, "nightly"):
         return _work(cfg, place, state, stage, done, pre, more, budget, began, name)
 
@@ -115,6 +115,7 @@ def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
         **cfg["retrain"],
         **shared,
         "demos": cfg["demos"],
+        "data": cfg["data"],
         "checkpoint": anchor,
         "prior": bool(incumbent),
         **extra,
@@ -204,7 +205,7 @@ def plan(cfg: dict[str, Any], place: runs.Store) -> dict[str, Any]:
         lines.append(runs.plan("ingest", {**cfg["ingest"], "source": source}, place))
     begun = [store.read_json(p) for p in sorted((place.root / "runs" / "nightly").glob("*/begin.json"))]
     night = max((b["night"] for b in begun), default=int(cfg.get("night") or 0))
-    pre = {**cfg["pretrain"], "demos": cfg["demos"], "night": night}
+    pre = {**cfg["pretrain"], "demos": cfg["demos"], "data": cfg["data"], "night": night}
     if lines and lines[-1]["action"] != "hit":
         print("pretrain and all after it: wait for ingest")
     else:

@@ -8,7 +8,7 @@ import pytest
 from corpus_cases import episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import call
+from small import SMALL, call
 
 from flywheel import app
 from flywheel.corpus import Corpus, CorpusError, compare, maintenance, quality, query, splits, views
@@ -252,12 +252,54 @@ def test_pretraining_draws_from_views_by_share(copied, capsys):
 
     cfg = {"data": {"won": 3, "lost": 1}, "task": {"name": "gym", "id": "toy:Reach-v0"}, "batch_size": 8}
     version, pools, shares = _inputs.pools(cfg, copy)
-    assert shares == {"won": 3.0, "lost": 1.0} and sorted(version.hashes) == version.hashes
+    assert shares == {"view won": 3.0, "view lost": 1.0} and sorted(version.hashes) == version.hashes
     for name, which in pools.items():
-        assert sorted(version.hashes[i] for i in which) == sorted(held.at(name).hashes)
+        assert sorted(version.hashes[i] for i in which) == sorted(held.at(name.removeprefix("view ")).hashes)
+    table = {"evaluate": {"all": 1.0}, "improve": {"demos": 0.5, "own": 0.5}}
+    halves = {"view won": 0.375, "view lost": 0.125, "own": 0.5}
+    assert _inputs.mixed(table, shares, 16) == {"evaluate": {"all": 1.0}, "improve": halves}
+    assert list(_inputs.mixed(table, shares, 16)["improve"]) == list(halves)  # who draws noise first stays first
+    assert _inputs.mixed(table, {"demos": 1.0}, 1) == table
     with pytest.raises(ValueError, match=r"share of lost in .* is 0\.0792 of a batch of 8; expected at least 2"):
-        _inputs.pools({**cfg, "data": {"won": 1, "lost": 0.01}}, copy)
+        _inputs.mixed({"improve": {"demos": 1.0}}, {"won": 1, "lost": 0.01}, 8)
     with pytest.raises(ValueError, match="data='won'; expected views and shares"):
         _inputs.pools({**cfg, "data": "won"}, copy)
     with pytest.raises(ValueError, match="won has no episode of lift"):
         _inputs.pools({**cfg, "task": {"name": "lift"}}, copy)
+
+
+def test_rounds_and_online_learning_draw_from_views_the_same_every_time(copied, capsys):
+    copy, at = copied
+    for name, where in (("won", "success = true"), ("lost", "NOT success")):
+        assert call("corpus", "view", name, where, at[3], capsys=capsys)[0] == 0
+    parts = {*copy.corpus().at("won").hashes, *copy.corpus().at("lost").hashes}
+    small = ["batch_size=16", "rounds=1", "algorithm.critic.width=16", "algorithm.critic.members=2", *at]
+    made = {}
+    for share in (0.75, 0.25):
+        data = f"data={{won: {share}, lost: {1 - share}}}"
+        rounds = ["algorithm.cadence.evaluate=4", "algorithm.cadence.improve=4", "collect.episodes=4", "collect.n=4"]
+        code, out = call("retrain", data, *rounds, *small, capsys=capsys)
+        assert code == 0 and out["inputs"]["corpus"] == f"{share:g} won + {1 - share:g} lost"
+        assert set(copy.corpus().at("latest").hashes) > parts
+        made[share] = out
+        assert call("replay", out["run"], at[3], capsys=capsys)[1]["metrics"]["different"] == 0
+    assert made[0.75]["outputs"]["policy"] != made[0.25]["outputs"]["policy"]
+    words = ["online", "algorithm=rlpd", "policy=tanh_gaussian", "checkpoint=none", "score_episodes=0", "warmup=40"]
+    words += ["algorithm.cadence.evaluate=2", "algorithm.collect.steps=40", "data={won: 0.5, lost: 0.5}"]
+    code, out = call(*words, *small, capsys=capsys)
+    assert code == 0 and out["inputs"]["corpus"] == "0.5 won + 0.5 lost"
+    assert call("replay", out["run"], at[3], capsys=capsys)[1]["metrics"]["different"] == 0
+    code, out = call(*words[:1], "algorithm=sac", *words[2:], *small, "task.reward=env", capsys=capsys)
+    assert code == 1 and "algorithm sac draws from no demonstrations" in out["error"]
+
+
+def test_a_nightly_draws_from_views(copied, capsys):
+    copy, at = copied
+    assert call("corpus", "view", "won", "success = true", "at=1", at[3], capsys=capsys)[0] == 0
+    words = ["nightly", "source=null", "data={won: 1.0}", *SMALL, *at[:4]]
+    code, out = call(*words, capsys=capsys)
+    assert code == 0 and out["status"] in ("done", "refused")
+    done = {run["stage"]: run for run in copy.runs() if run["inputs"].get("corpus", {}).get("version") == "1 won"}
+    assert done.keys() == {"pretrain", "retrain"}
+    assert done["pretrain"]["inputs"]["corpus"]["id"] == copy.corpus().at("won").id
+    assert call(*words, capsys=capsys)[1]["status"] == "noop"

@@ -261,12 +261,17 @@ class Corpus:
         return {name: side.hashes for name, side in sides.items()} | {"counts": counts}
 
     def windows(
-        self, version: Version, fields: Sequence[str] = ("obs.state", "action", "reward"), *, cache: str | Path
+        self,
+        version: Version,
+        fields: Sequence[str] = ("obs.state", "action", "reward"),
+        *,
+        cache: str | Path,
+        align: Any = None,
     ) -> Windows:
-        """The memory-mapped rows of `version` (or a selection) for training; see corpus.windows."""
+        """The memory-mapped rows of `version` (or a selection) for training; see corpus.windows, and corpus.align for `align`."""
         if version.corpus.id != self.id:
             raise CorpusError(f"windows: version {version.number} is of {version.corpus.path}, this is {self.path}")
-        return Windows(version, tuple(fields), Path(cache))
+        return Windows(version, tuple(fields), Path(cache), align=align)
 
     def orphans(self) -> dict[str, tuple[int, float]]:
         """{name: (bytes, when written)} of folders in segments/ that no version names: of a writer that was killed, or of

@@ -16,20 +16,21 @@ Quality = dict[str, np.ndarray]
 
 
 def stats(version: Version, quality: Quality) -> list[dict[str, Any]]:
-    """A row for each task and origin, and one for all (task and origin "*"), largest first.
+    """A row for each task, origin and schema (a robot's, see quality), and one for all ("*"), largest first.
 
-    {"task", "origin", "episodes", "steps", "length": [min, median, max], "success", "failure", "unknown": episodes,
+    {"task", "origin", "schema", "episodes", "steps", "length": [min, median, max], "success", "failure", "unknown": episodes,
     "near": episodes with a near-duplicate, each of quality.METRICS: mean over the episodes where it is known, or None}
     """
     table = version.table
     (tasks, task_names), (origins, origin_names) = table.codes("task"), table.codes("origin")
-    pairs, where = np.unique(np.stack([tasks, origins]), axis=1, return_inverse=True)
+    schema_names, schemas = np.unique(quality["schema"], return_inverse=True)
+    kinds, where = np.unique(np.stack([tasks, origins, schemas]), axis=1, return_inverse=True)
     rows = []
-    for number, (task, origin) in enumerate(pairs.T):
-        row = {"task": task_names[task], "origin": origin_names[origin]}
+    for number, (task, origin, schema) in enumerate(kinds.T):
+        row = {"task": task_names[task], "origin": origin_names[origin], "schema": schema_names[schema].decode()}
         rows.append(row | _about(version, quality, np.flatnonzero(where.reshape(-1) == number)))
-    rows.sort(key=lambda row: (-row["episodes"], row["task"], row["origin"]))
-    return [*rows, {"task": "*", "origin": "*", **_about(version, quality, np.arange(len(version)))}]
+    rows.sort(key=lambda row: (-row["episodes"], row["task"], row["origin"], row["schema"]))
+    return [*rows, {"task": "*", "origin": "*", "schema": "*", **_about(version, quality, np.arange(len(version)))}]
 
 
 def _about(version: Version, quality: Quality, which: np.ndarray) -> dict[str, Any]:

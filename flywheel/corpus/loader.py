@@ -2,6 +2,7 @@
 
     obs      [B, To, Do]   rows t - To + 1 .. t, the first repeated before the episode's beginning
     action   [B, Ta, Da]   rows t .. t + Ta - 1, the last repeated behind its end
+    action_mask            as action, where the windows have the field action.mask (several robots, see corpus.align)
 
 A batch follows from its number alone (see corpus.sampling), so the order is the same with any number of workers, and going
 on after batch k needs k. Workers are forked: they share the map of the rows and the index, and write batches into memory
@@ -44,6 +45,8 @@ class Batches:
         self.windows, self.sampler, self.batch_size = windows, sampler, batch_size
         self.offsets = {obs: np.arange(1 - obs_steps, 1), "action": np.arange(action_steps)}
         self.names = {obs: "obs", "action": "action"}
+        if "action.mask" in windows.columns:
+            self.offsets["action.mask"], self.names["action.mask"] = np.arange(action_steps), "action_mask"
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         return _tensors(self.arrays(number, 1))

@@ -37,7 +37,7 @@ REVISION = 2  # of what is computed: another one begins another cache
 STILL, AT_END = 1e-3, 0.999
 CUTOFF, THRESHOLD, PADDING = 10.0, 0.05, 4  # Hz, share of the peak, zero-padding levels: as in the paper
 POINTS, TABLES, LINES, CELL, WIDTH = 16, 2, 6, 0.5, 1024  # of wider rows the first 1,024 numbers count
-RECORD = np.dtype([("hash", "S64"), *((name, "f8") for name in METRICS), ("coarse", "i8", (TABLES,))])
+RECORD = np.dtype([("hash", "S64"), ("schema", "S8"), *((name, "f8") for name in METRICS), ("coarse", "i8", (TABLES,))])
 PARTS = 16  # files in the cache before they become one
 
 
@@ -122,7 +122,8 @@ def measured(
     """{metric: [E] float64} of a version's episodes, and "near": how many episodes of it are near-duplicates of each.
 
     Only episodes that are not in the cache below `folder` are read, a segment at a time and without images. The cache
-    may be deleted. "near_group" [E] is the hash of one episode of each group.
+    may be deleted. "near_group" [E] is the hash of one episode of each group, "schema" [E] names what robots are told apart
+    by (corpus.segment.robot).
     """
     folder = Path(folder) / f"quality-{REVISION}"
     known = _load(folder)
@@ -136,7 +137,12 @@ def measured(
     found = known[order[np.searchsorted(known["hash"], hashes, sorter=order)]] if len(hashes) else known[:0]
     group = groups(found["coarse"])
     sizes = np.bincount(group, minlength=len(group))
-    return {**{name: found[name] for name in METRICS}, "near": sizes[group] - 1, "near_group": hashes[group]}
+    return {
+        "schema": found["schema"],
+        **{name: found[name] for name in METRICS},
+        "near": sizes[group] - 1,
+        "near_group": hashes[group],
+    }
 
 
 def _measure_all(version: Version, missing: np.ndarray, progress: Callable[[str, int], Any] | None) -> np.ndarray:
@@ -167,7 +173,7 @@ def _measure_all(version: Version, missing: np.ndarray, progress: Callable[[str,
                     about = float(segment.columns["fps"][index]), segment.columns["meta"][index]
                     numbers = measure(moved, action, proposed, *about)
                     hashed = coarse(segment.columns["task"][index], moved, action)
-                out[at] = (segment.columns["hash"][index].encode(), *numbers, hashed)
+                out[at] = (segment.columns["hash"][index].encode(), segment.robot.encode(), *numbers, hashed)
                 tick()
     return out
 

@@ -1,7 +1,7 @@
 """SQL over the episodes of a version: one Arrow table of their columns and quality, asked through DuckDB.
 
 Columns: hash task origin seed success terminated fps length return_ added meta (JSON text) of Version.table, NULL where
-unknown; jerk sparc idle saturation tracking skew near near_group of corpus.quality; bucket of corpus.splits.
+unknown; schema jerk sparc idle saturation tracking skew near near_group of corpus.quality; bucket of corpus.splits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def table(version: Version, quality: dict[str, np.ndarray]) -> pa.Table:
             columns[name] = pa.array(column.astype(bool) if name == "success" else column, mask=unknown)
     for name, column in quality.items():
         text = column.dtype.kind == "S"
-        columns[name] = pa.array(column.astype("U64")) if text else pa.array(column, from_pandas=True)
+        columns[name] = pa.array(column.astype(str)) if text else pa.array(column, from_pandas=True)
     columns["bucket"] = pa.array(bucket(version.hashes))
     return pa.table(columns)
 

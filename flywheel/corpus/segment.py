@@ -56,6 +56,14 @@ def schema(episode: Episode) -> dict[str, Any]:
     return {"rows": rows, "start": start}
 
 
+def robot(shape: dict[str, Any]) -> str:
+    """8 digits for what the episodes of one robot share in a `schema`: names, dtypes and shapes of observations and action."""
+    rows = [
+        [name, *row[:2]] for name, row in sorted(shape["rows"].items()) if name == "action" or name.startswith("obs.")
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:8]
+
+
 def prepare(episode: Episode, where: str) -> Episode:
     """The episode as the corpus keeps it: checked, with plain Python scalars. EpisodeError says what cannot be kept."""
     check(episode, where)
@@ -136,6 +144,7 @@ class Segment:
         self.schema: dict[str, Any] = index["schema"]
         self.columns: dict[str, list] = index["columns"]
         self.files: dict[str, str] = index["files"]
+        self.robot = robot(self.schema)
         self.lengths = np.asarray(self.columns["length"], np.int64)
         self.first = np.concatenate([[0], np.cumsum(self.lengths + 1)])  # [E+1] first row of each episode, and the end
 

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flywheel import store
+from flywheel.corpus import align as alignment
+from flywheel.corpus.align import width
 from flywheel.corpus.segment import CorpusError, Segment, ulid
 
 if TYPE_CHECKING:
@@ -48,19 +50,23 @@ class Windows:
     length    [E] int64, its number of steps T (it has T+1 rows: start .. start + T)
     version   the Version, and with it the table of its episodes
     decoded   how many segments this opening had to decode
+    layout    where each robot's numbers are, with `align` (corpus.align): without it all episodes must have equal widths
     """
 
-    def __init__(self, version: Version, fields: tuple[str, ...], cache: Path, resident: int = RESIDENT):
+    def __init__(
+        self, version: Version, fields: tuple[str, ...], cache: Path, resident: int = RESIDENT, align: Any = None
+    ):
         if not len(version):
             raise CorpusError(f"windows: no episode is selected from version {version.number}; look at the selection")
-        self.version, self.fields, self.cache, self.resident = version, fields, cache, resident
+        self.version, self.fields, self.cache, self.resident, self.align = version, fields, cache, resident, align
         state = version.corpus.history.state
         self._first = version.corpus.reader.segment(int(state.parts(version.rows[:1])[0]))
-        widths = [_width(self._first, field) for field in fields]
+        self.layout = alignment.layout(version, fields, align) if align else None
+        widths = [self.layout.widths[field] if self.layout else width(self._first, field) for field in fields]
         ends = np.cumsum(widths)
         self.columns = {name: slice(int(e - w), int(e)) for name, e, w in zip(fields, ends, widths, strict=True)}
         self.width = int(ends[-1])
-        key = json.dumps([version.corpus.id, fields, widths, "float32"])
+        key = json.dumps([version.corpus.id, fields, widths, "float32", *([align] if align else [])])
         self.folder = cache / f"windows-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         index, self.start, self.length, self.decoded = self._open()
         with open(self.folder / f"{index['file']}.f32", "rb") as file:
@@ -131,7 +137,7 @@ class Windows:
 
     def extend(self, version: Version) -> Windows:
         """The windows of another version over the same file; only segments that it lacks are decoded."""
-        return Windows(version, self.fields, self.cache, self.resident)
+        return Windows(version, self.fields, self.cache, self.resident, self.align)
 
     def _open(self) -> tuple[dict[str, Any], np.ndarray, np.ndarray, int]:
         """The index, start and length, and how many segments had to be decoded for them."""
@@ -192,18 +198,22 @@ class Windows:
 
     def _decode(self, segment: Segment) -> np.ndarray:
         """[rows of the segment, W] float32."""
-        for field, columns in self.columns.items():
-            width, wanted = _width(segment, field), columns.stop - columns.start
-            if width != wanted:
-                (task, hash_), (other, second) = (
-                    (one.columns["task"][0], one.columns["hash"][0][:12]) for one in (self._first, segment)
+        for field, columns in self.columns.items() if not self.layout else ():
+            found, wanted = width(segment, field), columns.stop - columns.start
+            if found != wanted:
+                one, other = (
+                    f"in schema {part.robot} (task {part.columns['task'][0]}, episode {part.columns['hash'][0][:12]})"
+                    for part in (self._first, segment)
                 )
                 raise CorpusError(
-                    f"windows: {field} is {wanted} wide in task {task} (episode {hash_}) and {width} in task {other} "
-                    f"(episode {second}); select one of them: version.select(task=...)"
+                    f"windows: {field} is {wanted} wide {one} and {found} {other}; select one of them: "
+                    'version.select(task=...), or align them: align="pad", or a map (corpus.align)'
                 )
         arrays = segment.arrays(list(self.fields))
         block = np.zeros((int(segment.first[-1]), self.width), np.float32)
+        if self.layout:
+            self.layout.fill(block, self.columns, segment, arrays)
+            return block
         for name, columns in self.columns.items():
             if name in arrays:  # a stream without columns is not stored
                 block[:, columns] = arrays[name].reshape(len(block), -1)
@@ -247,12 +257,3 @@ def _mapped() -> int:
 
 def _check(index: dict[str, Any]) -> str:
     return hashlib.sha256(store.to_json(index)).hexdigest()
-
-
-def _width(segment: Segment, field: str) -> int:
-    """Width of a field; CorpusError names the segment's task where it has none."""
-    width = segment.width(field)
-    if width is None:
-        there, task = ", ".join(segment.schema["rows"]), segment.columns["task"][0]
-        raise CorpusError(f"windows: no field {field!r} in the episodes of task {task}. There are: {there}")
-    return width

@@ -36,7 +36,8 @@ class Policy(Normalised):
     obs_dim Do, action_dim Da, obs_steps To, action_steps Ta; action_low and action_high bound what is executed.
     `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
     0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian). `explore` is 0 but for
-    collection: what it means is the member's business. A `discrete` policy makes one-hot actions.
+    collection: what it means is the member's business. A `discrete` policy makes one-hot actions. `robot` says which columns
+    {"obs": [n], "action": [m]} are those of the robot that acts, where the policy learnt from several (corpus.align).
     """
 
     discrete = False
@@ -53,6 +54,7 @@ class Policy(Normalised):
         action_high: Sequence[float] | float = 1.0,
         condition: bool = False,
         greedy: bool = False,
+        robot: dict[str, list[int]] | None = None,
         **own,
     ):
         super().__init__()
@@ -68,8 +70,12 @@ class Policy(Normalised):
             action_high=high,
             condition=condition,
             greedy=greedy,
+            **({"robot": robot} if robot else {}),
             **own,
         )
+        self.robot = robot
+        own = torch.zeros(action_dim).index_fill(0, torch.tensor(robot["action"] if robot else range(action_dim)), 1.0)
+        self.register_buffer("own", own, persistent=False)
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.obs_steps, self.action_steps, self.condition = obs_steps, action_steps, condition
         for name, bound in (("low", low), ("high", high)):  # on the policy's device; in no file of weights
@@ -90,7 +96,10 @@ class Policy(Normalised):
         raise NotImplementedError
 
     def bc_loss(self, obs: Tensor, action: Tensor, generator: torch.Generator, condition: Tensor | None) -> Tensor:
-        """obs [B, To, Do], action [B, Ta, Da], condition [B] or None -> imitation loss of each row [B]."""
+        """obs [B, To, Do], action [B, Ta, Da], condition [B] or None -> imitation loss of each row [B].
+
+        One that takes `mask` [B, Da] too can learn from robots that lack components of the action (`masked_mean`).
+        """
         raise NotImplementedError
 
     def sample_with_log_prob(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,12 +123,13 @@ class Policy(Normalised):
 
     # -- shared --------------------------------------------------------------------------------------------------
 
-    def fit_normaliser(self, obs, action) -> None:
-        """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]; None (of one-hot numbers) leaves them as they are."""
+    def fit_normaliser(self, obs, action, obs_mask=None, action_mask=None) -> None:
+        """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]; None (of one-hot numbers) leaves them as they are.
+        The masks, as large, say which numbers count."""
         if obs is not None:
-            self.obs_norm.fit(obs)
+            self.obs_norm.fit(obs, obs_mask)
         if action is not None:
-            self.action_norm.fit(action)
+            self.action_norm.fit(action, action_mask)
 
     def encode(self, obs: Tensor, condition: Tensor | None = None) -> Tensor:
         """obs [B, To, Do] -> normalised features [B, To*Do (+ 1)]."""
@@ -129,6 +139,10 @@ class Policy(Normalised):
         if condition is None:
             condition = torch.ones(len(x), device=x.device)
         return torch.cat([x, condition[:, None].to(x.dtype)], dim=1)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """An action on its way, [B, Ta, Da], with zeros in the columns that the robot has not got."""
+        return x * self.own if self.robot else x
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The action range, [Da] each, on the device and in the type of `like`."""
@@ -188,8 +202,12 @@ class Policy(Normalised):
         """The action to execute now: obs [Do] -> [Da], or, for `slots` of a batch, obs [N, Do] -> [N, Da]."""
         single = np.ndim(obs) == 1
         obs = np.asarray(obs, np.float32).reshape(1 if single else len(obs), -1)
-        if obs.shape[1] != self.obs_dim:
-            raise ValueError(f"observation has {obs.shape[1]} numbers, this policy was trained on {self.obs_dim}")
+        if obs.shape[1] != (wanted := len(self.robot["obs"]) if self.robot else self.obs_dim):
+            raise ValueError(f"observation has {obs.shape[1]} numbers, this policy was trained on {wanted}")
+        if self.robot:
+            wide = np.zeros((len(obs), self.obs_dim), np.float32)
+            wide[:, self.robot["obs"]] = obs
+            obs = wide
         slots = np.arange(len(obs)) if slots is None else np.asarray(slots)
         if not hasattr(self, "_cursor"):
             self.reset(range(len(obs)))
@@ -212,7 +230,15 @@ class Policy(Normalised):
             self._cursor[due] = 0
         action = self._chunk[slots, self._cursor[slots]]
         self._cursor[slots] += 1
+        action = action[:, self.robot["action"]] if self.robot else action
         return action[0] if single else action
+
+
+def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
+    """error [B, Ta, Da] -> [B]: the mean over the components that mask [B, Da] has; over all where it is None."""
+    if mask is None:
+        return error.mean((1, 2))
+    return (error * mask[:, None]).sum((1, 2)) / (mask.sum(1).clamp_min(1) * error.shape[1])
 
 
 class _Noise:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flywheel.nets import mlp
-from flywheel.policy.base import Policy
+from flywheel.policy.base import Policy, masked_mean
 
 
 class Deterministic(Policy):
@@ -26,8 +26,8 @@ class Deterministic(Policy):
         action = self._act(self.encode(obs))
         return self.bounded(action + self.explore * self.half_range * noise) if self.explore else action
 
-    def bc_loss(self, obs, action, generator, condition=None):
-        return (self._act(self.encode(obs, condition)) - action).square().mean((1, 2))
+    def bc_loss(self, obs, action, generator, condition=None, mask=None):
+        return masked_mean((self._act(self.encode(obs, condition)) - action).square(), mask)
 
 
 make = Deterministic

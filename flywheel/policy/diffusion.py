@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flywheel.nets import mlp, time_embedding
 from flywheel.policy._denoise import Denoiser
+from flywheel.policy.base import masked_mean
 
 
 def cosine_alphas(steps: int) -> Tensor:
@@ -68,20 +69,21 @@ class Diffusion(Denoiser):
         """DDIM with variance `explore`^2 (2010.02502, eq. 12): mean = sqrt(abar') x_0 + sqrt(1 - abar' - sigma^2) eps."""
         t = self.levels[k]
         abar, after = (level[:, None, None] for level in (self.abar[t], self.after[k]))
-        guess = self.predicted(x, t, features)
+        guess = self.predicted(self.hidden(x), t, features)
         if self.predict == "eps":
             guess = (x - (1 - abar).sqrt() * guess) / abar.sqrt()
         clean = guess.clamp(-3, 3)
         eps = (x - abar.sqrt() * clean) / (1 - abar).sqrt()
         return after.sqrt() * clean + (1 - after - self.explore**2).clamp(min=0).sqrt() * eps
 
-    def bc_loss(self, obs, action, generator, condition=None):
+    def bc_loss(self, obs, action, generator, condition=None, mask=None):
         x0 = self.action_norm(action)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         t = torch.randint(self.train_steps, (len(x0),), generator=generator, device=x0.device)
         abar = self.abar[t][:, None, None]
-        guess = self.predicted(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t, self.encode(obs, condition))
-        return (guess - (x0 if self.predict == "x0" else eps)).square().mean((1, 2))
+        x = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+        guess = self.predicted(x if mask is None else x * mask[:, None], t, self.encode(obs, condition))
+        return masked_mean((guess - (x0 if self.predict == "x0" else eps)).square(), mask)
 
 
 make = Diffusion

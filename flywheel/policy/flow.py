@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flywheel.nets import mlp, time_embedding
 from flywheel.policy._denoise import Denoiser
+from flywheel.policy.base import masked_mean
 
 
 class Flow(Denoiser):
@@ -26,15 +27,16 @@ class Flow(Denoiser):
         return self.net(torch.cat([x.flatten(1), time_embedding(t), features], dim=1)).view_as(x)
 
     def step_mean(self, x: Tensor, k: Tensor, features: Tensor) -> Tensor:
-        return x + self.velocity(x, k.to(x.dtype) / self.steps, features) / self.steps
+        return x + self.velocity(self.hidden(x), k.to(x.dtype) / self.steps, features) / self.steps
 
-    def bc_loss(self, obs, action, generator, condition=None):
+    def bc_loss(self, obs, action, generator, condition=None, mask=None):
         x1 = self.action_norm(action)
         x0 = torch.randn(x1.shape, generator=generator, device=x1.device)
         t = torch.rand(len(x1), generator=generator, device=x1.device)
         mix = t[:, None, None]
-        v = self.velocity((1 - mix) * x0 + mix * x1, t, self.encode(obs, condition))
-        return (v - (x1 - x0)).square().mean((1, 2))
+        x = (1 - mix) * x0 + mix * x1
+        v = self.velocity(x if mask is None else x * mask[:, None], t, self.encode(obs, condition))
+        return masked_mean((v - (x1 - x0)).square(), mask)
 
 
 make = Flow

@@ -9,10 +9,15 @@ import torch
 from flywheel.rl.evaluate import noise_like, temperature
 
 
+def cloning(policy, batch, condition=None):
+    """The policy's imitation loss of each row [B]; components of the action that a row's robot has not got do not count."""
+    mask = {"mask": batch["action_mask"]} if "action_mask" in batch else {}
+    return policy.bc_loss(batch["obs"], batch["action"], batch["rng"], condition, **mask)
+
+
 def imitate(nets, batch, *, net="policy"):
     """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching."""
-    loss = nets[net].bc_loss(batch["obs"], batch["action"], batch["rng"], None)
-    return loss.mean(), {}
+    return cloning(nets[net], batch).mean(), {}
 
 
 def distil(nets, batch, *, weight=1.0):
@@ -76,7 +81,7 @@ def advantage_weighted(nets, batch, *, beta=3.0, limit=100.0, baseline=state_bas
     with torch.no_grad():
         advantage = nets["q.lag"](batch["obs"], batch["action"]).amin(0) - baseline(nets, batch)
         weight = (beta * advantage).exp().clamp(max=limit)  # [B]
-    loss = nets["policy"].bc_loss(batch["obs"], batch["action"], batch["rng"], None)
+    loss = cloning(nets["policy"], batch)
     return (weight * loss).mean(), {"advantage": advantage.mean, "weight": weight.mean}
 
 
@@ -88,7 +93,7 @@ def advantage_conditioned(nets, batch, *, percentile=30.0, drop=0.2):
         good = advantage >= torch.quantile(advantage, percentile / 100)
         told = torch.rand(good.shape, generator=batch["rng"], device=good.device) >= drop
         condition = torch.where(good, 1.0, -1.0) * told
-    loss = nets["policy"].bc_loss(batch["obs"], batch["action"], batch["rng"], condition)
+    loss = cloning(nets["policy"], batch, condition)
     return loss.mean(), {"advantage": advantage.mean, "good": lambda: good.float().mean()}
 
 

@@ -4,6 +4,7 @@
     obs       o    o                          obs      [B, To, Do]
     action         a    a    a    a           action   [B, Ta, Da]
     reward         r    r    r    r           reward   [B]  sum_j gamma^j r_{t+j}, over the n <= Ta steps that are left
+                                              action_mask [B, Da], of several robots: 1 where this one has a number (corpus.align)
     next                     o    o           next_obs [B, To, Do] ending at t+n, next_action [B, Ta, Da] from there
                                               discount [B]  gamma^n * (1 - terminated);  return [B]  to the episode's end
 
@@ -126,7 +127,8 @@ class Offline:
         inside = np.arange(self.Ta) < left[:, None]
         reward = (rows[:, : self.Ta, pool.column][..., 0] * power * inside).sum(1)
         ends = pool.terminated[episode] & (t + left == length)
-        return {
+        mask = {"action_mask": rows[:, 0, columns["action.mask"]].copy()} if "action.mask" in columns else {}
+        return mask | {
             "obs": gather(here, stack, first, last)[..., obs].copy(),
             "action": rows[:, : self.Ta, action].copy(),
             "reward": reward.astype(np.float32),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000}
+MASKS = ("obs.state.mask", "action.mask")
 NIGHT = 10_000  # seeds a night in each block
 CURVE = 5_000  # within the gate's: where the seeds that choose a checkpoint on its training curve begin
 SCORING = 7_500  # and where those that only watch retraining begin
@@ -62,35 +63,62 @@ def demonstrations(cfg: dict[str, Any], store):
 
 
 def pools(cfg: dict[str, Any], store):
-    """What pretraining draws from: (episodes, {pool: positions among them}, {pool: share}).
+    """What is imitated: (episodes, {pool: positions among them}, {pool: share}).
 
-    One pool of `demonstrations`, or with `data={VIEW: share, ...}` one of each view's episodes of this task, as they are;
-    an episode in two views is in both pools. ValueError for a share or a view that gives nothing to a batch.
+    One pool "demos" of `demonstrations`, or with `data={VIEW: share, ...}` one of each view's episodes as they are: of this task
+    or, with `align`, of all tasks and robots. An episode in two views is in both pools. ValueError for a view without any.
     """
     if not cfg.get("data"):
+        if cfg.get("align"):
+            raise ValueError("align= joins the robots of several views; name them: data={so100: 0.5, panda: 0.5}")
         demos = demonstrations(cfg, store)
         return demos, {"demos": np.arange(len(demos))}, {"demos": 1.0}
     if not isinstance(cfg["data"], dict):
         raise ValueError(
             f"data={cfg['data']!r}; expected views and shares, such as data={{door_human: 0.6, rollouts: 0.4}}"
         )
-    corpus, shares = store.corpus(), {str(name): float(share) for name, share in cfg["data"].items()}
-    parts = {name: corpus.at(name).select(task=title(cfg)) for name in shares}
-    for name, part in parts.items():
-        if not len(part):
-            raise ValueError(f"data: {name} has no episode of {title(cfg)}; leave it out or name another view")
-        drawn = int(cfg["batch_size"]) * shares[name] / (sum(shares.values()) or 1)
-        if drawn < len(shares):  # what is rounded off goes to the last
-            raise ValueError(
-                f"data: the share of {name} in {shares} is {drawn:.3g} of a batch of {cfg['batch_size']}; expected at least "
-                f"{len(shares)}: give it a larger share, or a larger batch_size"
-            )
-    number = max(part.number for part in parts.values())
+    corpus, shares = store.corpus(), {f"view {name}": float(share) for name, share in cfg["data"].items()}
+    parts = {pool: _view(cfg, corpus, str(name)) for pool, name in zip(shares, cfg["data"], strict=True)}
     rows = np.unique(np.concatenate([part.rows for part in parts.values()]))
-    whole = type(part)(
-        corpus, number, rows, " + ".join(f"{share:g} {name}" for name, share in shares.items())
-    ).canonical()
+    ref = " + ".join(f"{share:g} {name}" for name, share in cfg["data"].items())
+    whole = corpus.at(max(part.number for part in parts.values()))
+    whole = type(whole)(corpus, whole.number, rows, ref).canonical()
     return whole, {name: np.flatnonzero(np.isin(whole.rows, part.rows)) for name, part in parts.items()}, shares
+
+
+def _view(cfg: dict[str, Any], corpus, name: str):
+    """The episodes of a view that this stage may learn from."""
+    part = whole = corpus.at(name)
+    if not cfg.get("align"):
+        part = whole.select(task=title(cfg))
+    if not len(part):
+        here = ", ".join(f"{task} ({n})" for task, n in whole.summary()["task"].items()) or "nothing"
+        raise ValueError(
+            f"data: {name} has no episode of {title(cfg)}, it holds {here}; leave it out or name another view. (`flywheel "
+            "pretrain` learns from several tasks and robots with align=pad)"
+        )
+    return part
+
+
+def mixed(table: dict[str, dict[str, float]], shares: dict[str, float], batch_size: int) -> dict[str, dict[str, float]]:
+    """A mixture {act: {pool: share}} with the pools of `shares` in the place of "demos".
+
+    ValueError where a pool would give nothing to a batch.
+    """
+    total = sum(shares.values()) or 1
+    parts = {pool: share / total for pool, share in shares.items()}
+    out: dict[str, dict[str, float]] = {act: {} for act in table}
+    for act, row in table.items():
+        for pool, share in row.items():
+            out[act] |= {one: share * part for one, part in parts.items()} if pool == "demos" else {pool: share}
+        drawn = {one: out[act][one] * batch_size / (sum(row.values()) or 1) for one in parts if one in out[act]}
+        for one, rows in drawn.items() if len(parts) > 1 else ():
+            if rows < len(parts):  # what is rounded off goes to the last
+                raise ValueError(
+                    f"data: the share of {one} in {shares} is {rows:.3g} of a batch of {batch_size}; expected at least "
+                    f"{len(parts)}: give it a larger share, or a larger batch_size"
+                )
+    return out
 
 
 def describe(version) -> dict[str, Any]:
@@ -124,11 +152,48 @@ def windows(corpus, version, cfg: dict[str, Any], store):
     """The rows of a version that this task is learnt from: with its success, or (task.reward=env) with the environment's reward."""
     from flywheel.rl.source import FIELDS
 
-    return corpus.windows(version, FIELDS[cfg["task"].get("reward") or "success"], cache=store.cache)
+    fields, align = FIELDS[cfg["task"].get("reward") or "success"], cfg.get("align")
+    return corpus.windows(version, (*fields, *(MASKS if align else ())), cache=store.cache, align=align)
+
+
+def robot(cfg: dict[str, Any], windows, env) -> dict[str, list[int]] | None:
+    """Which columns of aligned rows are those of the task's own robot, for a policy; None where all are.
+
+    ValueError where no episode is of the task, or it has other numbers than the task.
+    """
+    if not windows.layout:
+        return None
+    version = windows.version
+    own = version.select(task=title(cfg))
+    if not len(own):
+        here = ", ".join(version.summary()["task"])
+        raise ValueError(
+            f"align: no episode is of {title(cfg)}, on which the policy is scored; there are {here}. Add a view of it"
+        )
+    corpus = version.corpus
+    segment = corpus.reader.segment(int(corpus.history.state.parts(own.rows[:1])[0]))
+    places = windows.layout.places[segment.robot]
+    found = {"obs": places["obs.state"].tolist(), "action": places["action"].tolist()}
+    if (len(found["obs"]), len(found["action"])) != (env.obs_dim, env.action_dim):
+        raise ValueError(
+            f"align: episodes of {title(cfg)} have {len(found['obs'])} observed numbers and {len(found['action'])} of action; the "
+            f"task has {env.obs_dim} and {env.action_dim}"
+        )
+    return found
+
+
+def one_robot(cfg: dict[str, Any], policy) -> None:
+    """ValueError for a policy that learnt from several robots where rows are those of one."""
+    if policy.robot and not cfg.get("align"):
+        raise ValueError(
+            "this policy learnt from several robots, in rows of their own (align=); it can be evaluated and promoted, and trained "
+            "on with `flywheel pretrain checkpoint=... data={...} align=...`, not by other stages"
+        )
 
 
 def drawn(cfg: dict[str, Any], policy) -> dict[str, Any]:
     """What every source asks for: horizons, batch size, gamma, seed, which reward."""
+    one_robot(cfg, policy)
     return {
         "obs_steps": policy.obs_steps, "action_steps": policy.action_steps, "batch_size": int(cfg["batch_size"]),
         "gamma": float(cfg["gamma"]), "seed": int(cfg["seed"]), "reward": cfg["task"].get("reward") or "success",

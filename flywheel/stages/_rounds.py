@@ -15,21 +15,30 @@ def memory() -> dict[str, Any]:
     return {"round": 0, "episodes": [], "steps": 0, "history": []}
 
 
-def pools(cfg, run, corpus, memory: dict[str, Any], inputs: list[str], demos: list[str]):
-    """Windows over the input episodes and the run's own (by hash), and which are which; in an order that only this run decides."""
+def pools(cfg, run, corpus, memory: dict[str, Any], inputs: list[str], demos: dict[str, list[str]]):
+    """Windows over the input episodes and the run's own (by hash), and which are which; in an order that only this run decides.
+
+    `demos` are the pools of what is imitated (`named`); what is in none of them is a rollout.
+    """
     version = corpus.at("latest")
     where = {h: i for i, h in enumerate(version.hashes)}
     order = [*inputs, *memory["episodes"]]
     chosen = version.select(np.array([where[h] for h in order]))
     won = np.asarray(chosen.table["success"]) == 1
     index = np.arange(len(order))
-    is_demo = np.isin(np.array(order), np.array(demos, dtype=str))
+    parts = {name: np.isin(np.array(order), np.array(hashes, dtype=str)) for name, hashes in demos.items()}
+    is_demo = np.any([*parts.values(), np.zeros(len(order), bool)], axis=0)
     return _inputs.windows(corpus, chosen, cfg, run.store), {
-        "demos": index[is_demo],
+        **{name: index[part] for name, part in parts.items()},
         "own": index[~is_demo & won],
         "rollouts": index[~is_demo],
         "all": index,
     }
+
+
+def named(version, pools: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """{pool: hashes} of positions among a version's episodes."""
+    return {name: [version.hashes[i] for i in which] for name, which in pools.items()}
 
 
 def keep(run, corpus, memory: dict[str, Any], done, counts, **more) -> dict[str, Any]:

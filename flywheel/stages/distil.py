@@ -16,6 +16,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     from flywheel.policy import base
 
     teacher = base.load(run.store.checkpoint(run.inputs["checkpoint"]["ref"])["file"]).requires_grad_(False)
+    _inputs.one_robot(cfg, teacher)
     if not hasattr(teacher, "step_mean"):
         raise ValueError(
             f"distil: {run.inputs['checkpoint']['ref']} is a {teacher.spec['kind']} policy, not a chain of steps to shorten; expected "

@@ -27,7 +27,7 @@ ENOUGH = 50  # episodes without a success: then the reward will not be found by 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
     found = {}
     if _with_demos(cfg["algorithm"]):
-        found["corpus"] = _inputs.describe(_inputs.demonstrations(cfg, store))
+        found["corpus"] = _inputs.describe(_inputs.pools(cfg, store)[0])
     if cfg["checkpoint"] != SCRATCH:
         found["checkpoint"] = _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store)
     return found
@@ -55,7 +55,14 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
     torch.manual_seed(int(cfg["seed"]))
     corpus, env = run.store.corpus(create=True), _inputs.open_env(cfg)
-    demos = _inputs.demonstrations(cfg, run.store) if _with_demos(algorithm) else None
+    demos, parts, shares = None, {"demos": []}, {"demos": 1.0}
+    if _with_demos(algorithm):
+        demos, parts, shares = _inputs.pools(cfg, run.store)
+        parts = _rounds.named(demos, parts)
+    elif cfg.get("data"):
+        raise ValueError(
+            f"data={cfg['data']}: algorithm {name} draws from no demonstrations; take algorithm=rlpd, or leave data out"
+        )
     record = run.store.checkpoint(run.inputs["checkpoint"]["ref"]) if "checkpoint" in run.inputs else {}
     _refuse_hopeless(cfg, record, demos)
     memory = {**_rounds.memory(), "best": None}
@@ -98,13 +105,13 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return done if source_kind == "on_policy" else pools()
 
     def pools():
-        return _rounds.pools(cfg, run, corpus, memory, list(hashes), list(hashes))
+        return _rounds.pools(cfg, run, corpus, memory, list(hashes), parts)
 
     drawn = {**_inputs.drawn(cfg, policy), "gather_round": gather_round, "memory": memory}
     if source_kind == "on_policy":
         source = OnPolicy(**drawn)
     else:
-        source = OffPolicy(None, {}, dict(algorithm["mixture"]), **drawn)
+        source = OffPolicy(None, {}, _inputs.mixed(algorithm["mixture"], shares, int(cfg["batch_size"])), **drawn)
     policy.explores(explore())
     learning.try_all({act: _example(policy, source_kind) for act in ("evaluate", "improve")})
 

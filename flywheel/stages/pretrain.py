@@ -7,6 +7,7 @@ the best of the curve's first part, from which retraining begins with fewer upda
 from __future__ import annotations
 
 import copy
+import inspect
 from contextlib import suppress
 from typing import Any
 
@@ -86,24 +87,36 @@ def new_policy(cfg: dict[str, Any], env, windows):
     """The policy of the config for this environment, its normaliser fitted to the rows of `windows`."""
     from flywheel.policy import base
 
-    policy = base.build({**cfg["policy"], **_inputs.shape(env)})
-    _inputs.suits(policy, env)
     columns = windows.columns
-    width = columns["obs.state"].stop - columns["obs.state"].start
-    if width != env.obs_dim:
+    width, actions = (columns[field].stop - columns[field].start for field in ("obs.state", "action"))
+    robot = _inputs.robot(cfg, windows, env)
+    shape = _inputs.shape(env)
+    if robot:
+        shape |= {"obs_dim": width, "action_dim": actions, "robot": robot}
+        for bound, rest in (("action_low", -1.0), ("action_high", 1.0)):
+            own = dict(zip(robot["action"], shape[bound], strict=True))
+            shape[bound] = [own.get(column, rest) for column in range(actions)]
+    policy = base.build({**cfg["policy"], **shape})
+    _inputs.suits(policy, env)
+    if robot and "mask" not in inspect.signature(policy.bc_loss).parameters:
+        raise ValueError(
+            f"align: a {policy.spec['kind']} policy cannot leave out what a robot has not got; use policy=flow, diffusion or deterministic"
+        )
+    if not robot and width != env.obs_dim:
         raise ValueError(
             f"the corpus has observations of {width} numbers, task {env.task} has {env.obs_dim}. Name the keys that it "
             "observes, in its order, with ingest's obs_keys=[...]"
         )
     spans = [slice(s, s + n) for s, n in zip(windows.start, windows.length, strict=True)]
     rows = np.concatenate([windows.rows[span] for span in spans])
-    fit_normaliser(policy, env, rows[:, columns["obs.state"]], rows[:, columns["action"]])
+    masks = [rows[:, columns[mask]] for mask in _inputs.MASKS] if robot else []
+    fit_normaliser(policy, env, rows[:, columns["obs.state"]], rows[:, columns["action"]], *masks)
     return policy
 
 
-def fit_normaliser(policy, env, obs, action) -> None:
+def fit_normaliser(policy, env, obs, action, *masks) -> None:
     """Freeze the policy's normaliser on rows obs [R, Do], action [R, Da]; what is one-hot stays as it is."""
-    policy.fit_normaliser(None if getattr(env, "one_hot", None) else obs, None if policy.discrete else action)
+    policy.fit_normaliser(None if getattr(env, "one_hot", None) else obs, None if policy.discrete else action, *masks)
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
@@ -114,6 +127,10 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             return new_policy(cfg, env, windows)
         policy = base.load(run.store.checkpoint(run.inputs["checkpoint"]["ref"])["file"])
         _inputs.suits(policy, env)
+        if policy.robot != _inputs.robot(cfg, windows, env):
+            raise ValueError(
+                f"align: the checkpoint's robot has the columns {policy.robot}, these views give {_inputs.robot(cfg, windows, env)}"
+            )
         return policy.train().requires_grad_(True)
 
     return train(cfg, run, begin)
@@ -145,7 +162,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
         policy.explores(float(algorithm["explore"]))
     learning = learner(algorithm, policy, cfg, nets=more)
     source = offline(
-        windows, pools, {act: shares for act in ("evaluate", "improve")},
+        windows, pools, _inputs.mixed({act: {"demos": 1.0} for act in ("evaluate", "improve")}, shares, int(cfg["batch_size"])),
         device=_inputs.device(cfg), **_inputs.drawn(cfg, policy),
     )  # fmt: skip
     cadence = Cadence(**algorithm["cadence"])

@@ -24,19 +24,20 @@ from flywheel.stages.pretrain import learner
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
     return {
-        "corpus": _inputs.describe(_episodes(cfg, store)[0]),
+        "corpus": _inputs.describe(_episodes(cfg, store, _inputs.pools(cfg, store)[0])),
         "checkpoint": _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store),
     }
 
 
-def _episodes(cfg: dict[str, Any], store):
-    """The input episodes: demonstrations and, with `prior`, earlier rollouts; and which of them are demonstrations."""
-    demos = _inputs.demonstrations(cfg, store)
+def _episodes(cfg: dict[str, Any], store, demos):
+    """The input episodes: what is imitated and, with `prior`, earlier rollouts of the same version."""
     if not cfg.get("prior"):
-        return demos, demos
-    own = demos.corpus.at(demos.ref).select(task=_inputs.title(cfg), origin="policy:*")
+        return demos
+    own = demos.corpus.at(demos.number if cfg.get("data") else demos.ref).select(
+        task=_inputs.title(cfg), origin="policy:*"
+    )
     own = own.select(~np.isin(own.rows, demos.rows)).canonical()
-    return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]), demos.ref), demos
+    return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]), demos.ref)
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
@@ -58,8 +59,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     torch.manual_seed(int(cfg["seed"]))
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
     corpus = run.store.corpus()
-    everything, demos = _episodes(cfg, run.store)
-    inputs = everything.hashes
+    demos, parts, shares = _inputs.pools(cfg, run.store)
+    inputs, parts = _episodes(cfg, run.store, demos).hashes, _rounds.named(demos, parts)
     record = run.store.checkpoint(run.inputs["checkpoint"]["ref"])
     loaded = base.load(record["file"])
     critic = None
@@ -84,7 +85,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return made.eval()
 
     def pools():
-        return _rounds.pools(cfg, run, corpus, memory, inputs, demos.hashes)
+        return _rounds.pools(cfg, run, corpus, memory, inputs, parts)
 
     def gather_round(learning, memory):
         n = int(collect["episodes"])
@@ -112,7 +113,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     tried = record.get("tried") or {}
     backward.decide(tried.get("success", 0), tried.get("n", 0))
     source = OffPolicy(
-        *pools(), dict(algorithm["mixture"]),
+        *pools(), _inputs.mixed(algorithm["mixture"], shares, int(cfg["batch_size"])),
         **_inputs.drawn(cfg, policy), gather_round=gather_round, memory=memory,
     )  # fmt: skip
     tiny = source.draw({"all": 1.0}, 2)
