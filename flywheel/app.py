@@ -17,6 +17,7 @@ HELP = """flywheel: robot learning that keeps getting better by itself, with pro
   flywheel ingest   source=GLOB format=robomimic_hdf5 task=lift       recordings into the corpus
   flywheel pretrain corpus=latest task=lift policy=flow algorithm=bc  imitation, offline RL
   flywheel retrain  checkpoint=NAME[@ID] task=lift rounds=3           collect, evaluate, improve
+  flywheel refit    checkpoint=NAME[@ID] corpus=42 task=lift          its normaliser, fitted anew on a corpus version
   flywheel evaluate checkpoint=NAME[@ID] task=lift episodes=200 [against=NAME[@ID]] [video=FILE]
   flywheel export   out=DIR format=lerobot_v3 task=lift               episodes of the corpus as files for others
   flywheel nightly  [source=GLOB format=... task=...] [experiment=NAME] [rounds=+N] [budget=8h]

@@ -69,7 +69,9 @@ def test_help_imports_neither_hydra_nor_torch(words):
     assert out.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("stage", ["ingest", "pretrain", "retrain", "evaluate", "promote", "export", "nightly"])
+@pytest.mark.parametrize(
+    "stage", ["ingest", "pretrain", "retrain", "refit", "evaluate", "promote", "export", "nightly"]
+)
 def test_every_stage_composes(stage):
     needed = {
         "ingest": {"source": "x"},

@@ -107,11 +107,16 @@ def new_policy(cfg: dict[str, Any], env, windows):
             f"the corpus has observations of {width} numbers, task {env.task} has {env.obs_dim}. Name the keys that it "
             "observes, in its order, with ingest's obs_keys=[...]"
         )
-    spans = [slice(s, s + n) for s, n in zip(windows.start, windows.length, strict=True)]
-    rows = np.concatenate([windows.rows[span] for span in spans])
-    masks = [rows[:, columns[mask]] for mask in _inputs.MASKS] if robot else []
-    fit_normaliser(policy, env, rows[:, columns["obs.state"]], rows[:, columns["action"]], *masks)
+    fit_rows(policy, env, windows)
     return policy
+
+
+def fit_rows(policy, env, windows) -> None:
+    """Freeze the policy's normaliser on all steps of the windows."""
+    columns, spans = windows.columns, [slice(s, s + n) for s, n in zip(windows.start, windows.length, strict=True)]
+    rows = np.concatenate([windows.rows[span] for span in spans])
+    masks = [rows[:, columns[mask]] for mask in _inputs.MASKS if mask in columns]
+    fit_normaliser(policy, env, rows[:, columns["obs.state"]], rows[:, columns["action"]], *masks)
 
 
 def fit_normaliser(policy, env, obs, action, *masks) -> None:

@@ -1,0 +1,88 @@
+"""refit: the statistics that a checkpoint normalises with, fitted anew on a corpus version; its weights stay as they are.
+
+Training never does this: a normaliser is frozen with the weights that learnt behind it. So the policy acts differently from
+now on, and how much is told: the columns whose mean or spread moved, and how far its actions did on the same observations.
+Train on from it (`flywheel pretrain checkpoint=...`) or score it; the name moves only through the gate.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from flywheel.log import say
+from flywheel.stages import _inputs
+from flywheel.stages.pretrain import fit_rows
+
+MOVED = 0.01  # of a column's spread: less is not told
+COMPARED = 1024  # observations on which the actions before and after are compared
+
+
+def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    return {
+        "corpus": _inputs.describe(_inputs.pools(cfg, store)[0]),
+        "checkpoint": _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store),
+    }
+
+
+def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    from flywheel import nets
+    from flywheel.policy import base
+
+    record = run.store.checkpoint(run.inputs["checkpoint"]["ref"])
+    policy = base.load(record["file"])
+    before = copy.deepcopy(policy)
+    version, _, _ = _inputs.pools(cfg, run.store)
+    windows, env = _inputs.windows(run.store.corpus(), version, cfg, run.store), _inputs.open_env(cfg, 1)
+    _inputs.one_robot(cfg, policy)
+    _inputs.suits(policy, env)
+    fit_rows(policy, env, windows)
+    env.close()
+    for part in policy.modules():  # of a best-of-N: its policies and its critics, which share one normaliser
+        if isinstance(part, nets.Normalised) and part is not policy:
+            part.like(policy)
+    columns = moved(before, policy)
+    change = compared(before, policy, windows)
+    for row in columns:
+        say(
+            f"  {row['field']}[{row['column']}]: mean {row['mean'][0]:.4g} -> {row['mean'][1]:.4g}, std {row['std'][0]:.4g} -> "
+            f"{row['std'][1]:.4g}"
+        )
+    say(f"  {len(columns)} columns moved; actions move by {change:.3g} half ranges (root mean square)")
+    base.save(policy, run.out / "policy.safetensors")
+    made = run.publish(
+        "policy.safetensors", _inputs.name_of(cfg), kind="refitted", parents=[run.inputs["checkpoint"]["ref"]],
+        updates=int(record.get("updates") or 0),
+    )  # fmt: skip
+    metrics = {"demonstrations": len(version), "moved": len(columns), "action_change": change}
+    return {"outputs": {"checkpoint": made}, "metrics": metrics, "content": {"columns": columns}}
+
+
+def moved(before, after) -> list[dict[str, Any]]:
+    """The columns whose mean moved, or spread changed, by more than MOVED of the old spread: {"field", "column", "mean", "std"}."""
+    rows = []
+    for field, name in (("obs.state", "obs_norm"), ("action", "action_norm")):
+        old, new = (getattr(policy, name) for policy in (before, after))
+        mean, std = ([part.double().numpy() for part in pair] for pair in ((old.mean, new.mean), (old.std, new.std)))
+        far = np.maximum(np.abs(mean[1] - mean[0]), np.abs(std[1] - std[0])) > MOVED * std[0]
+        for column in np.flatnonzero(far).tolist():
+            told = {kind: [float(part[column]) for part in pair] for kind, pair in (("mean", mean), ("std", std))}
+            rows.append({"field": field, "column": column, **told})
+    return rows
+
+
+def compared(before, after, windows) -> float:
+    """Root mean square of the change of the actions on the same observations and noise, in half action ranges."""
+    import torch
+
+    at = np.linspace(0, int(windows.length.sum()) - 1, COMPARED).astype(np.int64)
+    episode = np.searchsorted(np.cumsum(windows.length), at, side="right")
+    first = windows.start[episode]
+    here = first + at - (np.cumsum(windows.length) - windows.length)[episode]
+    stack = windows.gather(here, np.arange(1 - after.obs_steps, 1), first, here, columns=windows.columns["obs.state"])
+    noise = torch.randn(len(stack), *after.noise_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        old, new = (policy.sample(torch.from_numpy(stack), noise) for policy in (before, after))
+    return float(((new - old) / after.half_range.clamp_min(1e-6)).square().mean().sqrt())
