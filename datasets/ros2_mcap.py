@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flywheel_datasets import _columns, _outcome
+from flywheel_datasets import _columns, _outcome, _units
 
 from flywheel.episode import Episode, EpisodeError
 
@@ -83,6 +83,7 @@ def _card(path: Path, named: str | None) -> dict[str, Any]:
     for stream in [*told["obs"], *told["action"]]:
         if not {"topic", "field", "size", "unit"} <= set(stream):
             raise EpisodeError(f"{found}: {stream}; expected topic, field, size and unit of each stream")
+        _units.unit(stream["unit"], f"{found}: {stream['topic']} {stream['field']}")
     return told
 
 

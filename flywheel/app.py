@@ -24,7 +24,7 @@ HELP = """flywheel: robot learning that keeps getting better by itself, with pro
   flywheel replay   RUN                                               exit 0 only if every output hash is equal
   flywheel promote  NAME@ID [force=REASON] | rollback NAME | lineage NAME[@ID] | runs | report | gc
   flywheel corpus   log | show | stats | diff A B | query "SQL" | view NAME "CONDITION" | tag TAG VERSION
-                    | tombstone EPISODE message=... | fsck | compact | expire | gc      [at=VERSION]
+                    | tombstone EPISODE message=... | fsck | compact | expire | gc | export out=DIR   [at=VERSION]
   flywheel tasks | formats | algorithms [out=map.svg] | show algorithm=NAME
 
   store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if flags & {"--help", "-h"} else 2
     command, *rest = words
+    if command == "corpus" and rest[:1] == ["export"]:  # the stage under its other name, where a version is at=
+        command, rest = "export", [f"corpus={w[3:]}" if w.startswith("at=") else w for w in rest[1:]]
     if command not in (*stages(), *COMMANDS):
         return _usage(f"no command {command!r}. There are: {', '.join((*stages(), *COMMANDS))}")
     if flags & {"--help", "-h"}:

@@ -148,6 +148,7 @@ CORPUS = {
     "diff A B": "what came and went, what that changed, ranked by size, and the policies trained on A and on B",
     'query "SELECT ..." [at=VERSION]': "SQL over the table `episodes`: its columns and the quality of each (docs/corpus.md)",
     'view NAME "CONDITION" [at=VERSION]': "a name for the episodes that pass, for good; use it as corpus=NAME",
+    "export out=DIR format=lerobot_v3": "episodes as files for others; the same as `flywheel export`, see its --help",
     "tag TAG VERSION": "a name for a version, for good",
     "tombstone EPISODE message=...": "a new version without an episode (6 digits of its hash are enough)",
     "fsck": "compare every file with what was written; exit code 1 where something is not",

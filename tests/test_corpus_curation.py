@@ -303,3 +303,22 @@ def test_a_nightly_draws_from_views(copied, capsys):
     assert done.keys() == {"pretrain", "retrain"}
     assert done["pretrain"]["inputs"]["corpus"]["id"] == copy.corpus().at("won").id
     assert call(*words, capsys=capsys)[1]["status"] == "noop"
+
+
+def test_every_corpus_command_has_help_and_json(copied, capsys, tmp_path):
+    from flywheel.commands import CORPUS
+
+    _, at = copied
+    commands = {
+        "log": ["last=1"], "show": [], "stats": [], "diff": ["1", "latest"], "query": ["SELECT count(*) AS n FROM episodes"],
+        "view": ["all", "true", "at=1"], "export": [f"out={tmp_path / 'out'}", "format=zarr", "at=1", *at[:3]],
+        "tag": ["first", "1"], "tombstone": [copied[0].corpus().at(1).hashes[0], "message=bad"], "fsck": [], "compact": [],
+        "expire": ["keep=1"], "gc": [],
+    }  # fmt: skip
+    assert {*commands} == {words.split()[0] for words in CORPUS}
+    for name, words in commands.items():
+        assert app.main(["corpus", name, "--help"]) == 0 and name in capsys.readouterr().out
+        code, out = call("corpus", name, *words, at[3], capsys=capsys)
+        assert code == 0 and {"status", "run", "inputs", "outputs", "metrics", "seconds"} <= out.keys(), name
+    exported = call("export", f"out={tmp_path / 'out'}", "format=zarr", "corpus=1", *at[:4], capsys=capsys)[1]
+    assert exported["status"] == "noop" and exported["run"].startswith("export/")  # the same run under both names

@@ -19,7 +19,7 @@ import numpy as np
 from flywheel import store as files
 from flywheel.episode import Episode, EpisodeError, check
 from flywheel.log import progress, say
-from flywheel.stages import _inputs
+from flywheel.stages import _card, _inputs
 
 FROZEN = 25  # steps of bit-equal observation under a changing action: a sensor that hangs
 OPTIONS = ("obs_keys", "origin", "fps", "rollouts", "seed", "card")
@@ -65,9 +65,14 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
         p
         for path in paths
         for p in ([path] if not hasattr(module, "parts") else module.parts(path, **_options(module.parts, cfg)))
-    }
+    } | {card for card in (_card_of(module.read, path, cfg) for path in paths) if card}
     digest = hashlib.sha256("\n".join(files.sha256_file(p) for p in sorted(parts)).encode()).hexdigest()
     return {"source": {"id": digest, "ref": cfg["source"], "files": [p.name for p in paths]}}
+
+
+def _card_of(read, path: Path, cfg: dict[str, Any]) -> Path | None:
+    """Where a recording's data card lies, if it has one and its reader does not read by a card of its own."""
+    return None if "card" in inspect.signature(read).parameters else _card.place(path, cfg.get("card"))
 
 
 def _options(function, cfg: dict[str, Any]) -> dict[str, Any]:
@@ -87,10 +92,11 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     for path in matches(cfg["source"]):
         good: list[Episode] = []
         bad = 0
-        for number, found in enumerate(_all(read, path, options)):
+        for number, (found, card) in enumerate(_carded(read, path, options, cfg)):
             try:
                 if isinstance(found, EpisodeError):
                     raise found
+                found = card.check(found, options.get("obs_keys"), f"{path.name}, episode {number}") if card else found
                 episode, outside = sound(found.replace(task=env.task), env, f"{path.name}, episode {number}")
                 clipped += outside
                 good.append(episode)
@@ -138,6 +144,19 @@ def _all(read, path: Path, options: dict[str, Any]):
         yield error if isinstance(error, EpisodeError) else EpisodeError(f"{path}: {error!r}")
 
 
+def _carded(read, path: Path, options: dict[str, Any], cfg: dict[str, Any]):
+    """(what a reader yields, the recording's card or None)."""
+    card = None
+    try:
+        if place := _card_of(read, path, cfg):
+            card = _card.Card(place, cfg["format"], units(cfg["task"]["name"]))
+    except EpisodeError as error:
+        yield error, None
+        return
+    for found in _all(read, path, card.options(read, options) if card else options):
+        yield found, card
+
+
 def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
     """The episode as it may enter the corpus, and how many action values had to be clipped; EpisodeError if it may not."""
     check(episode, where)
@@ -173,14 +192,12 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
     return episode.replace(action=np.clip(episode.action, low, high), extras=extras), outside
 
 
-def observed(task: str) -> str:
-    """What a task of sim/ observes, in its order, for a message."""
+def units(task: str) -> dict[str, str]:
+    """{key: unit} of what a task of sim/ observes; nothing for others."""
     import flywheel_sim
 
-    if task not in flywheel_sim.tasks():
-        return ""
-    keys = flywheel_sim.load(task).obs_keys
-    return ":\n" + "\n".join(f"    {key:24} {size} ({unit})" for key, (size, unit) in keys.items())
+    keys = flywheel_sim.load(task).obs_keys if task in flywheel_sim.tasks() else {}
+    return {key: unit for key, (_, unit) in keys.items()}
 
 
 def streak(flags: np.ndarray) -> int:
