@@ -16,6 +16,7 @@ from test_corpus_windows import check as check_windows
 
 from flywheel import app
 from flywheel.corpus import Corpus, CorpusError, state
+from flywheel.corpus.copies import Copies
 from flywheel.corpus.maintenance import compact, expire, fsck, gc
 from flywheel.corpus.objects import Objects
 
@@ -92,6 +93,39 @@ def test_what_was_read_is_kept_and_a_damaged_copy_is_fetched_again(place, tmp_pa
     shutil.rmtree(tmp_path / "objects")
     with pytest.raises(CorpusError, match="is missing; restore the segment"):
         Corpus(place).at(1).read(0)
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_copies_take_no_more_room_than_they_may(place, tmp_path, monkeypatch):
+    corpus = Corpus(place, create=True)
+    for seed in range(6):
+        corpus.append([episode(seed, steps=400)])
+    copies = tmp_path / "objects"
+
+    def held():
+        return sum(path.stat().st_size for path in copies.rglob("*") if path.is_file())
+
+    assert [one.hash for one in Corpus(place).at("latest")] == corpus.at("latest").hashes
+    everything = held()
+    shutil.rmtree(copies)
+    monkeypatch.setenv("FLYWHEEL_CACHE_GB", str(everything / 2 / 1e9))
+    assert [one.hash for one in Corpus(place).at("latest")] == corpus.at("latest").hashes
+    assert everything / 4 < held() <= everything / 2
+    with pytest.raises(CorpusError, match="FLYWHEEL_CACHE_GB='much'"):
+        monkeypatch.setenv("FLYWHEEL_CACHE_GB", "much")
+        Corpus(place)
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLYWHEEL_CACHE_GB", str(10_000 / 1e9))
+    first, other = (Copies(url, tmp_path) for url in ("s3://a/x", "s3://b/x"))  # two corpora, one limit
+    for age, name in enumerate("abcd"):
+        os.utime(first.keep(name, bytes(2000)), ns=(age, age))
+    os.utime(first.path("a"), ns=(9, 9))
+    other.keep("large", bytes(4000))
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a", "d", "large"]
+    other.keep("huge", bytes(99_000))  # what the caller is about to open stays
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["huge"]
 
 
 @remote

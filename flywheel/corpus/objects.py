@@ -2,7 +2,7 @@
 
 Commit is a conditional create (PUT with If-None-Match), which of several writers lets exactly one win. Nothing is renamed: the
 files of a segment are put one by one and count from the moment that the log names them. Credentials come from the
-environment (AWS_*, AZURE_*, GOOGLE_*) and go nowhere else. What never changes is kept in a local cache, with its sha256.
+environment (AWS_*, AZURE_*, GOOGLE_*) and go nowhere else. What never changes is kept on this machine (corpus.copies), with its sha256.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flywheel.corpus.copies import Copies
 from flywheel.corpus.segment import CorpusError
 
 SCHEMES = ("s3", "gs", "az")
@@ -42,30 +43,31 @@ class Objects:
         self.root = url.rstrip("/")
         with self._translated():
             self.remote = from_url(self.root)
-        home = cache or Path(os.environ.get("FLYWHEEL_CACHE") or Path.home() / ".cache/flywheel")
-        self.cache = home / hashlib.sha256(self.root.encode()).hexdigest()[:16]
+        self.copies = Copies(self.root, cache)
 
     def __str__(self) -> str:
         return self.root
 
     def read(self, name: str) -> bytes:
-        kept = self.cache / name if name.startswith(CACHED) else None
-        if kept:
-            with contextlib.suppress(FileNotFoundError):
-                data = kept.read_bytes()
-                if hashlib.sha256(data[:-32]).digest() == data[-32:]:
-                    return data[:-32]
+        if not name.startswith(CACHED):
+            return self._get(name)
+        with contextlib.suppress(FileNotFoundError):
+            data = self.copies.path(name).read_bytes()
+            if hashlib.sha256(data[:-32]).digest() == data[-32:]:
+                return data[:-32]
         data = self._get(name)
-        if kept:
-            with contextlib.suppress(OSError):  # no room: the caller has what it wanted all the same
-                self._keep(kept, data + hashlib.sha256(data).digest())
+        with contextlib.suppress(OSError):  # no room: the caller has what it wanted all the same
+            self.copies.keep(name, data + hashlib.sha256(data).digest())
         return data
 
     def map(self, name: str) -> mmap.mmap | bytes:
-        kept = self.cache / f"{name}.map"
-        if not kept.exists():
-            self._keep(kept, self._get(name))
-        with open(kept, "rb") as file:
+        while True:
+            try:
+                file = open(self.copies.path(f"{name}.map"), "rb")  # noqa: SIM115 (closed below)
+                break
+            except FileNotFoundError:  # never read, or gone since to make room
+                self.copies.keep(f"{name}.map", self._get(name))
+        with file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
 
     def exists(self, name: str) -> bool:
@@ -124,8 +126,7 @@ class Objects:
         for path in paths:
             with self._translated(), contextlib.suppress(obstore.exceptions.NotFoundError, FileNotFoundError):
                 obstore.delete(self.remote, path)
-            for kept in (self.cache / path, self.cache / f"{path}.map"):
-                kept.unlink(missing_ok=True)
+            self.copies.drop(path, f"{path}.map")
 
     def lock(self, what: str):
         """None is needed: deleting twice is deleting once."""
@@ -151,16 +152,6 @@ class Objects:
 
         with self._translated():
             return [entry for page in obstore.list(self.remote, f"{folder}/") for entry in page]
-
-    def _keep(self, path: Path, data: bytes) -> None:
-        """Into the cache, in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-        try:
-            aside.write_bytes(data)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
