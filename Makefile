@@ -40,6 +40,7 @@ bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.
 	$(BIN)/python benchmarks/stepping.py
 	$(BIN)/python benchmarks/collecting.py
 	$(BIN)/python benchmarks/corpus.py
+	$(BIN)/python benchmarks/near.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/cli.py
 	$(BIN)/python benchmarks/learning.py
