@@ -170,3 +170,21 @@ def test_two_hashes_with_the_same_first_bytes_and_many_pages():
 def test_gc_leaves_the_checkpoints(corpus):
     gc(corpus, grace=0, dry_run=False)
     assert Corpus(corpus.path).at("latest").id == corpus.at("latest").id and fsck(corpus) == []
+
+
+def test_a_corpus_that_nobody_holds_lets_its_maps_go_at_once(tmp_path):
+    import gc
+    import weakref
+
+    corpus = Corpus(tmp_path / "corpus", create=True)
+    for seed in range(4):
+        corpus.append([episode(seed)])
+    fresh = Corpus(tmp_path / "corpus")
+    assert len(fresh.at(2)) == 2 and fresh.history.state.blocks[0].file
+    held = weakref.ref(fresh.history.state.blocks[0])
+    gc.disable()
+    try:
+        del fresh
+        assert held() is None
+    finally:
+        gc.enable()

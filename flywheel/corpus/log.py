@@ -24,6 +24,7 @@ import json
 import random
 import re
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -167,12 +168,15 @@ class Log:
     def _open(self, name: str) -> Block | None:
         """A checkpoint, or None where it is not whole. A page that is damaged shows when it is used."""
 
+        files, whose = self.files, weakref.ref(self)  # no cycle: a corpus that nobody holds lets its maps go at once
+
         def damaged() -> None:
-            self.state = State(self.corpus_id, self.columns)
+            if (log := whose()) is not None:
+                log.state = State(log.corpus_id, log.columns)
             with contextlib.suppress(OSError):
-                self.files.remove(name)
+                files.remove(name)
             raise CorpusError(
-                f"{self.files}/{name}: the bytes of this checkpoint changed on disk. It is only a copy of the log and was "
+                f"{files}/{name}: the bytes of this checkpoint changed on disk. It is only a copy of the log and was "
                 "deleted; do it again, it will be made anew"
             )
 

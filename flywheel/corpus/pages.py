@@ -12,6 +12,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,14 @@ class Column:
         self.values, self.crcs, self.damaged = values, crcs, damaged
         self.row = max(1, values.nbytes // max(1, len(values)))  # bytes
         self.good = np.full(0 if crcs is None else len(crcs), False)
+        self.left = len(self.good)  # pages that nobody has touched yet
 
     def __len__(self) -> int:
         return len(self.values)
 
     def slice(self, low: int, high: int) -> np.ndarray:
         """Rows low to high."""
-        if self.crcs is not None:
+        if self.left:
             self._check(np.arange(low * self.row // PAGE, -(-min(high, len(self)) * self.row // PAGE)))
         return self.values[low:high]
 
@@ -42,7 +44,7 @@ class Column:
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Rows by their numbers [n]."""
-        if self.crcs is not None:
+        if self.left:
             touched = np.zeros(len(self.good), bool)
             touched[index * self.row // PAGE] = True
             touched[(index * self.row + self.row - 1) // PAGE] = True
@@ -55,6 +57,7 @@ class Column:
             if zlib.crc32(data[page * PAGE : (page + 1) * PAGE]) != self.crcs[page]:
                 self.damaged()
             self.good[page] = True
+            self.left -= 1
 
 
 def _crcs(values: np.ndarray) -> np.ndarray:
@@ -101,12 +104,18 @@ class Columns(dict):
         first, last = self.header[name]["data_offsets"]
         return self.raw[first:last].view(DTYPES[self.header[name]["dtype"]]).reshape(self.header[name]["shape"])
 
+    @cached_property
+    def _first(self) -> dict[str, int]:
+        """Where the checksums of each column's pages begin among all."""
+        found, at = {}, 0
+        for name in sorted(self.header.keys() - {"crc32"}):
+            begin, end = self.header[name]["data_offsets"]
+            found[name] = at
+            at += -(-(end - begin) // PAGE)
+        return found
+
     def __missing__(self, name: str) -> Column:
-        values, sizes = (
-            self.array(name),
-            {key: int.__sub__(*entry["data_offsets"][::-1]) for key, entry in self.header.items()},
-        )
-        at = sum(-(-sizes[key] // PAGE) for key in sizes if key != "crc32" and key < name)
+        values, at = self.array(name), self._first[name]
         crcs = self.array("crc32")[at : at - (-values.nbytes // PAGE)]
         return self.setdefault(name, Column(values, crcs, self.damaged))
 

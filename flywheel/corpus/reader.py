@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 
 import numpy as np
@@ -22,7 +23,8 @@ class Reader:
 
     def __init__(self, files: Files, corpus_id: str):
         self.files = files
-        self.history = Log(files, corpus_id, self._columns)
+        own = weakref.proxy(self)  # no cycle, see Log._open
+        self.history = Log(files, corpus_id, lambda name, sha256: own._columns(name, sha256))
         self._segments: OrderedDict[str, Segment] = OrderedDict()
         self._decoded: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
         self._statistics: dict[str, dict[str, np.ndarray]] = {}

@@ -13,10 +13,11 @@ MEAN, M2, MIN, MAX = range(4)
 
 def summarise(rows: np.ndarray) -> np.ndarray:
     """[4, D] float64 (mean, M2, min, max) of each column of `rows` [N, ...], N of at least 1."""
-    columns = rows.reshape(len(rows), -1).astype(np.float64)
+    columns = rows.reshape(len(rows), -1)
     with np.errstate(over="ignore"):  # numbers near the end of float64 have an infinite M2
-        mean = columns.mean(axis=0)
-        m2 = ((columns - mean) ** 2).sum(axis=0)
+        mean = columns.mean(axis=0, dtype=np.float64)
+        centred = columns - mean
+        m2 = np.einsum("nd,nd->d", centred, centred)
     return np.stack([mean, m2, columns.min(axis=0), columns.max(axis=0)])
 
 
