@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: help setup nightly test results scores bench bench-gpu soak lock
+.PHONY: help setup nightly test azurite results scores bench bench-gpu soak lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -26,6 +26,9 @@ test: setup      ## ruff and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest
+
+azurite: setup   ## Azure's storage server for the tests of object stores, from npm; without it they are skipped
+	npm install --prefix $(VENV)/azurite --no-fund --no-audit --silent azurite@3
 
 soak: setup      ## the durability tests at length (docs/reliability.md)
 	$(BIN)/python tests/soak.py

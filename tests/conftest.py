@@ -63,7 +63,7 @@ def az_server():
     import servers
 
     if not servers.azurite():
-        pytest.skip("azurite is not installed: npm install -g azurite, or set AZURITE to its azurite-blob")
+        pytest.skip("azurite is not installed: `make azurite`, or set AZURITE to its azurite-blob")
     with servers.azure() as running:
         yield running
 

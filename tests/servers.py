@@ -20,8 +20,9 @@ S3_SECRET = "s3-secret-of-the-tests"
 
 
 def azurite() -> str | None:
-    """azurite's program, from $AZURITE or the path; None where it is not installed (npm install azurite)."""
-    return os.environ.get("AZURITE") or shutil.which("azurite-blob")
+    """azurite's program, from $AZURITE, `make azurite` or the path; None where it is not installed."""
+    made = Path(sys.prefix) / "azurite/node_modules/.bin/azurite-blob"
+    return os.environ.get("AZURITE") or (str(made) if made.exists() else shutil.which("azurite-blob"))
 
 
 @contextlib.contextmanager
