@@ -115,7 +115,7 @@ def test_a_batch_is_what_the_episodes_say(windows):
 
 
 def test_workers_give_the_same_batches_and_pickle_nothing(windows):
-    with pytest.raises(TypeError, match="mmap"):
+    with pytest.raises((TypeError, AttributeError), match="pickle"):  # maps and callbacks: a copy would be a mistake
         pickle.dumps(windows)
     loader = Loader(batches(windows), workers=2, group=2)
     kept = [
