@@ -93,7 +93,6 @@ def ours(case: str, precision: str, device: str = "cpu"):
     from flywheel.corpus import Corpus
     from flywheel.episode import Episode
     from flywheel.rl.learner import Learner
-    from flywheel.rl.resident import offline
     from flywheel.rl.source import Offline
 
     if case == "ppo":
@@ -116,7 +115,7 @@ def ours(case: str, precision: str, device: str = "cpu"):
     shares = {act: {"all": 1.0} for act in ("evaluate", "improve")}
     drawn = (windows, {"all": np.arange(len(windows))}, shares)
     steps = {"obs_steps": 1, "action_steps": 1, "batch_size": batch}
-    source = offline(*drawn, device=device, **steps) if algorithm["source"] == "offline" else Offline(*drawn, **steps)
+    source = Offline(*drawn, device=device, **steps)
     learner = Learner(
         made, evaluate=algorithm["evaluate"], improve=algorithm.get("improve") or {}, lag=algorithm["lag"], device=device,
         precision=precision,
@@ -143,13 +142,13 @@ def on_policy(precision: str, device: str):
 
     algorithm, made = parts("ppo")
     policy, (obs_dim, action_dim, _, batch) = made["policy"].explores(1.0), CASES["ppo"][-1]
-    source = OnPolicy(obs_steps=1, action_steps=1, gather_round=None, memory={}, batch_size=batch)
+    source = OnPolicy(obs_steps=1, action_steps=1, gather_round=None, memory={}, batch_size=batch, device=device)
     obs, count = torch.randn(ROUND * batch, 1, obs_dim), ROUND * batch
     with torch.no_grad():
         chain = policy.chain(obs, torch.randn(count, 1, action_dim))
         log_prob = policy.chain_log_prob(obs, chain)[0]
-    source.data = {"obs": obs, "action": chain[:, 0], "chain": chain, "log_prob": log_prob}
-    source.data |= {"advantage": torch.randn(count), "return": torch.randn(count)}
+    data = {"obs": obs, "action": chain[:, 0], "chain": chain, "log_prob": log_prob}
+    source.hold(data | {"advantage": torch.randn(count), "return": torch.randn(count)})
     improve = {"policy": {"clipped_surrogate": {"clip": 0.2}}}
     learner = Learner(
         made, evaluate=algorithm["evaluate"], improve=improve, lag={}, advantage=algorithm["advantage"], device=device,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
+LARGE = 5000  # weights of a layer from which on bfloat16 is faster
 
 
 def hidden(name: str) -> nn.Module:
@@ -19,15 +20,60 @@ def hidden(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 3, activation: str = "silu") -> nn.Sequential:
+def multiplies_bf16(device: str | torch.device) -> bool:
+    """Whether the processor of `device` has instructions for products of bfloat16."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class Rounded(nn.Module):
+    """A stack of layers that can compute its hidden ones in bfloat16: with half the memory, and on processors that multiply it,
+    at twice the rate or more. What goes into a product is then rounded to 8 bits; sums, the last layer and all that is kept are not.
+
+    Its owner gives it the copies, `twins` {parameter: in bfloat16}, and keeps them equal (rl/learner.py); they are used while `on`.
+    """
+
+    on = False  # for all, while a learner learns
+    twins: dict[Tensor, Tensor] | None = None
+
+    @property
+    def rounds(self) -> bool:
+        return Rounded.on and bool(self.twins)
+
+    def inner(self) -> list[nn.Parameter]:
+        """The parameters of the hidden layers that are large enough for it to pay."""
+        raise NotImplementedError
+
+
+def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 3, activation: str = "silu") -> MLP:
     """`depth` hidden layers of `width` units; [B, inputs] -> [B, outputs]."""
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [nn.Linear(inputs if i == 0 else width, width), hidden(activation)]
-    return nn.Sequential(*layers, nn.Linear(width, outputs))
+    return MLP(*layers, nn.Linear(width, outputs))
 
 
-class Ensemble(nn.Module):
+class MLP(Rounded, nn.Sequential):
+    """Linear layers with activations between them."""
+
+    def inner(self) -> list[nn.Parameter]:
+        layers = [layer for layer in self[:-1] if isinstance(layer, nn.Linear) and layer.weight.numel() >= LARGE]
+        return [p for layer in layers for p in (layer.weight, layer.bias)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.rounds:
+            return super().forward(x)
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                weight, bias = (self.twins.get(p, p) for p in (layer.weight, layer.bias))
+                x = F.linear(x.to(weight.dtype), weight, bias)
+            else:
+                x = layer(x)
+        return x
+
+
+class Ensemble(Rounded):
     """E independent MLPs computed together; [B, inputs] -> [E, B], or with `outputs` [E, B, outputs].
 
     `norm`: LayerNorm before each activation bounds what a critic says far from its data (RLPD, arXiv 2302.02948). `depth` 0
@@ -59,16 +105,29 @@ class Ensemble(nn.Module):
                 self.gain.append(nn.Parameter(torch.ones(members, 1, m)))
                 self.shift.append(nn.Parameter(torch.zeros(members, 1, m)))
 
+        self._parts = [
+            list(part) for part in (self.weight, self.bias, self.gain, self.shift)
+        ]  # quicker to walk through
+
+    def inner(self) -> list[nn.Parameter]:
+        hidden = [i for i, weight in enumerate(self.weight[:-1]) if weight[0].numel() >= LARGE]
+        return [part[i] for i in hidden for part in self._parts if i < len(part)]
+
     def forward(self, x: Tensor, which: slice | Tensor | None = None) -> Tensor:
         """[B, inputs] -> [E, B], of all members or of `which`."""
-        parts = [list(part) for part in (self.weight, self.bias, self.gain, self.shift)]
-        weight, bias, gain, shift = parts if which is None else [[p[which] for p in part] for part in parts]
+        parts = self._parts
+        if self.rounds:
+            parts = [[self.twins.get(p, p) for p in part] for part in parts]
+        if which is not None:
+            parts = [[p[which] for p in part] for part in parts]
+        weight, bias, gain, shift = parts
         x = x.expand(len(weight[0]), *x.shape)
         for i in range(len(weight) - 1):
-            x = torch.baddbmm(bias[i], x, weight[i])
+            x = torch.baddbmm(bias[i], x.to(weight[i].dtype), weight[i])
             if gain:
                 x = torch.addcmul(shift[i], F.layer_norm(x, x.shape[-1:]), gain[i])
             x = self.act(x)
+        x = x.to(weight[-1].dtype)
         if self.outputs:
             return torch.baddbmm(bias[-1], x, weight[-1])
         return (x * weight[-1].mT).sum(-1) + bias[-1].squeeze(-1)  # one output: faster than a matmul

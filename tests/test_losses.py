@@ -1,6 +1,7 @@
 """Arithmetic by hand: each number is worked out in a comment, then asserted."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -169,10 +170,13 @@ def test_maximize_soft_q():
 
 def test_match_entropy_raises_the_temperature_when_the_entropy_is_too_low():
     # log pi = 2, target -1: loss = -log(alpha) * (2 - 1): its slope in log alpha is -1, so alpha grows
-    alpha = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    loss, _ = improve.match_entropy({"policy": Fixed(0.5, 2.0), "alpha": lambda: alpha}, with_obs())
+    log_alpha = torch.tensor(math.log(3.0), dtype=torch.float64, requires_grad=True)
+    nets = {"policy": Fixed(0.5, 2.0), "alpha": SimpleNamespace(log=log_alpha)}
+    loss, _ = improve.match_entropy(nets, with_obs())
     assert loss.item() == pytest.approx(-1.098612)
-    assert torch.autograd.grad(loss, alpha)[0].item() < 0
+    assert torch.autograd.grad(loss, log_alpha)[0].item() == pytest.approx(-1.0)
+    told, _ = improve.match_entropy(nets, with_obs() | {"pi_log_prob": torch.tensor([0.0, -4.0])})
+    assert told.item() == pytest.approx(3 * 1.098612)  # -log(3) * (-2 - 1)
 
 
 def test_policy_baseline():

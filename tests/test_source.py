@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flywheel.episode import Episode
-from flywheel.rl import resident
+from flywheel.rl import packed
 from flywheel.rl.fit import At, Cadence, fit
 from flywheel.rl.source import Offline, OnPolicy, Pool
 
@@ -27,7 +27,10 @@ def windows(*episodes):
         return rows[np.clip(index[:, None] + offsets, low[:, None], high[:, None])]
 
     columns = {"obs.state": slice(0, 1), "action": slice(1, 2), "reward": slice(2, 3)}
-    return SimpleNamespace(rows=rows, start=np.array(start), length=np.array(length), columns=columns, gather=gather)
+    version = SimpleNamespace(hashes=[str(e) for e in episodes])
+    return SimpleNamespace(
+        rows=rows, start=np.array(start), length=np.array(length), columns=columns, gather=gather, version=version
+    )
 
 
 def source(held, **more):
@@ -261,17 +264,33 @@ def test_the_first_rounds_may_only_evaluate_and_enough_ends_an_act():
     assert sated.did == ["collect", "evaluate", "evaluate", "improve"]
 
 
-def test_resident_draws_the_same_batches_and_gives_way_where_there_is_no_room(monkeypatch):
+def test_kept_transitions_are_those_that_are_gathered_and_give_way_where_there_is_no_room(monkeypatch):
     held = windows(([1, 2, 3, 4], [0, 0, 0]), ([5, 6, 7], [0, 1]))
     drawn = (
         {"a": np.array([0]), "b": np.array([1]), "none": np.array([], int)},
         {"evaluate": {"a": 0.5, "b": 0.5, "none": 1.0}},
     )
     options = {"obs_steps": 2, "action_steps": 2, "gamma": 0.5, "batch_size": 32}
-    kept, plain = resident.offline(held, *drawn, device="cpu", **options), Offline(held, *drawn, **options)
-    assert isinstance(kept, resident.Resident)
+    kept = Offline(held, *drawn, **options)
+    monkeypatch.setattr(packed, "ROOM", 100)
+    plain = Offline(held, *drawn, **options)
+    assert kept.kept and not plain.kept
     for _ in range(3):
         mine, theirs = kept.batch("evaluate"), plain.batch("evaluate")
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
-    monkeypatch.setattr(resident, "ROOM", 100)
-    assert type(resident.offline(held, *drawn, device="cpu", **options)) is Offline
+
+
+def test_kept_transitions_follow_episodes_that_come_and_go(monkeypatch):
+    monkeypatch.setattr(packed, "PIECE", 2)  # so that each episode takes several
+    a, b, c = ([1, 2, 3, 4], [0, 0, 0]), ([5, 6, 7], [0, 1]), ([8, 9, 10, 11], [0, 0, 0])
+    followed = source(windows(a, b))
+    rows = followed.kept.rows.clone()
+    for episodes in ((a, b, c), (b, c), (b,)):
+        held = windows(*episodes)
+        followed.use(held, {"all": np.arange(len(episodes))})
+        if len(episodes) == 3:
+            assert torch.equal(followed.kept.rows[: len(rows)], rows)
+        fresh = source(held)
+        fresh.load_state(followed.state())
+        mine, other = followed.batch("improve", 64), fresh.batch("improve", 64)
+        assert all(torch.equal(mine[k], other[k]) for k in other)

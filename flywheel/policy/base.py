@@ -78,8 +78,11 @@ class Policy(Normalised):
         self.register_buffer("own", own, persistent=False)
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.obs_steps, self.action_steps, self.condition = obs_steps, action_steps, condition
-        for name, bound in (("low", low), ("high", high)):  # on the policy's device; in no file of weights
+        # [Da] each, on the policy's device; in no file of weights
+        for name, bound in (("low", low), ("high", high)):
             self.register_buffer(name, torch.tensor(bound, dtype=torch.float32), persistent=False)
+        self.register_buffer("middle", (self.high + self.low) / 2, persistent=False)
+        self.register_buffer("half_range", (self.high - self.low) / 2, persistent=False)
         self.obs_norm = Normaliser(obs_dim)
         self.action_norm = Normaliser(action_dim, floor=2e-2)
         self.features = obs_steps * obs_dim + int(condition)
@@ -152,11 +155,6 @@ class Policy(Normalised):
         """`action` [..., Da] inside the range."""
         low, high = self.bounds(action)
         return action.clamp(low, high)
-
-    @property
-    def half_range(self) -> Tensor:
-        """(high - low) / 2, [Da]."""
-        return (self.high - self.low) / 2
 
     @property
     def device(self) -> torch.device:

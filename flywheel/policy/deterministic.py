@@ -19,8 +19,7 @@ class Deterministic(Policy):
 
     def _act(self, features: Tensor) -> Tensor:
         u = self.net(features).view(-1, self.action_steps, self.action_dim)
-        low, high = self.bounds(u)
-        return (high + low) / 2 + (high - low) / 2 * torch.tanh(u)
+        return torch.addcmul(self.middle.to(u), self.half_range.to(u), torch.tanh(u))
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         action = self._act(self.encode(obs))

@@ -27,7 +27,7 @@ class Gaussian(Policy):
 
     def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
         mean, log_std = self.distribution(self.encode(obs))
-        return (mean + log_std.exp() * noise)[:, None]
+        return torch.addcmul(mean, log_std.exp(), noise)[:, None]
 
     def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.distribution(self.encode(obs))

@@ -5,14 +5,12 @@ a = middle + half * tanh(mean + std * noise),   log pi(a) = log N(u) - sum log(h
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flywheel.nets import mlp
-from flywheel.policy._normal import entropy, log_density
+from flywheel.policy._normal import entropy, log_density, log_density_of_noise
 from flywheel.policy.base import Policy
 
 
@@ -22,6 +20,7 @@ class TanhGaussian(Policy):
     def __init__(self, *, width: int = 256, depth: int = 2, activation: str = "silu", **base):
         super().__init__(width=width, depth=depth, activation=activation, **base)
         self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation)
+        self.steepest = self.action_steps * float((4 * self.half_range.double()).log().sum())
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, F] -> mean, log std before the squashing, both [B, Ta, Da]."""
@@ -29,18 +28,21 @@ class TanhGaussian(Policy):
         return mean, -1.5 + 3.5 * torch.tanh(log_std)
 
     def squash(self, u: Tensor) -> Tensor:
-        low, high = self.bounds(u)
-        return (high + low) / 2 + (high - low) / 2 * torch.tanh(u)
+        return torch.addcmul(self.middle.to(u), self.half_range.to(u), torch.tanh(u))
+
+    def slope(self, u: Tensor) -> Tensor:
+        """log of d squash(u) / du, summed over the chunk, [B]; 1 - tanh(u)^2 = 4 exp(2u) / (1 + exp(2u))^2, written so that it cannot
+        round to 0."""
+        rest = torch.add(F.softplus(u, beta=-2.0), u, alpha=-0.5)  # log(1 + exp(-2u)) / -2 - u / 2
+        return 4 * rest.sum((1, 2)) + self.steepest
 
     def density(self, u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        """log pi of squash(u), [B]; 1 - tanh(u)^2 = 4 exp(2u) / (1 + exp(2u))^2, written so that it cannot round to 0."""
-        low, high = self.bounds(u)
-        slope = ((high - low) / 2).log() + 2 * (math.log(2) - u - F.softplus(-2 * u))
-        return log_density(u, mean, log_std) - slope.sum((1, 2))
+        """log pi of squash(u), [B]."""
+        return log_density(u, mean, log_std) - self.slope(u)
 
     def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
         mean, log_std = self.distribution(self.encode(obs))
-        return (mean + log_std.exp() * noise)[:, None]  # before the squashing
+        return torch.addcmul(mean, log_std.exp(), noise)[:, None]  # before the squashing
 
     def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.distribution(self.encode(obs))
@@ -51,13 +53,12 @@ class TanhGaussian(Policy):
 
     def sample_with_log_prob(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.distribution(self.encode(obs))
-        u = mean + log_std.exp() * noise
-        return self.squash(u), self.density(u, mean, log_std)
+        u = torch.addcmul(mean, log_std.exp(), noise)
+        return self.squash(u), log_density_of_noise(noise, log_std) - self.slope(u)
 
     def bc_loss(self, obs, action, generator, condition=None):
         mean, log_std = self.distribution(self.encode(obs, condition))
-        low, high = self.bounds(action)
-        inside = ((action - (high + low) / 2) / ((high - low) / 2)).clamp(-1 + 1e-4, 1 - 1e-4)
+        inside = ((action - self.middle.to(action)) / self.half_range.to(action)).clamp(-1 + 1e-4, 1 - 1e-4)
         return -self.density(torch.atanh(inside), mean, log_std) / (self.action_steps * self.action_dim)
 
 

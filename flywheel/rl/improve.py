@@ -39,20 +39,20 @@ def clipped_surrogate(nets, batch, *, clip=0.2, first=None, entropy=0.0, denoise
     `first` to `clip`. `entropy` is the weight of a bonus. Beyond `target_kl` the round's improvement stops.
     """
     log_prob, spread = nets["policy"].chain_log_prob(batch["obs"], batch["chain"])  # [B, K]
-    advantage = batch["advantage"]
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    steps, limit, advantage = log_prob.shape[1], clip, advantage[:, None]
+    deviation, mean = torch.std_mean(batch["advantage"])
+    worse = ((mean - batch["advantage"]) / (deviation + 1e-8))[:, None]  # -A
+    steps, limit = log_prob.shape[1], clip
     if steps > 1:
         left = torch.arange(steps - 1, -1, -1, device=log_prob.device)  # steps after this one, [K]
         limit = clip if first is None else _grown(first, clip, left)
-        advantage = advantage * denoise**left
+        worse = worse * denoise**left
     change = log_prob - batch["log_prob"]
     ratio = change.exp()
 
     def kl():  # Schulman's k3 estimate
         return (ratio - 1 - change).detach().sum(1).mean()
 
-    loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - limit, 1 + limit) * advantage).sum(1).mean()
+    loss = torch.maximum(ratio * worse, ratio.clamp(1 - limit, 1 + limit) * worse).mean() * steps
     if entropy:
         loss = loss - entropy * spread.sum(1).mean()
     info = {"kl": kl, "entropy": spread.mean, "clipped": lambda: ((ratio - 1).abs() > limit).float().mean()}
@@ -108,19 +108,24 @@ def maximize_q(nets, batch, *, scale=None, sample=False):
 
 
 def maximize_soft_q(nets, batch, *, alpha=0.2, pessimism="min"):
-    """alpha log pi(a | s) - Q(s, a), a ~ pi (SAC, 1812.05905, eq. 7); Q is the members' min, or mean (RLPD)."""
+    """alpha log pi(a | s) - Q(s, a), a ~ pi (SAC, 1812.05905, eq. 7); Q is the members' min, or mean (RLPD). What pi said of its
+    actions stays in the batch for `match_entropy`."""
     policy, obs = nets["policy"], batch["obs"]
     action, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
+    batch["pi_log_prob"] = log_prob.detach()
     q = nets["q"](obs, action)
     q = q.amin(0) if pessimism == "min" else q.mean(0)
     return (temperature(nets, alpha) * log_prob - q).mean(), {"entropy": lambda: -log_prob.mean(), "q_pi": q.mean}
 
 
 def match_entropy(nets, batch, *, target="auto"):
-    """-alpha (log pi + target): the temperature that keeps the policy's entropy at `target`, by default -Ta * Da (SAC, eq. 18)."""
+    """-alpha (log pi + target): the temperature that keeps the policy's entropy at `target`, by default -Ta * Da (SAC, eq. 18), by the
+    actions that the policy was just improved with, if it was."""
     policy, obs = nets["policy"], batch["obs"]
     goal = -float(policy.action_steps * policy.action_dim) if target == "auto" else float(target)
-    with torch.no_grad():
-        _, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
-    alpha = nets["alpha"]()
-    return -(alpha.log() * (log_prob + goal)).mean(), {"alpha": lambda: alpha}
+    log_prob = batch.get("pi_log_prob")
+    if log_prob is None:
+        with torch.no_grad():
+            _, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
+    log_alpha = nets["alpha"].log
+    return -log_alpha * (log_prob.mean() + goal), {"alpha": log_alpha.exp}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flywheel.nets import Rounded, multiplies_bf16
 from flywheel.rl import advantage, evaluate, gate, improve
+from flywheel.rl.optimiser import KINDS
 
 ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
 PARTS = ("next_value", "baseline")  # functions, named: state_value, or with arguments: {smoothed: {noise: 0.2}}
 TOLD = 8  # of so many updates one says its numbers: they are small kernels, too
-OPTIMISERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-PRECISION = {"bf16": "medium", "float32": "highest"}
+PRECISIONS = ("bf16", "float32")
 
 
 def resolve(act: str, name: str, args: dict[str, Any]):
@@ -48,9 +50,12 @@ def _function(module, spec: str | dict[str, Any]):
 
 class Flat:
     """The parameters of a net that can be learnt, from now on views into one vector: clipping, Adam and the slow copy are
-    one kernel each. Each begins at 64 bytes, as if it stood alone: a matrix product may depend on it in the last bit."""
+    one kernel each. Each begins at 64 bytes, as if it stood alone: a matrix product may depend on it in the last bit.
 
-    def __init__(self, net: nn.Module):
+    With `rounded` the net's stacks compute with bfloat16 copies of their hidden parameters, and gradients are taken of these.
+    """
+
+    def __init__(self, net: nn.Module, rounded: bool = False, learnt: bool = True):
         self.params = [p for p in net.parameters() if p.requires_grad]
         sizes = [-(-p.numel() // 16) * 16 for p in self.params]
         self.values = self.params[0].new_zeros(sum(sizes), requires_grad=False)
@@ -60,11 +65,31 @@ class Flat:
         ]
         for p, part in zip(self.params, self.values.split(sizes), strict=True):
             p.data = part[: p.numel()].view_as(p).copy_(p.data)
+            p.requires_grad_(learnt)
+        self.half, self.leaves = None, self.params
+        stacks = [module for module in net.modules() if isinstance(module, Rounded) and module.inner()]
+        if rounded and stacks and self.values.dtype == torch.float32:
+            self.half = self.values.bfloat16()
+            parts, twins = dict(zip(self.params, self.half.split(sizes), strict=True)), {}
+            for module in stacks:
+                module.twins = {p: parts[p][: p.numel()].view_as(p).requires_grad_(learnt) for p in module.inner()}
+                twins |= module.twins
+            self.leaves = [twins.get(p, p) for p in self.params]
 
-    def backward(self, loss: Tensor) -> Tensor:
+    def refresh(self) -> None:
+        """After the values changed: the rounded copies follow."""
+        if self.half is not None:
+            self.half.data.copy_(self.values)
+
+    def backward(self, loss: Tensor) -> float:
         """The gradient of `loss`, and of nothing else, with respect to the values; its norm."""
-        torch._foreach_copy_(self.grads, torch.autograd.grad(loss, self.params))
-        return self.values.grad.norm()
+        torch._foreach_copy_(self.grads, torch.autograd.grad(loss, self.leaves))
+        return self.values.grad.norm().item()
+
+    def cut(self, norm: float, most: float) -> None:
+        """Shorten a gradient of this norm to at most `most`."""
+        if norm + 1e-6 > most:
+            self.values.grad *= most / (norm + 1e-6)
 
 
 class Learner:
@@ -73,8 +98,8 @@ class Learner:
 
     `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the policy as
     it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins from the policy as it
-    is now (the anchor), not from the last round's. `precision` bf16 lets a processor that is faster with bfloat16 (AMX, a GPU)
-    round what it multiplies; sums, weights and all else stay float32.
+    is now (the anchor), not from the last round's. `precision` bf16 lets a processor that multiplies bfloat16 do so in the hidden
+    layers of an update; weights, losses and all that acts stay float32.
     """
 
     def __init__(
@@ -96,9 +121,8 @@ class Learner:
     ):
         if optimiser == "sgd":
             clip, weight_decay = float("inf"), 0.0
-        if precision not in PRECISION:
-            raise ValueError(f"no precision {precision!r}. There are: {', '.join(PRECISION)}")
-        self.precision = PRECISION[precision]
+        if precision not in PRECISIONS:
+            raise ValueError(f"no precision {precision!r}. There are: {', '.join(PRECISIONS)}")
         self.nets = {name: net.to(device) for name, net in nets.items()}
         self.lag, self.clip, self.device = dict(lag), clip, device
         for name in self.lag:
@@ -113,16 +137,14 @@ class Learner:
             self.nets["policy.old"] = copy.deepcopy(self.nets["policy"]).requires_grad_(False)
         self.tables = {"evaluate": self._table("evaluate", evaluate), "improve": self._table("improve", improve)}
         moved = {net for table in self.tables.values() for net in table}
-        self.flat = {name: Flat(net) for name, net in self.nets.items() if name in moved or name.endswith(".lag")}
-        for name in self.lag:
-            self.nets[f"{name}.lag"].requires_grad_(False)
+        rounded = precision == "bf16" and multiplies_bf16(device)
+        self.flat = {
+            name: Flat(net, rounded, learnt=name in moved)
+            for name, net in self.nets.items()
+            if name in moved or name.endswith(".lag")
+        }
         self.optim = {
-            net: OPTIMISERS[optimiser](
-                [self.flat[net].values],
-                lr=lr[net] if isinstance(lr, dict) else lr,
-                weight_decay=weight_decay,
-                fused=True,
-            )
+            net: KINDS[optimiser](self.flat[net].values, lr[net] if isinstance(lr, dict) else lr, weight_decay)
             for net in sorted(moved)
         }
         self.rng = torch.Generator(device).manual_seed(seed)
@@ -144,31 +166,32 @@ class Learner:
 
         True, and nothing more is moved, if a loss says `stop`: enough of this act for this round.
         """
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self.precision)
+        Rounded.on = True
         try:
             return self._act(act, batch)
         finally:
-            torch.set_float32_matmul_precision(before)
+            Rounded.on = False
 
     def _act(self, act: str, batch: dict[str, Tensor]) -> bool:
         batch = self.complete(act, batch)
         told = self.acts[act] % TOLD == 0
         self.acts[act] += 1
         for net, losses in self.tables[act].items():
-            total = 0.0
+            total = None
             for name, loss, args in losses:
                 value, info = loss(self.nets, batch, **args)
                 if info.pop("stop", False):
                     return True
-                total = total + value
+                total = value if total is None else total + value
                 for key, number in ({name: lambda value=value: value} | info).items() if told else ():
                     self._note(f"{net}.{key}", number())
-            norm = self.flat[net].backward(total)
-            self.flat[net].values.grad *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
-            if not torch.isfinite(norm):
+            flat = self.flat[net]
+            norm = flat.backward(total)
+            if not math.isfinite(norm):
                 raise FloatingPointError(f"{act}: the gradient of {net} is not finite (loss {float(total):.3g})")
+            flat.cut(norm, self.clip)
             self.optim[net].step()
+            flat.refresh()
         for net, rate in self.lag.items():
             if net in self.tables[act]:
                 self._follow(net, rate)
@@ -187,7 +210,9 @@ class Learner:
 
     @torch.no_grad()
     def _follow(self, net: str, rate: float) -> None:
-        self.flat[f"{net}.lag"].values.lerp_(self.flat[net].values, rate)
+        slow = self.flat[f"{net}.lag"]
+        slow.values.lerp_(self.flat[net].values, rate)
+        slow.refresh()
 
     def _note(self, key: str, value: Tensor) -> None:
         self.sums[key] += value.detach()
@@ -209,7 +234,9 @@ class Learner:
             for name in ("policy", "policy.lag"):
                 if name in self.nets:
                     self.nets[name].load_state_dict(self.anchor)
-            self.optim["policy"].state.clear()
+                    self.flat[name].refresh()
+            for slot in self.optim["policy"].slots.values():
+                slot.zero_()
 
     def try_all(self, batches: dict[str, dict[str, Tensor]]) -> None:
         """Run every loss once on a tiny batch, without a step: what cannot work fails in the first second."""
@@ -233,8 +260,7 @@ class Learner:
         """Everything that decides what comes next, as flat tensors."""
         flat = {f"nets/{n}/{k}": v for n, net in self.nets.items() for k, v in net.state_dict().items()}
         for net, optim in self.optim.items():
-            for i, slots in optim.state_dict()["state"].items():
-                flat |= {f"optim/{net}/{i}/{k}": v for k, v in slots.items()}
+            flat |= {f"optim/{net}/{k}": v for k, v in optim.slots.items()}
         flat["rng"] = self.rng.get_state()
         flat |= {f"sums/{k}": v for k, v in self.sums.items()}
         flat |= {f"counts/{k}": torch.tensor(v) for k, v in self.counts.items()}
@@ -246,14 +272,13 @@ class Learner:
         for kept in (self.sums, self.counts, self.acts):
             kept.clear()
         nets: dict[str, dict] = defaultdict(dict)
-        optim: dict[str, dict] = defaultdict(lambda: defaultdict(dict))
         for key, value in flat.items():
             if key.startswith("nets/"):
                 _, net, name = key.split("/", 2)
                 nets[net][name] = value
             elif key.startswith("optim/"):
-                _, net, i, name = key.split("/", 3)
-                optim[net][int(i)][name] = value
+                _, net, name = key.split("/", 2)
+                self.optim[net].slots[name].copy_(value)
             elif key.startswith("sums/"):
                 self.sums[key.removeprefix("sums/")] = value.to(self.device)
             elif key.startswith(("counts/", "acts/")):
@@ -261,8 +286,8 @@ class Learner:
                 (self.counts if kind == "counts" else self.acts)[name] = int(value)
         for net, state in nets.items():
             self.nets[net].load_state_dict(state)
-        for net, own in self.optim.items():
-            own.load_state_dict({"state": dict(optim[net]), "param_groups": own.state_dict()["param_groups"]})
+            if net in self.flat:
+                self.flat[net].refresh()
         self.rng.set_state(flat["rng"])
 
     def snapshot(self) -> dict[str, Tensor]:

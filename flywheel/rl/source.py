@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from flywheel.rl.packed import Kept, pack, room
+
 FIELDS = {  # of the window cache, by what is learnt from
     "success": ("obs.state", "action", "reward"),
     "env": ("obs.state", "action", "extras.env_reward"),
@@ -31,7 +33,7 @@ class Pool:
 
     def __init__(self, windows, which: np.ndarray, gamma: float, reward: str = "success"):
         rows, columns, own = windows.rows, windows.columns, reward == "env"
-        self.column = columns[FIELDS[reward][-1]]
+        self.which, self.column = which, columns[FIELDS[reward][-1]]
         self.start = windows.start[which].astype(np.int64)
         length = windows.length[which].astype(np.int64)
         terminated = windows.table["terminated"][which].copy() if own else np.zeros(len(which), bool)
@@ -62,7 +64,10 @@ class Pool:
 
 
 class Offline:
-    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: indices into `windows`}."""
+    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: indices into `windows`}.
+
+    Transitions are made once and kept on `device` where they fit; else each batch is gathered from the window cache.
+    """
 
     def __init__(
         self,
@@ -76,10 +81,11 @@ class Offline:
         gamma: float = 0.99,
         seed: int = 0,
         reward: str = "success",
+        device: str = "cpu",
     ):
         self.To, self.Ta, self.gamma, self.reward = obs_steps, action_steps, gamma, reward
         self.batch_size, self.mixture = batch_size, mixture
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.device, self.kept = np.random.default_rng(seed), device, None
         self.use(windows, pools)
 
     def use(self, windows, pools: dict[str, np.ndarray]) -> None:
@@ -88,6 +94,23 @@ class Offline:
         self.pools = {
             name: Pool(windows, np.asarray(which, np.int64), self.gamma, self.reward) for name, which in pools.items()
         }
+        if pools:
+            self._keep(windows)
+
+    def _keep(self, windows) -> None:
+        """Make the transitions that are new, if all fit."""
+        obs, action = (windows.columns[k].stop - windows.columns[k].start for k in ("obs.state", "action"))
+        row = 4 * (2 * self.To * obs + 2 * self.Ta * action + 3)
+        if int(windows.length.sum()) * row > room(self.device):
+            self.kept = None
+            return
+        self.kept = self.kept or Kept(self.device)
+        hashes = list(windows.version.hashes)
+        new = Pool(windows, np.arange(self.kept.known(hashes), len(hashes)), self.gamma, self.reward)
+        self.kept.follow(hashes, new.length, lambda steps: self._transitions(new, steps))
+        for pool in self.pools.values():  # where each step's transition is
+            first = self.kept.begin[pool.which] - (pool.ends - pool.length)
+            pool.kept = np.repeat(first, pool.length) + np.arange(len(pool))
 
     def collect(self, learner) -> None:
         """Offline: nothing."""
@@ -106,14 +129,14 @@ class Offline:
             n = left if i == len(shares) - 1 else min(left, round(size * share / total))
             left -= n
             if n:
-                parts.append(self._take(name, self.pools[name].draw(self.rng, n)))
-        return {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if len(parts) > 1 else parts[0]
+                parts.append((self.pools[name], self.pools[name].draw(self.rng, n)))
+        if self.kept:
+            return self.kept.take(np.concatenate([pool.kept[flat] for pool, flat in parts]))
+        made = [self._transitions(pool, flat) for pool, flat in parts]
+        return {k: torch.cat([part[k] for part in made]) for k in made[0]}
 
-    def _take(self, name: str, flat: np.ndarray) -> dict[str, torch.Tensor]:
-        """The transitions of a pool's drawn steps."""
-        return {k: torch.from_numpy(v) for k, v in self._transitions(self.pools[name], flat).items()}
-
-    def _transitions(self, pool: Pool, flat: np.ndarray) -> dict[str, np.ndarray]:
+    def _transitions(self, pool: Pool, flat: np.ndarray) -> dict[str, torch.Tensor]:
+        """The transitions of a pool's drawn steps, from the window cache."""
         episode, t = pool.place(flat)
         first, length = pool.start[episode], pool.length[episode]
         last = first + length  # the row of the final observation
@@ -128,7 +151,7 @@ class Offline:
         reward = (rows[:, : self.Ta, pool.column][..., 0] * power * inside).sum(1)
         ends = pool.terminated[episode] & (t + left == length)
         mask = {"action_mask": rows[:, 0, columns["action.mask"]].copy()} if "action.mask" in columns else {}
-        return mask | {
+        made = mask | {
             "obs": gather(here, stack, first, last)[..., obs].copy(),
             "action": rows[:, : self.Ta, action].copy(),
             "reward": reward.astype(np.float32),
@@ -137,6 +160,7 @@ class Offline:
             "discount": (self.gamma**left * ~ends).astype(np.float32),
             "return": pool.returns[pool.ends[episode] - length + t],
         }
+        return {k: torch.from_numpy(v) for k, v in made.items()}
 
     def state(self) -> dict[str, Any]:
         """What decides the next batch, as JSON values."""
@@ -184,12 +208,11 @@ class OnPolicy:
         gamma: float = 0.99,
         seed: int = 0,
         reward: str = "success",
+        device: str = "cpu",
     ):
         self.To, self.Ta, self.gamma, self.reward, self.batch_size = obs_steps, action_steps, gamma, reward, batch_size
-        self.gather_round, self.memory = gather_round, memory
+        self.gather_round, self.memory, self.device = gather_round, memory, device
         self.rng = np.random.default_rng(seed)
-        self.data: dict[str, torch.Tensor] = {}
-        self.order = np.zeros(0, np.int64)
 
     def collect(self, learner) -> None:
         self.use(self.gather_round(learner, self.memory), learner)
@@ -200,8 +223,17 @@ class OnPolicy:
         parts = [self._chunks(episode, policy) for episode in episodes]
         whole = {k: torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in parts[0]}
         whole |= {k: v.cpu() for k, v in learner.advantages(whole).items()}
-        self.data = {k: whole[k] for k in ("obs", "action", "chain", "log_prob", "advantage", "return")}
+        self.hold({k: whole[k] for k in ("obs", "action", "chain", "log_prob", "advantage", "return")})
+
+    def hold(self, data: dict[str, torch.Tensor]) -> None:
+        """Draw from these chunks [N, ...] from now on, all in the type of the observations."""
+        self.rows, self.layout = pack({k: v.to(self.device, data["obs"].dtype) for k, v in data.items()})
         self.order = np.zeros(0, np.int64)
+
+    @property
+    def data(self) -> dict[str, torch.Tensor]:
+        """The chunks of this round, [N, ...]."""
+        return {k: v.cpu().contiguous() for k, v in self.layout.fields(self.rows).items()}
 
     def _chunks(self, episode, policy) -> dict[str, np.ndarray]:
         """An episode, chunk by chunk: n of them, the last one perhaps cut short."""
@@ -228,11 +260,11 @@ class OnPolicy:
 
     def batch(self, act: str, size: int | None = None) -> dict[str, torch.Tensor]:
         """The next batch of a pass through the round's chunks; a pass leaves out the rest that fills no batch."""
-        size = min(size or self.batch_size, len(self.data["obs"]))
+        size = min(size or self.batch_size, len(self.rows))
         if len(self.order) < size:
-            self.order = self.rng.permutation(len(self.data["obs"]))
+            self.order = self.rng.permutation(len(self.rows))
         taken, self.order = self.order[:size], self.order[size:]
-        return {k: v[torch.from_numpy(taken)] for k, v in self.data.items()}
+        return self.layout.fields(self.rows.index_select(0, torch.from_numpy(taken).to(self.device)))
 
     def state(self) -> dict[str, Any]:
         """What decides the next batch, as JSON values; `data` beside it."""
@@ -240,6 +272,7 @@ class OnPolicy:
 
     def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor]) -> None:
         self.rng.bit_generator.state = state["rng"]
-        self.order, self.data = np.array(state["order"], np.int64), data
+        self.hold(data)
+        self.order = np.array(state["order"], np.int64)
         self.memory.clear()
         self.memory.update(state["memory"])

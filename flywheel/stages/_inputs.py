@@ -192,11 +192,12 @@ def one_robot(cfg: dict[str, Any], policy) -> None:
 
 
 def drawn(cfg: dict[str, Any], policy) -> dict[str, Any]:
-    """What every source asks for: horizons, batch size, gamma, seed, which reward."""
+    """What every source asks for: horizons, batch size, gamma, seed, which reward, where to."""
     one_robot(cfg, policy)
     return {
         "obs_steps": policy.obs_steps, "action_steps": policy.action_steps, "batch_size": int(cfg["batch_size"]),
         "gamma": float(cfg["gamma"]), "seed": int(cfg["seed"]), "reward": cfg["task"].get("reward") or "success",
+        "device": device(cfg),
     }  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.fit import At, Cadence, fit
     from flywheel.rl.learner import resolve
-    from flywheel.rl.resident import offline
+    from flywheel.rl.source import Offline
 
     algorithm = cfg["algorithm"]
     if algorithm["source"] != "offline":
@@ -166,9 +166,9 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     if "explore" in algorithm:
         policy.explores(float(algorithm["explore"]))
     learning = learner(algorithm, policy, cfg, nets=more)
-    source = offline(
+    source = Offline(
         windows, pools, _inputs.mixed({act: {"demos": 1.0} for act in ("evaluate", "improve")}, shares, int(cfg["batch_size"])),
-        device=_inputs.device(cfg), **_inputs.drawn(cfg, policy),
+        **_inputs.drawn(cfg, policy),
     )  # fmt: skip
     cadence = Cadence(**algorithm["cadence"])
     total, every = cadence.rounds * cadence.improve, int(cfg["score_every"])

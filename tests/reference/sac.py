@@ -40,10 +40,7 @@ def train(nets, batches, rng, *, lr, rate, conservative=None, ratio=1):
         new, log_pi = squashed(pi, s, noise())
         q = torch.stack([q(s, new) for q in qs]).min(0).values
         step(pi_optim, (log_alpha.exp().detach() * log_pi - q).mean())
-
-        with torch.no_grad():
-            _, log_pi = squashed(pi, s, noise())
-        step(alpha_optim, -(log_alpha * (log_pi - a.shape[1])).mean())
+        step(alpha_optim, -(log_alpha * (log_pi.detach() - a.shape[1])).mean())
     return {"policy": pi, "q": qs, "alpha": log_alpha}
 
 
