@@ -194,6 +194,8 @@ def corpus(words, place) -> dict[str, Any]:
                     f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  {('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
                 )
         summary = version.summary()
+        if cameras := version.cameras():
+            summary["cameras"] = cameras
         print(f"corpus@{version.ref}  {version.id[:12]}")
         for key, value in summary.items():
             print(f"  {key}: {value}")

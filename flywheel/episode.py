@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from flywheel.frames import Frames
 
 
 class EpisodeError(ValueError):
@@ -24,7 +27,8 @@ class Episode:
     """One attempt at a task.
 
     task        name of the task ("lift", "AdroitHandDoor-v1")
-    obs         {key: [T+1, ...]}; low-dimensional state is float32 [T+1, Do] under the key "state"
+    obs         {key: [T+1, ...]}; low-dimensional state is float32 [T+1, Do] under the key "state", a camera's frames are
+                [T+1, H, W, 3] uint8 under its name: pixels, or as encoded by their source (flywheel.frames)
     action      [T, Da] float32
     reward      [T] float32
     terminated  True if the last step ended the task for good; False if it was cut off (time-out, end of recording)
@@ -38,7 +42,7 @@ class Episode:
     """
 
     task: str
-    obs: dict[str, np.ndarray]
+    obs: dict[str, np.ndarray | Frames]
     action: np.ndarray
     reward: np.ndarray
     terminated: bool
@@ -56,11 +60,16 @@ class Episode:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 (64 hex digits) over obs, action, reward, terminated and task: not origin, time or file name."""
+        """sha256 (64 hex digits) over obs (encoded frames by their bytes), action, reward, terminated and task: not origin,
+        time or file name."""
         digest = hashlib.sha256()
         arrays = {f"obs.{key}": value for key, value in self.obs.items()}
         arrays |= {"action": self.action, "reward": self.reward, "terminated": np.asarray(self.terminated)}
         for key in sorted(arrays):
+            if not isinstance(arrays[key], np.ndarray):
+                digest.update(f"{key} ".encode())
+                arrays[key].feed(digest)
+                continue
             value = np.ascontiguousarray(arrays[key])
             value = value.astype(value.dtype.newbyteorder("<"), copy=False)
             digest.update(f"{key} {value.dtype.str} {value.shape}\n".encode())

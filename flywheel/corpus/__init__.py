@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from flywheel import store
+from flywheel.corpus import media, views
 from flywheel.corpus import segment as segments
-from flywheel.corpus import views
 from flywheel.corpus.files import Files
 from flywheel.corpus.objects import Objects
 from flywheel.corpus.reader import Reader
@@ -129,7 +129,7 @@ class Corpus:
                 mine[episode.hash] = None
                 key = repr(segments.schema(episode))
                 waiting[key].append(episode)
-                size[key] += sum(value.nbytes for value in (*episode.obs.values(), *episode.extras.values()))
+                size[key] += media.weight(episode)
                 if size[key] >= SEGMENT_BYTES:
                     flush(key)
         for key in list(waiting):
@@ -267,11 +267,13 @@ class Corpus:
         *,
         cache: str | Path,
         align: Any = None,
+        progress: Callable[[str, int], Any] | None = None,
     ) -> Windows:
-        """The memory-mapped rows of `version` (or a selection) for training; see corpus.windows, and corpus.align for `align`."""
+        """The memory-mapped rows of `version` (or a selection) for training, or the frames of one camera, decoded: see
+        corpus.windows, and corpus.align for `align`. A camera takes rows * H * W * 3 bytes below `cache`, which may be deleted."""
         if version.corpus.id != self.id:
             raise CorpusError(f"windows: version {version.number} is of {version.corpus.path}, this is {self.path}")
-        return Windows(version, tuple(fields), Path(cache), align=align)
+        return Windows(version, tuple(fields), Path(cache), align=align, progress=progress)
 
     def orphans(self) -> dict[str, tuple[int, float]]:
         """{name: (bytes, when written)} of folders in segments/ that no version names: of a writer that was killed, or of

@@ -98,6 +98,6 @@ def width(segment: Segment, field: str) -> int:
     """Numbers in a row of a field; CorpusError names the segment's task where it has none."""
     found = segment.width(field)
     if found is None:
-        there, task = ", ".join(segment.schema["rows"]), segment.columns["task"][0]
+        there, task = ", ".join([*segment.schema["rows"], *segment.media]), segment.columns["task"][0]
         raise CorpusError(f"windows: no field {field!r} in the episodes of task {task}. There are: {there}")
     return found

@@ -19,7 +19,8 @@ def stats(version: Version, quality: Quality) -> list[dict[str, Any]]:
     """A row for each task, origin and schema (a robot's, see quality), and one for all ("*"), largest first.
 
     {"task", "origin", "schema", "episodes", "steps", "length": [min, median, max], "success", "failure", "unknown": episodes,
-    "near": episodes with a near-duplicate, each of quality.METRICS: mean over the episodes where it is known, or None}
+    "near": episodes with a near-duplicate, each of quality.METRICS: mean over the episodes where it is known, or None,
+    "cameras": the names of those that any has}
     """
     table = version.table
     (tasks, task_names), (origins, origin_names) = table.codes("task"), table.codes("origin")
@@ -43,6 +44,9 @@ def _about(version: Version, quality: Quality, which: np.ndarray) -> dict[str, A
         known = quality[name][which]
         known = known[np.isfinite(known)]
         row[name] = float(known.mean()) if len(known) else None
+    row["cameras"] = (
+        " ".join(sorted({name for names in version.table["cameras"][which] for name in names.split()})) or None
+    )
     return row
 
 

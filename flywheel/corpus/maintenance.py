@@ -232,7 +232,9 @@ def compact(
         mine = alive[begin:end]
         segment = corpus.reader.segment(source)
         size = sum(int(np.prod(row)) * np.dtype(dtype).itemsize for dtype, row, _ in segment.schema["rows"].values())
-        size *= int((segment.lengths[log.state.take("local", mine)] + 1).sum())
+        living = int((segment.lengths[log.state.take("local", mine)] + 1).sum())
+        pictures = sum(n for files in segment.media.values() for path, n in files if not path.endswith(".mp4"))
+        size = living * size + pictures * living // int(segment.first[-1])  # a video counts nothing (see media.weight)
         if size < small:
             key = json.dumps(segment.schema)
             if size > room.get(key, -1):

@@ -93,7 +93,7 @@ class Objects:
 
     def tree(self, name: str, files: Mapping[str, bytes]) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda item: self.replace(f"{name}/{item[0]}", item[1]), files.items()))
+            list(pool.map(lambda path: self.replace(f"{name}/{path}", files[path]), files))
 
     def folder(self, name: str) -> None:
         """There are no folders."""

@@ -1,6 +1,6 @@
 """SQL over the episodes of a version: one Arrow table of their columns and quality, asked through DuckDB.
 
-Columns: hash task origin seed success terminated fps length return_ added meta (JSON text) of Version.table, NULL where
+Columns: hash task origin seed success terminated fps length return_ added cameras meta (JSON text) of Version.table, NULL where
 unknown; schema jerk sparc idle saturation tracking skew near near_group of corpus.quality; bucket of corpus.splits.
 """
 

@@ -15,6 +15,7 @@ from flywheel.episode import Episode
 
 DECODED_BYTES = 128 * 2**20  # decoded segments kept for the next `episode`
 OPENED = 4096  # segments whose columns are kept
+FROM_SEGMENTS = ("meta", "cameras")  # columns that no checkpoint has
 WIDER = {"terminated": bool, "length": np.int64}
 
 
@@ -60,7 +61,7 @@ class Reader:
     def column(self, name: str, rows: np.ndarray) -> np.ndarray:
         """A column of the table of some rows (see Version.table); texts as (codes [E], the texts)."""
         state = self.history.state
-        if name in ("hash", "added", "meta"):
+        if name in ("hash", "added", *FROM_SEGMENTS):
             if name == "hash":
                 return np.asarray(state.hashes(rows), "U64")
             if name == "added":

@@ -4,6 +4,9 @@
         zarr.json  obs.state/ action/ reward/ ...   rows of all episodes one after the other, T+1 an episode in every
                                                     stream (the last row of action and reward is zero, never sampled)
         start.<key>/ statistics/                    one row an episode
+        frames.obs.<key>/                           two numbers a row of an encoded camera: where its bytes begin and end in
+                                                    its pictures, or which video it is in and as which frame
+        media/obs.<key>.jpeg  media/<sha256>.mp4    the bytes of a camera's pictures side by side; a video as it came, once
         episodes.json                               schema, per-episode columns, sha256 of every other file
 
 zarr is imported only to encode or decode. Both go through memory: what is decoded are exactly the bytes whose sha256
@@ -20,14 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from flywheel.corpus import statistics
+from flywheel import frames as encoded
+from flywheel.corpus import media, statistics
 from flywheel.corpus.files import Files
 from flywheel.episode import Episode, EpisodeError, check
+from flywheel.frames import Blob, Frames, first_seen
 
-FORMAT = 1
-COLUMNS = ("hash", "task", "origin", "seed", "success", "terminated", "fps", "length", "return_", "meta")
+FORMAT, WITH_FRAMES = 1, 2  # a segment without encoded frames is as older flywheels wrote it
+COLUMNS = ("hash", "task", "origin", "seed", "success", "terminated", "fps", "length", "return_", "meta")  # stored ones
 CHUNK_ROWS = 1024  # rows of low-dimensional streams in one compressed chunk
-FRAME_BYTES, FRAME_ROWS = 16_384, 16  # a row this large is an image: chunks of 16 frames
+FRAME_BYTES, FRAME_ROWS = 16_384, 16  # of a camera, or rows this large: chunks of 16 frames
 
 
 class CorpusError(ValueError):
@@ -43,7 +48,8 @@ def ulid() -> str:
 def schema(episode: Episode) -> dict[str, Any]:
     """What episodes of one segment share.
 
-    {"rows": {stream: [dtype, shape of a row, 0 for T rows or 1 for T+1]}, "start": {key: [dtype, shape]}}
+    {"rows": {stream: [dtype, shape of a row, 0 for T rows or 1 for T+1]}, "start": {key: [dtype, shape]}} and, where there
+    are encoded frames, "frames": {stream: [codec, [H, W, 3], channels]}
     """
     steps = len(episode)
     rows = {}
@@ -53,13 +59,17 @@ def schema(episode: Episode) -> dict[str, Any]:
     start = {
         key: [_dtype(f"start.{key}", value), list(np.shape(value))] for key, value in sorted(episode.start.items())
     }
-    return {"rows": rows, "start": start}
+    frames = {name: [f.codec, list(f.shape[1:]), f.channels] for name, f in media.of(episode).items()}
+    return {"rows": rows, "start": start} | ({"frames": frames} if frames else {})
 
 
 def robot(shape: dict[str, Any]) -> str:
-    """8 digits for what the episodes of one robot share in a `schema`: names, dtypes and shapes of observations and action."""
+    """8 digits for what the episodes of one robot share in a `schema`: names, dtypes and shapes of action and observations,
+    cameras aside."""
     rows = [
-        [name, *row[:2]] for name, row in sorted(shape["rows"].items()) if name == "action" or name.startswith("obs.")
+        [name, *row[:2]]
+        for name, row in sorted(shape["rows"].items())
+        if name == "action" or (name.startswith("obs.") and not media.is_camera(name, *row[:2]))
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:8]
 
@@ -91,8 +101,8 @@ def prepare(episode: Episode, where: str) -> Episode:
     )
 
 
-def encode(episodes: list[Episode]) -> dict[str, bytes]:
-    """{relative path: bytes} of a segment of `episodes`, which share one schema (see prepare, schema)."""
+def encode(episodes: list[Episode]) -> media.Parts:
+    """The files of a segment of `episodes`, which share one schema (see prepare, schema)."""
     shape = schema(episodes[0])
     streams: dict[str, np.ndarray] = {}
     for name, (dtype, row, _) in shape["rows"].items():
@@ -106,9 +116,15 @@ def encode(episodes: list[Episode]) -> dict[str, bytes]:
     if summed:
         streams["statistics"] = np.stack([_summary(episode, summed) for episode in episodes])
 
-    files = _encode_arrays(streams)
+    films, listed = {}, {}
+    for name, (codec, _, _) in shape.get("frames", {}).items():
+        streams[f"frames.{name}"], files = media.encode(name, codec, [media.of(episode)[name] for episode in episodes])
+        listed[name] = [[path, len(data) if isinstance(data, bytes) else data.size] for path, data in files.items()]
+        films |= files
+
+    files = {**_encode_arrays(streams), **films}
     index = {
-        "format": FORMAT,
+        "format": WITH_FRAMES if listed else FORMAT,
         "schema": shape,
         "columns": {
             "hash": [e.hash for e in episodes],
@@ -122,11 +138,14 @@ def encode(episodes: list[Episode]) -> dict[str, bytes]:
             "return_": [float(e.reward.sum(dtype=np.float64)) for e in episodes],
             "meta": [e.meta for e in episodes],
         },
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
-    }
+        "files": {
+            name: hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else data.sha256
+            for name, data in sorted(files.items())
+        },
+    } | ({"media": listed} if listed else {})
     # meta is kept in its own order, so no sorted keys here
     files["episodes.json"] = json.dumps(index, separators=(",", ":")).encode() + b"\n"
-    return files
+    return media.Parts(files)
 
 
 class Segment:
@@ -137,24 +156,47 @@ class Segment:
         self.folder = f"segments/{name}"
         data = _verified(files, f"{self.folder}/episodes.json", sha256)
         index = json.loads(data)
-        if index["format"] != FORMAT:
+        if index["format"] not in (FORMAT, WITH_FRAMES):
             raise CorpusError(
-                f"{files}/{self.folder}: segment format {index['format']}, this flywheel reads {FORMAT}; update it"
+                f"{files}/{self.folder}: segment format {index['format']}, this flywheel reads {FORMAT} and {WITH_FRAMES};"
+                " update it"
             )
         self.schema: dict[str, Any] = index["schema"]
         self.columns: dict[str, list] = index["columns"]
         self.files: dict[str, str] = index["files"]
         self.robot = robot(self.schema)
+        self.media: dict[str, list] = index.get("media", {})  # {stream: [[path, bytes]]}
+        self.columns["cameras"] = [" ".join(name.removeprefix("obs.") for name in self.cameras())] * len(
+            self.columns["hash"]
+        )
         self.lengths = np.asarray(self.columns["length"], np.int64)
         self.first = np.concatenate([[0], np.cumsum(self.lengths + 1)])  # [E+1] first row of each episode, and the end
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def row(self, field: str) -> tuple[int, ...] | None:
+        """Shape of a row of a stream, or None where the segment has no such stream."""
+        entry = self.schema["rows"].get(field) or self.schema.get("frames", {}).get(field)
+        return None if entry is None else tuple(entry[1])
+
     def width(self, field: str) -> int | None:
-        """Floats a row of a stream takes, or None where the segment has no such stream."""
-        entry = self.schema["rows"].get(field)
-        return None if entry is None else int(np.prod(entry[1], dtype=np.int64))
+        """Numbers in a row of a stream, or None where the segment has no such stream."""
+        row = self.row(field)
+        return None if row is None else int(np.prod(row, dtype=np.int64))
+
+    def cameras(self) -> dict[str, dict[str, Any]]:
+        """{stream: {"codec", "channels", "shape": [H, W, 3], "bytes": encoded}} of the cameras; of raw frames codec is "raw"
+        and the bytes are those before compression."""
+        found: dict[str, dict[str, Any]] = {}
+        rows = sum(self.columns["length"]) + len(self.columns["length"])
+        for name, (dtype, row, _) in self.schema["rows"].items():
+            if media.is_camera(name, dtype, row):
+                found[name] = {"codec": "raw", "channels": "rgb", "shape": row, "bytes": rows * int(np.prod(row))}
+        for name, (codec, row, channels) in self.schema.get("frames", {}).items():
+            size = sum(size for _, size in self.media[name])
+            found[name] = {"codec": codec, "channels": channels, "shape": row, "bytes": size}
+        return dict(sorted(found.items()))
 
     def arrays(self, names: list[str]) -> dict[str, np.ndarray]:
         """{name: array} of whole streams, decoded from verified bytes. CorpusError names a file that was changed."""
@@ -173,6 +215,8 @@ class Segment:
             value = arrays.get(name)
             value = np.zeros((steps + extra, *row), dtype) if value is None else value[first : first + steps + extra]
             groups[group][key] = value.copy()
+        for name in self.schema.get("frames", {}):
+            groups["obs"][name.removeprefix("obs.")] = self.frames(name, arrays[f"frames.{name}"], index)
         start = {}
         for key, (dtype, shape) in self.schema["start"].items():
             value = arrays.get(f"start.{key}")
@@ -181,9 +225,36 @@ class Segment:
         columns = {key: value for key, value in columns.items() if key not in ("hash", "length", "return_")}
         return Episode(obs=groups["obs"], extras=groups["extras"], **groups[""], start=start, **columns)
 
+    def frames(self, name: str, places: np.ndarray, index: int) -> Frames:
+        """The frames of episode `index` out of an encoded camera, whose bytes are read when they are asked for; `places` is the
+        array frames.<name>."""
+        codec, (height, width, _), channels = self.schema["frames"][name]
+        mine = places[self.first[index] : self.first[index + 1]]
+        if codec == "mp4":
+            path, size = self.media[name][int(mine[0, 0])]
+            blob = Blob(lambda: self.load(path), size, self.files[path])
+            return Frames(codec, (height, width), [blob], mine[:, 1], channels)
+        ((path, _),) = self.media[name]
+        used, at = first_seen(map(tuple, mine.tolist()))
+        blobs = [
+            Blob(lambda begin=begin, end=end: self.load(path)[begin:end], end - begin)
+            for begin, end in mine[used].tolist()
+        ]
+        return Frames(codec, (height, width), blobs, at, channels)
+
+    def load(self, path: str) -> bytes:
+        """A file of media/, verified, and kept for the next who asks."""
+        key = (str(self.store), self.folder, path)
+        data = encoded.CACHE.find(key)
+        if data is None:
+            data = _verified(self.store, f"{self.folder}/{path}", self.files[path])
+            encoded.CACHE.put(key, data, len(data))
+        return data
+
     def everything(self) -> dict[str, np.ndarray]:
-        """All arrays that an episode needs, decoded."""
-        return self.arrays([*self.schema["rows"], *(f"start.{key}" for key in self.schema["start"])])
+        """All arrays that an episode needs, decoded; the bytes of encoded cameras are not read."""
+        names = [*self.schema["rows"], *(f"start.{key}" for key in self.schema["start"])]
+        return self.arrays([*names, *(f"frames.{name}" for name in self.schema.get("frames", {}))])
 
     def statistics(self) -> dict[str, np.ndarray]:
         """{stream: [E, 4, D] float64} of the numeric streams that are not images (see corpus.statistics)."""
@@ -196,8 +267,8 @@ class Segment:
 
 
 def _streams(episode: Episode) -> dict[str, np.ndarray]:
-    """{stream: rows}: everything in an episode that has a row for each step."""
-    streams = {f"obs.{key}": value for key, value in sorted(episode.obs.items())}
+    """{stream: rows}: everything in an episode that has a row for each step, but for encoded frames."""
+    streams = {f"obs.{key}": value for key, value in sorted(episode.obs.items()) if not isinstance(value, Frames)}
     streams |= {"action": episode.action, "reward": episode.reward}
     return streams | {f"extras.{key}": np.asarray(value) for key, value in sorted(episode.extras.items())}
 
@@ -252,7 +323,7 @@ def _encode_arrays(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
         if value.size == 0:
             continue
         row = value[0].nbytes
-        image = row > FRAME_BYTES
+        image = row > FRAME_BYTES or media.is_camera(name, value.dtype, value.shape[1:])
         chunk = FRAME_ROWS if image else CHUNK_ROWS
         codec = BloscCodec(cname="zstd" if image else "lz4", clevel=3 if image else 5, shuffle="bitshuffle")
         array = zarr.create_array(

@@ -18,7 +18,7 @@ from flywheel.episode import Episode
 if TYPE_CHECKING:
     from flywheel.corpus import Corpus
 
-NAMES = (*COLUMNS, "added")
+NAMES = (*COLUMNS, "added", "cameras")
 
 
 class Table(Mapping):
@@ -100,7 +100,8 @@ class Version:
         """Columns over the episodes, [E] each, a mapping that reads one when it is first asked for.
 
         hash task origin  str;  seed int64, -1 where unknown;  success int8, 1 0 or -1 where unknown;  terminated bool;
-        length int64 (T);  fps return_ float64;  added int64 (the version that added it);  meta dicts (object)
+        length int64 (T);  fps return_ float64;  added int64 (the version that added it);  meta dicts (object);
+        cameras texts (object), the names of an episode's cameras with spaces between them
         """
         return Table(self.corpus, self.rows)
 
@@ -157,6 +158,22 @@ class Version:
         names = {1: "true", 0: "false", -1: "unknown"}
         counts["success"] = {names[code]: int(n) for code in names if (n := np.count_nonzero(table["success"] == code))}
         return counts
+
+    def cameras(self) -> dict[str, dict[str, Any]]:
+        """{name: {"codec", "shape", "episodes", "bytes"}} of the cameras, a list where codecs or shapes differ; bytes are those
+        of the segments that the episodes lie in (see Segment.cameras)."""
+        found: dict[str, dict[str, Any]] = {}
+        parts, counts = np.unique(self.corpus.history.state.parts(self.rows), return_counts=True)
+        for part, count in zip(parts.tolist(), counts.tolist(), strict=True):
+            for name, about in self.corpus.reader.segment(part).cameras().items():
+                one = found.setdefault(name.removeprefix("obs."), {"codec": [], "shape": [], "episodes": 0, "bytes": 0})
+                for key in ("codec", "shape"):
+                    one[key] += [about[key]] if about[key] not in one[key] else []
+                one["episodes"] += count
+                one["bytes"] += about["bytes"]
+        for one in found.values():
+            one |= {key: one[key][0] for key in ("codec", "shape") if len(one[key]) == 1}
+        return found
 
     def _position(self, prefix: str) -> int:
         found = [i for i, name in enumerate(self.hashes) if name.startswith(prefix)] if len(prefix) >= 6 else []

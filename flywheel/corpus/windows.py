@@ -2,10 +2,11 @@
 
     rows  [R, W] float32, the fields side by side:   obs.state | action | reward
           every episode has T+1 rows; the last one holds the final observation, its action and reward are zero
+          of a camera, alone: [R, H * W * 3] uint8, decoded
 
     <cache>/windows-<key>/     key = corpus id, fields, their widths, dtype
         index.json             how far the two files are whole, with checksums; published by rename
-        rows-<ulid>.f32        only ever grows; bytes beyond the index are a killed writer's and are overwritten
+        rows-<ulid>.f32        only ever grows (.u8 of a camera); bytes beyond the index are a killed writer's and are overwritten
         rows-<ulid>.i64        four numbers an episode: its row in the corpus, where its rows begin here, how many, their crc32
 
 Since the log only appends, one file serves every version: a version is a list of (first row, length). Segments are
@@ -21,8 +22,8 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from flywheel.corpus.segment import CorpusError, Segment, ulid
 if TYPE_CHECKING:
     from flywheel.corpus.version import Version
 
+Progress = Callable[[str, int], Any] | None  # flywheel.log.progress or the like
 CHECK_BYTES = 64 * 2**20  # rows whose checksum is compared when a cache is opened: of evenly spread episodes
 RESIDENT = 4 * 2**30  # bytes of rows that may stay in this process's memory
 FAULT = 2**21  # bytes that the kernel maps around a byte that is touched, at most (a large folio)
@@ -44,7 +46,8 @@ FAULT = 2**21  # bytes that the kernel maps around a byte that is touched, at mo
 class Windows:
     """The rows of one version (or selection), over a file that all versions share.
 
-    rows      [R, W] float32, a read-only memory map
+    rows      [R, W] float32, a read-only memory map; uint8 where `fields` is one camera
+    row       shape of a camera's row (H, W, 3), else None
     columns   {field: slice of the W columns}
     start     [E] int64, first row of each episode of `version`, in its order
     length    [E] int64, its number of steps T (it has T+1 rows: start .. start + T)
@@ -54,24 +57,37 @@ class Windows:
     """
 
     def __init__(
-        self, version: Version, fields: tuple[str, ...], cache: Path, resident: int = RESIDENT, align: Any = None
+        self,
+        version: Version,
+        fields: tuple[str, ...],
+        cache: Path,
+        resident: int = RESIDENT,
+        align: Any = None,
+        progress: Progress = None,
     ):
         if not len(version):
             raise CorpusError(f"windows: no episode is selected from version {version.number}; look at the selection")
-        self.version, self.fields, self.cache, self.resident, self.align = version, fields, cache, resident, align
+        self.version, self.fields, self.cache, self.resident = version, fields, cache, resident
+        self.align, self.progress = align, progress
         state = version.corpus.history.state
         self._first = version.corpus.reader.segment(int(state.parts(version.rows[:1])[0]))
         self.layout = alignment.layout(version, fields, align) if align else None
         widths = [self.layout.widths[field] if self.layout else width(self._first, field) for field in fields]
+        cameras = self._first.cameras().keys() & set(fields)
+        if cameras and len(fields) > 1:
+            raise CorpusError(f"windows: {cameras.pop()} is a camera and has windows of its own: ask for it alone")
+        self.row = self._first.row(fields[0]) if cameras else None
+        self.dtype = np.dtype(np.uint8 if cameras else np.float32)
         ends = np.cumsum(widths)
         self.columns = {name: slice(int(e - w), int(e)) for name, e, w in zip(fields, ends, widths, strict=True)}
         self.width = int(ends[-1])
-        key = json.dumps([version.corpus.id, fields, widths, "float32", *([align] if align else [])])
+        self.bytes = self.width * self.dtype.itemsize  # of a row
+        key = json.dumps([version.corpus.id, fields, widths, self.dtype.name, *([align] if align else [])])
         self.folder = cache / f"windows-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         index, self.start, self.length, self.decoded = self._open()
-        with open(self.folder / f"{index['file']}.f32", "rb") as file:
-            self._map = mmap.mmap(file.fileno(), index["rows"] * self.width * 4, access=mmap.ACCESS_READ)
-        self.rows = np.frombuffer(self._map, np.float32).reshape(-1, self.width)
+        with open(self._file(index), "rb") as file:
+            self._map = mmap.mmap(file.fileno(), index["rows"] * self.bytes, access=mmap.ACCESS_READ)
+        self.rows = np.frombuffer(self._map, self.dtype).reshape(-1, self.width)
         self._touched, self._others = 0, _mapped()  # bytes of the rows that are in memory, at most; of other files
 
     def __len__(self) -> int:
@@ -91,7 +107,7 @@ class Windows:
         out: np.ndarray | None = None,
         columns: slice | None = None,
     ) -> np.ndarray:
-        """Rows `index + offset`, clipped to [low, high] (both included): [B, L, W] float32, contiguous.
+        """Rows `index + offset`, clipped to [low, high] (both included): [B, L, W], contiguous.
 
         index [B] row numbers, offsets [L], low and high [B]: the bounds of each row's episode, so that a window repeats
         the first or last row instead of reaching into a neighbour. `out` [B, L, W] is filled and returned if given;
@@ -103,16 +119,16 @@ class Windows:
             raise IndexError(f"gather: {found}; expected 0 <= low <= high < {len(self.rows)} rows")
         index, offsets = np.asarray(index, np.int64), np.asarray(offsets, np.int64)
         size = len(offsets)
-        self._give_back(len(index) * (4 * self.width * size + FAULT))
+        self._give_back(len(index) * (self.bytes * size + FAULT))
         if out is not None or not 0 < size <= len(self.rows) or (offsets[1:] - offsets[:-1] != 1).any():
             taken = self._take(index, offsets, low, high, out)
             return taken if columns is None else np.ascontiguousarray(taken[..., columns])
         # neighbouring rows are one stretch of memory: copy each window at once, then redo those that needed clipping
         first, begin, end = index + offsets[0], *(columns or slice(0, self.width)).indices(self.width)[:2]
-        there, step = len(self.rows) - size + 1, 4 * self.width
-        row = np.dtype((np.void, 4 * (end - begin)))  # copied as one piece
-        stretches = np.ndarray((there, size), row, self._map, 4 * begin, (step, step))
-        out = stretches[np.minimum(np.maximum(first, 0), there - 1)].view(np.float32).reshape(-1, size, end - begin)
+        there, step, item = len(self.rows) - size + 1, self.bytes, self.dtype.itemsize
+        row = np.dtype((np.void, item * (end - begin)))  # copied as one piece
+        stretches = np.ndarray((there, size), row, self._map, item * begin, (step, step))
+        out = stretches[np.minimum(np.maximum(first, 0), there - 1)].view(self.dtype).reshape(-1, size, end - begin)
         clipped = np.flatnonzero((first < low) | (first + size - 1 > high))
         if len(clipped):
             out[clipped] = self._take(index[clipped], offsets, low[clipped], high[clipped])[..., begin:end]
@@ -137,7 +153,7 @@ class Windows:
 
     def extend(self, version: Version) -> Windows:
         """The windows of another version over the same file; only segments that it lacks are decoded."""
-        return Windows(version, self.fields, self.cache, self.resident, self.align)
+        return Windows(version, self.fields, self.cache, self.resident, self.align, self.progress)
 
     def _open(self) -> tuple[dict[str, Any], np.ndarray, np.ndarray, int]:
         """The index, start and length, and how many segments had to be decoded for them."""
@@ -168,25 +184,25 @@ class Windows:
         return kept[at, 1], np.where(at < 0, -1, kept[at, 2] - 1)
 
     def _extend(self, index: dict[str, Any], parts: np.ndarray) -> None:
-        """Decode segments, one at a time: memory is bounded by the largest."""
+        """Decode segments, one at a time: memory is bounded by the largest; of an encoded camera, by an episode."""
         log = self.version.corpus.history
-        name = self.folder / index["file"]
         with (
-            _grown(f"{name}.f32", index["rows"] * self.width * 4) as data,
-            _grown(f"{name}.i64", index["episodes"] * 32) as numbers,
+            _grown(self._file(index), index["rows"] * self.bytes) as data,
+            _grown(self._file(index, "i64"), index["episodes"] * 32) as numbers,
+            self.progress("window cache", len(parts)) if self.progress else nullcontext(lambda: None) as tick,
         ):
             for part in parts.tolist():
-                segment = self.version.corpus.reader.segment(part)
-                block = self._decode(segment)
-                data.write(block)
                 mine = log.state.rows(part)
-                for row, local in zip(mine.tolist(), log.state.take("local", mine).tolist(), strict=True):
-                    first, end = int(segment.first[local]), int(segment.first[local + 1])
-                    record = np.asarray([row, index["rows"] + first, end - first, zlib.crc32(block[first:end])])
+                local = log.state.take("local", mine)
+                blocks = self._decode(self.version.corpus.reader.segment(part), local.tolist())
+                for row, block in zip(mine.tolist(), blocks, strict=True):
+                    data.write(block)
+                    record = np.asarray([row, index["rows"], len(block), zlib.crc32(block)])
                     numbers.write(record)
                     index["crc"] = zlib.crc32(record, index["crc"])
-                index["rows"] += len(block)
+                    index["rows"] += len(block)
                 index["episodes"] += len(mine)
+                tick()
             data.flush()
             os.fsync(data.fileno())  # only this: after a power cut the other two files show by their checksums
         index |= {"version": log.head, "tip": log.state.tip}
@@ -196,10 +212,12 @@ class Windows:
             if path.stem != index["file"]:
                 path.unlink(missing_ok=True)
 
-    def _decode(self, segment: Segment) -> np.ndarray:
-        """[rows of the segment, W] float32."""
+    def _decode(self, segment: Segment, episodes: list[int]) -> Iterator[np.ndarray]:
+        """[rows, W] of some episodes of a segment."""
         for field, columns in self.columns.items() if not self.layout else ():
             found, wanted = width(segment, field), columns.stop - columns.start
+            if self.row:
+                found, wanted = segment.row(field), self.row
             if found != wanted:
                 one, other = (
                     f"in schema {part.robot} (task {part.columns['task'][0]}, episode {part.columns['hash'][0][:12]})"
@@ -209,18 +227,27 @@ class Windows:
                     f"windows: {field} is {wanted} wide {one} and {found} {other}; select one of them: "
                     'version.select(task=...), or align them: align="pad", or a map (corpus.align)'
                 )
-        arrays = segment.arrays(list(self.fields))
-        block = np.zeros((int(segment.first[-1]), self.width), np.float32)
-        if self.layout:
-            self.layout.fill(block, self.columns, segment, arrays)
-            return block
-        for name, columns in self.columns.items():
-            if name in arrays:  # a stream without columns is not stored
-                block[:, columns] = arrays[name].reshape(len(block), -1)
-        return block
+        encoded = [f"frames.{field}" for field in self.fields if field in segment.media]
+        arrays = segment.arrays([*self.fields, *encoded])
+        for one in episodes:
+            if encoded:
+                frames = segment.frames(self.fields[0], arrays[encoded[0]], one)
+                yield np.ascontiguousarray(frames).reshape(len(frames), self.width)
+                continue
+            rows = slice(segment.first[one], segment.first[one + 1])
+            block = np.zeros((rows.stop - rows.start, self.width), self.dtype)
+            mine = {name: array[rows] for name, array in arrays.items()}  # a stream without columns is not stored
+            if self.layout:
+                self.layout.fill(block, self.columns, segment, mine)
+            for name in mine.keys() & self.columns.keys() if not self.layout else ():
+                block[:, self.columns[name]] = mine[name].reshape(len(block), -1)
+            yield block
+
+    def _file(self, index: dict[str, Any], suffix: str | None = None) -> Path:
+        return self.folder / f"{index['file']}.{suffix or ('u8' if self.row else 'f32')}"
 
     def _episodes(self, index: dict[str, Any]) -> np.ndarray:
-        return np.memmap(self.folder / f"{index['file']}.i64", np.int64, "r", shape=(index["episodes"], 4))
+        return np.memmap(self._file(index, "i64"), np.int64, "r", shape=(index["episodes"], 4))
 
     def _read(self) -> dict[str, Any] | None:
         """The published index, or None where there is none or the cache fails its check."""
@@ -228,8 +255,7 @@ class Windows:
             index = store.read_json(self.folder / "index.json")
             if index.pop("check") != _check(index):
                 return None
-            shape = (index["rows"], self.width)
-            rows = np.memmap(self.folder / f"{index['file']}.f32", np.float32, "r", shape=shape)
+            rows = np.memmap(self._file(index), self.dtype, "r", shape=(index["rows"], self.width))
             episodes = self._episodes(index)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -242,7 +268,7 @@ class Windows:
 
 
 @contextmanager
-def _grown(path: str, size: int) -> Iterator[Any]:
+def _grown(path: Path, size: int) -> Iterator[Any]:
     """A file, cut at `size`, to write behind that."""
     with open(path, "r+b" if size else "wb") as file:
         file.truncate(size)
