@@ -1,12 +1,13 @@
-"""Observation keys in order, concatenated to one state; and the message of what a file has, for a key that it lacks."""
+"""Observation keys in order, concatenated to one state; cameras; and the message of what a file has, for a key that it lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from flywheel.episode import EpisodeError
+from flywheel.episode import Episode, EpisodeError
+from flywheel.frames import Frames
 
 
 def listed(arrays: Mapping[str, tuple[int, ...]]) -> str:
@@ -22,6 +23,42 @@ def wanted(keys: Iterable[str], here: Mapping[str, tuple[int, ...]], where: str)
             f"{where}: no {', '.join(absent)}; there is {listed(here)}. Name the keys with obs_keys=[...]"
         )
     return keys
+
+
+def cameras(names: Iterable[str] | None, here: Mapping[str, tuple[int, ...]], where: str) -> list[str]:
+    """The cameras to read: all that are `here`, or those named; EpisodeError that lists what there is."""
+    for name in names or ():
+        if name not in here:
+            raise EpisodeError(f"{where}: no camera {name!r}; there is {listed(here)}. Name them with cameras=[...]")
+    return list(here if names is None else names)
+
+
+def frames(
+    make: Callable[[str], Frames | np.ndarray], names: Iterable[str], where: str
+) -> dict[str, Frames | np.ndarray]:
+    """{camera: make(camera)}; what cannot be read of one is told with its name."""
+    out = {}
+    for name in names:
+        try:
+            out[name] = make(name)
+        except (EpisodeError, OSError) as error:
+            raise EpisodeError(f"{where}: camera {name}: {error}") from error
+    return out
+
+
+def pixels(rows: np.ndarray) -> np.ndarray:
+    """Frames that are kept as floats of whole numbers from 0 to 255 as uint8, which holds the same; others as they are."""
+    if rows.ndim != 4 or rows.dtype.kind != "f":
+        return rows
+    with np.errstate(invalid="ignore"):
+        whole = rows.astype(np.uint8)
+    return whole if np.array_equal(whole, rows) else rows
+
+
+def only(episode: Episode, names: Iterable[str] | None) -> Episode:
+    """An episode with no other cameras than those named, or all."""
+    kept = {k: v for k, v in episode.obs.items() if v.ndim != 4 or names is None or k in names}
+    return episode.replace(obs=kept)
 
 
 def state(parts: list[np.ndarray], where: str) -> np.ndarray:

@@ -1,11 +1,10 @@
 """What LeRobotDataset v2.1 and v3.0 share: info.json, columns of Parquet to arrays, an episode from its rows.
 
-Read by pyarrow (and PyAV or Pillow, if cameras are asked for); lerobot is not imported.
+Read by pyarrow; lerobot is not imported. A camera's pictures are the bytes in the Parquet file, its video the file itself.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from flywheel_datasets import _columns, _exported, _outcome
 
 from flywheel.episode import Episode, EpisodeError
+from flywheel.frames import Frames, pictures
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
@@ -53,6 +53,15 @@ def numeric(info: dict[str, Any]) -> dict[str, list[int]]:
 def clock(info: dict[str, Any]) -> list[str]:
     """The column that says when a row was recorded, if there is one."""
     return [key for key in ("timestamp",) if key in info["features"]]
+
+
+def cameras(info: dict[str, Any], names: list[str] | None, where: str) -> dict[str, str]:
+    """{camera: feature} of those named, or all; observation.images.top is `top`, and may be named either way."""
+    features = {k: f["shape"] for k, f in info["features"].items() if f["dtype"] in ("image", "video")}
+    short = {k.removeprefix("observation.").removeprefix("images."): k for k in features}
+    names = None if names is None else [short.get(name, name) for name in names]
+    chosen = _columns.cameras(names, features, where)
+    return {name: feature for name, feature in short.items() if feature in chosen}
 
 
 def observed(info: dict[str, Any], obs_keys: list[str] | None, where: str) -> list[str]:
@@ -98,8 +107,8 @@ def episode(
     origin: str | None,
     fps: float | None,
     sparse: bool,
-    images: Callable[[str], np.ndarray],
-    cameras: list[str],
+    images: Callable[[str], Frames],
+    cameras: dict[str, str],
 ) -> Episode:
     """The rows of one episode as an Episode. There is no final observation: the last action is lost."""
     action = _columns.actions(array(table, "action", where).reshape(table.num_rows, -1), where)
@@ -108,8 +117,7 @@ def episode(
     if obs_keys is None:
         others = [k for k in numeric(info) if k.startswith("observation.") and k not in keys]
         obs |= {k.removeprefix("observation."): array(table, k, where) for k in others}
-    for camera in cameras:
-        obs[camera] = images(camera)
+    obs |= _columns.frames(lambda camera: images(cameras[camera]), cameras, where)
     steps = len(action) - 1
     if steps < 1:
         raise EpisodeError(f"{where}: {len(action)} rows, and no final observation: nothing can be learnt")
@@ -142,40 +150,36 @@ def episode(
 
 
 def whole(
-    table, final: Callable[[str], np.ndarray], record: str, info: dict[str, Any], where: str, root: Path
+    table,
+    final: Callable[[str], Any],
+    record: str,
+    info: dict[str, Any],
+    where: str,
+    root: Path,
+    images: Callable[[str], Frames],
+    cameras: dict[str, str],
 ) -> Episode:
     """An episode that `flywheel export` wrote."""
-    return _exported.episode(
-        json.loads(record), info["flywheel"]["streams"], lambda name: array(table, name, where), final, root.name
+    mine, kept = info["flywheel"], {}
+    found = _exported.episode(
+        json.loads(record), mine["streams"], lambda name: array(table, name, where), final, root.name
     )
+    for feature in cameras.values():
+        told = mine["cameras"][feature]
+        kept[told["key"]] = np.asarray(images(feature)) if told["raw"] else images(feature)
+    return found.replace(obs={**found.obs, **kept})
 
 
-def pictures(column) -> np.ndarray:
-    """A column of images kept in the Parquet file -> [N, H, W, 3] uint8."""
-    from PIL import Image
-
-    rows = column.to_pylist()
-    return np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row in rows])
-
-
-def video(path: Path, count: int, fps: float, begin: float = 0.0) -> np.ndarray:
-    """`count` frames of a video from `begin` (seconds) on -> [count, H, W, 3] uint8; EpisodeError if there are fewer."""
-    import av
-
-    frames = []
-    with av.open(str(path)) as file:
-        stream = file.streams.video[0]
-        file.seek(int(begin / stream.time_base), stream=stream)
-        for frame in file.decode(stream):
-            if frame.time is not None and frame.time < begin - 0.5 / fps:
-                continue
-            frames.append(frame.to_ndarray(format="rgb24"))
-            if len(frames) == count:
-                return np.stack(frames)
-    raise EpisodeError(f"{path}: {len(frames)} frames from {begin:.3f} s on; expected {count}")
+def embedded(column, last: bytes | None = None) -> Frames:
+    """The pictures that are kept in the Parquet file, and perhaps one more behind them."""
+    rows = [row["bytes"] for row in column.to_pylist()]
+    if None in rows:
+        raise EpisodeError("pictures in files of their own; expected their bytes in the Parquet file")
+    return pictures(rows if last is None else [*rows, last])
 
 
-def parts(path: Path) -> list[Path]:
-    """The files that decide what is read of the data set whose info.json this is; videos are read only where cameras are named."""
+def parts(path: Path, cameras: list[str] | None = None) -> list[Path]:
+    """The files that decide what is read of the data set whose info.json this is: all; no video where cameras=[]."""
     root = Path(path).parent.parent
-    return sorted(p for folder in ("meta", "data") for p in (root / folder).rglob("*") if p.is_file())
+    found = (p for p in root.rglob("*") if p.is_file() and not any(n[0] == "." for n in p.relative_to(root).parts))
+    return sorted(p for p in found if cameras != [] or p.suffix != ".mp4")

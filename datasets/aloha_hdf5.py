@@ -1,14 +1,13 @@
 """ALOHA's HDF5 layout (ACT, Mobile ALOHA), one file an episode: observations/{qpos, qvel, effort, images/*}, action.
 
 `obs_keys` (default qpos, qvel) are concatenated into `state`. There is no final observation, so the last action is lost;
-nothing says whether it worked, so success is unknown. Images are left out unless `cameras` names them: obs[camera]
-[T+1, H, W, 3] uint8, decoded where the file keeps JPEG rows (attribute `compress`), with the channels in the order that
-the recorder gave to OpenCV. Rows are taken as they lie: ACT itself shifts a real robot's actions back by one step.
+nothing says whether it worked, so success is unknown. Cameras are all of images/*, or those that `cameras` names: raw, or
+where the file keeps JPEG rows those bytes as they are (less the zeros behind them), with the channels in the order that the
+recorder gave to OpenCV. Rows are taken as they lie: ACT itself shifts a real robot's actions back by one step.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from flywheel_datasets import _columns, _outcome
 
 from flywheel.episode import Episode, EpisodeError
+from flywheel.frames import Frames, pictures
 
 
 def read(
@@ -35,12 +35,12 @@ def read(
         if "action" not in file or "observations" not in file:
             raise EpisodeError(f"{path}: there is {', '.join(file) or 'nothing'}; expected `observations` and `action`")
         try:
-            yield episode(file, str(path), obs_keys, origin, fps, cameras or [])
+            yield episode(file, str(path), obs_keys, origin, fps, cameras)
         except (ValueError, TypeError, KeyError, OSError) as error:  # what a damaged file may raise
             yield error if isinstance(error, EpisodeError) else EpisodeError(f"{path}: {error!r}")
 
 
-def episode(file: h5py.File, where: str, obs_keys, origin: str, fps: float, cameras: list[str]) -> Episode:
+def episode(file: h5py.File, where: str, obs_keys, origin: str, fps: float, cameras) -> Episode:
     """The episode of an open file."""
     seen = file["observations"]
     here = {key: value.shape for key, value in seen.items() if isinstance(value, h5py.Dataset)}
@@ -52,7 +52,9 @@ def episode(file: h5py.File, where: str, obs_keys, origin: str, fps: float, came
         raise EpisodeError(
             f"{where}: action is {list(action.shape)}; expected one row for each of {_columns.listed(here)}"
         )
-    images = {camera: pictures(seen, camera, bool(file.attrs.get("compress", False)), where) for camera in cameras}
+    there = {name: value.shape for name, value in seen["images"].items()} if "images" in seen else {}
+    names = _columns.cameras(cameras, there, where)
+    images = _columns.frames(lambda name: camera(seen["images"][name]), names, where)
     steps = len(action) - 1  # no final observation
     reward, success = _outcome.outcome(None, steps)
     extras = {"base_action": file["base_action"][:steps]} if "base_action" in file else {}
@@ -70,15 +72,9 @@ def episode(file: h5py.File, where: str, obs_keys, origin: str, fps: float, came
     )
 
 
-def pictures(seen: h5py.Group, camera: str, packed: bool, where: str) -> np.ndarray:
-    """A camera's frames, [N, H, W, 3] uint8."""
-    here = {name: value.shape for name, value in seen["images"].items()} if "images" in seen else {}
-    if camera not in here:
-        raise EpisodeError(f"{where}: no camera {camera!r}; there is {_columns.listed(here)}")
-    rows = seen["images"][camera][()]
-    if not packed:
-        return rows
-    from PIL import Image
-
-    decoded = [np.asarray(Image.open(io.BytesIO(row.tobytes())).convert("RGB")) for row in rows]
-    return np.stack(decoded)[..., ::-1].copy()  # OpenCV took the first channel for blue
+def camera(rows: h5py.Dataset) -> Frames | np.ndarray:
+    """A camera's frames [N, H, W, 3], or as encoded: rows of JPEG bytes, padded with zeros to one length."""
+    if rows.ndim > 2:
+        return rows[()]
+    data = (np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in rows)
+    return pictures(data, channels="bgr")  # OpenCV took the first channel for blue

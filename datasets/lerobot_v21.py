@@ -2,7 +2,7 @@
 
 source= names the data set's meta/info.json. `obs_keys` are concatenated into `state` (default observation.state; other
 observations of numbers keep their names). There is no final observation, so the last action of each episode is lost.
-Images and video are left out unless `cameras` names them.
+Cameras are all features of images and video, or those that `cameras` names, as bytes: nothing is decoded.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from flywheel_datasets import _columns, _lerobot, _outcome
+from flywheel_datasets import _lerobot, _outcome
 
 from flywheel.episode import Episode, EpisodeError
+from flywheel.frames import video
 
 parts = _lerobot.parts
 
@@ -32,8 +33,8 @@ def read(
     import pyarrow.parquet as pq
 
     columns = [*_lerobot.numeric(info), *_lerobot.clock(info)]
-    columns += [c for c in cameras or [] if info["features"].get(c, {}).get("dtype") == "image"]
-    _columns.wanted(cameras or [], {k: f["shape"] for k, f in info["features"].items()}, str(path))
+    chosen = _lerobot.cameras(info, cameras, str(path))
+    columns += [feature for feature in chosen.values() if info["features"][feature]["dtype"] == "image"]
     _lerobot.observed(info, obs_keys, str(path))
     try:
         lines = (root / "meta" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
@@ -61,12 +62,12 @@ def read(
 
             def images(key: str, table=table, number=number):
                 if info["features"][key]["dtype"] == "image":
-                    return _lerobot.pictures(table.column(key))
-                return _lerobot.video(file(number, info["video_path"], video_key=key), table.num_rows, info["fps"])
+                    return _lerobot.embedded(table.column(key))
+                return video(file(number, info["video_path"], video_key=key), 0.0, table.num_rows, float(info["fps"]))
 
             yield _lerobot.episode(
                 table, info, where, root=root, number=number, tasks=list(told.get("tasks", [])), obs_keys=obs_keys,
-                origin=origin, fps=fps, sparse=sparse, images=images, cameras=cameras or [],
+                origin=origin, fps=fps, sparse=sparse, images=images, cameras=chosen,
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
             yield error if isinstance(error, EpisodeError) else EpisodeError(f"{where}: {error!r}")

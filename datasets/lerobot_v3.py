@@ -2,7 +2,8 @@
 
 source= names the data set's meta/info.json. `obs_keys` are concatenated into `state` (default observation.state; other
 observations of numbers keep their names). There is no final observation, so the last action is lost; a data set that
-`flywheel export` wrote keeps it and comes back whole. Images and video are left out unless `cameras` names them.
+`flywheel export` wrote keeps it and comes back whole. Cameras are all features of images and video, or those that `cameras`
+names, as bytes: nothing is decoded, and a video that episodes share is one file in the corpus too.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from flywheel_datasets import _columns, _lerobot, _outcome
+from flywheel_datasets import _lerobot, _outcome
 
 from flywheel.episode import Episode, EpisodeError
+from flywheel.frames import video
 
 parts = _lerobot.parts
 
@@ -32,8 +34,8 @@ def read(
     import pyarrow.parquet as pq
 
     columns = [*_lerobot.numeric(info), *_lerobot.clock(info), "episode_index"]
-    columns += [c for c in cameras or [] if info["features"].get(c, {}).get("dtype") == "image"]
-    _columns.wanted(cameras or [], {k: f["shape"] for k, f in info["features"].items()}, str(path))
+    chosen = _lerobot.cameras(info, cameras, str(path))
+    columns += [feature for feature in chosen.values() if info["features"][feature]["dtype"] == "image"]
     _lerobot.observed(info, obs_keys, str(path))
     try:
         files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
@@ -60,24 +62,31 @@ def read(
             if len(here) != told["length"] or not len(here) or here[-1] - here[0] + 1 != len(here):
                 raise EpisodeError(f"{where}: {len(here)} rows in {file.name}; expected {told['length']} in a row")
             table = table.slice(here[0], len(here))
-            if "flywheel" in info and told.get("flywheel") and obs_keys is None and not cameras:
+            mine = "flywheel" in info and told.get("flywheel") and obs_keys is None
+
+            def images(key: str, table=table, told=told, more=bool(mine)):
+                if info["features"][key]["dtype"] == "image":
+                    return _lerobot.embedded(table.column(key), told[f"final.{key}"] if more else None)
+                place = {k: told[f"videos/{key}/{k}"] for k in ("chunk_index", "file_index", "from_timestamp")}
+                begin, file = place.pop("from_timestamp"), info["video_path"].format(video_key=key, **place)
+                return video(root / file, begin, table.num_rows + more, float(info["fps"]))
+
+            if mine:
                 found = _lerobot.whole(
-                    table, lambda name, told=told: told[f"final.{name}"], told["flywheel"], info, where, root
+                    table,
+                    lambda name, told=told: told[f"final.{name}"],
+                    told["flywheel"],
+                    info,
+                    where,
+                    root,
+                    images,
+                    chosen,
                 )
                 yield found.replace(origin=origin or found.origin, fps=float(fps or found.fps))
                 continue
-
-            def images(key: str, table=table, told=told):
-                if info["features"][key]["dtype"] == "image":
-                    return _lerobot.pictures(table.column(key))
-                place = {k: told[f"videos/{key}/{k}"] for k in ("chunk_index", "file_index", "from_timestamp")}
-                begin = place.pop("from_timestamp")
-                video = root / info["video_path"].format(video_key=key, **place)
-                return _lerobot.video(video, table.num_rows, float(info["fps"]), begin)
-
             yield _lerobot.episode(
                 table, info, where, root=root, number=number, tasks=list(told["tasks"]), obs_keys=obs_keys,
-                origin=origin, fps=fps, sparse=sparse, images=images, cameras=cameras or [],
+                origin=origin, fps=fps, sparse=sparse, images=images, cameras=chosen,
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
             yield error if isinstance(error, EpisodeError) else EpisodeError(f"{where}: {error!r}")

@@ -2,8 +2,8 @@
 
 source= names <root>/meta/episode_ends/.zarray, or the .zip. `obs_keys` are concatenated into `state` (default: `state` or
 `obs`, whichever is there); `action` must be there. There is no final observation, so the last action of each episode is
-lost, and nothing says whether it worked; a buffer that `flywheel export` wrote keeps both and comes back whole. Images
-are left out unless `cameras` names their arrays: obs[camera] [T+1, ...] as stored.
+lost, and nothing says whether it worked; a buffer that `flywheel export` wrote keeps both and comes back whole. Cameras are
+all arrays [N, H, W, C] such as `img`, or those that `cameras` names; floats that are whole numbers from 0 to 255 become uint8.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def read(
         )
     keys = [k for k in ("state", "obs") if k in here][:1] or ["state"]
     keys = _columns.wanted(keys if obs_keys is None else obs_keys, here, str(path))
-    _columns.wanted(cameras or [], here, str(path))
+    images = _columns.cameras(cameras, {key: shape for key, shape in here.items() if len(shape) == 4}, str(path))
     for number, (start, stop) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         where = f"{path}: episode {number}"
         try:
-            if mine and obs_keys is None and not cameras:
+            if mine and obs_keys is None:
                 found = _exported.episode(
                     mine["episodes"][number],
                     mine["streams"],
@@ -74,6 +74,7 @@ def read(
                     lambda name, number=number: group["meta"][f"final.{name}"][number],
                     root.name,
                 )
+                found = _columns.only(found, cameras)
                 yield found.replace(origin=origin or found.origin, fps=float(fps or found.fps))
                 continue
             obs = _columns.state([data[key][start:stop] for key in keys], where)
@@ -88,7 +89,7 @@ def read(
                 late = {"skew_s": {"rows": _columns.skew(seconds - seconds[0] - np.arange(len(seconds)) / fps)}}
             yield Episode(
                 task="",
-                obs={"state": obs, **{camera: data[camera][start:stop] for camera in cameras or []}},
+                obs={"state": obs, **{name: _columns.pixels(data[name][start:stop]) for name in images}},
                 action=action[:steps],
                 reward=reward,
                 terminated=False,

@@ -1,7 +1,7 @@
 """robomimic's HDF5 layout: data/demo_*/{obs/<key>, actions, rewards, dones, states}, next_obs/<key> if recorded.
 
-`obs_keys` orders the keys of obs and concatenates them into `state`. Without next_obs there is no final observation, and
-the last action of each demonstration is lost.
+`obs_keys` orders the keys of obs and concatenates them into `state`. Cameras are all keys of frames [T, H, W, C], or those
+that `cameras` names. Without next_obs there is no final observation, and the last action of each demonstration is lost.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import Any
 
 import h5py
 import numpy as np
-from flywheel_datasets import _exported
+from flywheel_datasets import _columns, _exported
 
 from flywheel.episode import Episode, EpisodeError
 
 
 def read(
-    path: Path, obs_keys: list[str] | None = None, origin: str | None = None, fps: float | None = None
+    path: Path,
+    obs_keys: list[str] | None = None,
+    origin: str | None = None,
+    fps: float | None = None,
+    cameras: list[str] | None = None,
 ) -> Iterator[Episode | EpisodeError]:
     """Yield an episode for each demo in the order of their numbers, or an EpisodeError in its place."""
     try:
@@ -33,22 +37,23 @@ def read(
         data = file["data"]
         for name in sorted(data, key=lambda n: (len(n), n)):
             try:
-                yield episode(data[name], data, f"{path}: {name}", obs_keys, origin, fps)
+                yield episode(data[name], data, f"{path}: {name}", obs_keys, origin, fps, cameras)
             except EpisodeError as error:
                 yield error
             except (ValueError, TypeError, KeyError, OSError) as error:  # what a damaged group may raise
                 yield EpisodeError(f"{path}: {name}: {error!r}")
 
 
-def episode(demo: h5py.Group, data: h5py.Group, where: str, obs_keys, origin, fps) -> Episode:
+def episode(demo: h5py.Group, data: h5py.Group, where: str, obs_keys, origin, fps, cameras) -> Episode:
     """One demo as an Episode; EpisodeError says what is missing and what is there."""
     if "flywheel" in demo and obs_keys is None:  # `flywheel export` wrote it: it comes back whole
-        found = _exported.demo(demo)
+        found = _columns.only(_exported.demo(demo), cameras)
         return found.replace(origin=origin or found.origin, fps=float(fps or found.fps))
     if missing := [key for key in ("actions", "obs") if key not in demo]:
         raise EpisodeError(f"{where}: no {' and no '.join(missing)}; there is {', '.join(demo)}")
     keys = list(data.attrs.get("obs_keys", [])) if obs_keys is None else list(obs_keys)
-    keys = keys or sorted(demo["obs"])
+    images = {key: value.shape for key, value in demo["obs"].items() if value.ndim == 4}
+    keys = keys or sorted(set(demo["obs"]) - set(images))
     keys = [k.decode() if isinstance(k, bytes) else str(k) for k in keys]
     if absent := [key for key in keys if key not in demo["obs"]]:
         raise EpisodeError(f"{where}: obs has no {', '.join(absent)}\n{side_by_side(keys, demo['obs'])}")
@@ -56,17 +61,15 @@ def episode(demo: h5py.Group, data: h5py.Group, where: str, obs_keys, origin, fp
     steps = len(action)
     if action.ndim != 2:
         raise EpisodeError(f"{where}: actions is {list(action.shape)}; expected [T, Da]")
-    parts = []
-    for key in keys:
-        now = np.asarray(demo["obs"][key], np.float32).reshape(len(demo["obs"][key]), -1)
-        if "next_obs" in demo and key in demo["next_obs"] and len(now) == steps:
-            last = np.asarray(demo["next_obs"][key][-1:], np.float32).reshape(1, -1)
-            now = np.concatenate([now, last])
-        parts.append(now)
-    rows = {len(part) for part in parts}
+    seen = {}
+    for key in [*keys, *(images := _columns.cameras(cameras, images, where))]:
+        seen[key] = demo["obs"][key][()]
+        if "next_obs" in demo and key in demo["next_obs"] and len(seen[key]) == steps:
+            seen[key] = np.concatenate([seen[key], demo["next_obs"][key][-1:]])
+    rows = {len(part) for part in seen.values()}
     if len(rows) != 1 or rows.pop() not in (steps, steps + 1):
         raise EpisodeError(f"{where}: actions has {steps} rows\n{side_by_side(keys, demo['obs'])}")
-    obs = np.concatenate(parts, axis=1)
+    obs = _columns.state([seen[key] for key in keys], where)
     if len(obs) == steps:
         steps -= 1  # no final observation
         action = action[:steps]
@@ -83,7 +86,7 @@ def episode(demo: h5py.Group, data: h5py.Group, where: str, obs_keys, origin, fp
     seed = demo.attrs.get("seed")
     return Episode(
         task=str(data.attrs.get("task", "")),
-        obs={"state": obs},
+        obs={"state": obs, **{key: _columns.pixels(seen[key]) for key in images}},
         action=action,
         reward=learning,
         terminated=bool(won and dones.any()),

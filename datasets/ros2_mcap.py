@@ -9,7 +9,7 @@ The card is a YAML file beside the recordings, FILE.yaml or ros2_mcap.yaml (or `
     action:
       - {topic: /command, field: data, size: 4, unit: rad/s}
     success: {topic: /success, field: data}                  # optional: true from the moment of success on
-    cameras: {wrist: /camera/compressed}                     # read only if `cameras=` names them
+    cameras: {wrist: /camera/compressed}                     # optional: all of them, or those that `cameras=` names
     stale_s: 0.25                                            # a value older than this is a gap
 
 Time is that of the log. At each tick a stream has its newest message so far; an action is the one in force until the next tick.
@@ -17,7 +17,6 @@ Time is that of the log. At each tick a stream has its newest message so far; an
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from flywheel_datasets import _columns, _outcome, _units
 
 from flywheel.episode import Episode, EpisodeError
+from flywheel.frames import Frames, pictures
 
 KEYS = {"rate_hz", "obs", "action", "success", "cameras", "stale_s", "origin", "about"}
 
@@ -41,12 +41,11 @@ def read(
         raise EpisodeError(f"{path}: reading MCAP needs the extra [ros]: pip install robot-flywheel[ros]") from error
     told = _card(Path(path), card)
     streams = [*told["obs"], *told["action"], *([told["success"]] if told.get("success") else [])]
-    pictures = {name: told.get("cameras", {}).get(name) for name in cameras or []}
-    if unknown := [name for name, topic in pictures.items() if topic is None]:
-        raise EpisodeError(
-            f"{path}: the card has no camera {', '.join(unknown)}; it has {list(told.get('cameras', {}))}"
-        )
-    topics = {stream["topic"] for stream in streams} | set(pictures.values())
+    carded = told.get("cameras") or {}
+    if unknown := [name for name in cameras or [] if name not in carded]:
+        raise EpisodeError(f"{path}: the card has no camera {', '.join(unknown)}; it has {list(carded)}")
+    views = {name: topic for name, topic in carded.items() if cameras is None or name in cameras}
+    topics = {stream["topic"] for stream in streams} | set(views.values())
     seen: dict[str, list[tuple[int, Any]]] = {topic: [] for topic in topics}
     try:
         for message in read_ros2_messages(Path(path), topics):
@@ -55,7 +54,7 @@ def read(
         raise EpisodeError(f"{path}: not an MCAP file that can be read: {error!r}") from error
     if silent := sorted(topic for topic in topics if not seen[topic]):
         raise EpisodeError(f"{path}: no message on {', '.join(silent)}; look at the card's topics and at `mcap info`")
-    yield _episode(str(path), told, seen, pictures, origin)
+    yield _episode(str(path), told, seen, views, origin)
 
 
 def parts(path: Path, card: str | None = None) -> list[Path]:
@@ -84,11 +83,13 @@ def _card(path: Path, named: str | None) -> dict[str, Any]:
         if not {"topic", "field", "size", "unit"} <= set(stream):
             raise EpisodeError(f"{found}: {stream}; expected topic, field, size and unit of each stream")
         _units.unit(stream["unit"], f"{found}: {stream['topic']} {stream['field']}")
+    if wrong := {k: v for k, v in (told.get("cameras") or {}).items() if not str(v).startswith("/")}:
+        raise EpisodeError(f"{found}: cameras {wrong}; expected a name and the topic of its images for each")
     return told
 
 
 def _episode(
-    where: str, told: dict[str, Any], seen: dict[str, list], pictures: dict[str, str], origin: str | None
+    where: str, told: dict[str, Any], seen: dict[str, list], views: dict[str, str], origin: str | None
 ) -> Episode:
     period = 1e9 / float(told["rate_hz"])
     judged = (told.get("success") or {}).get("topic")
@@ -124,7 +125,7 @@ def _episode(
             1:
         ]
     reward, success = _outcome.outcome(flags, steps)
-    frames = {name: np.stack([_picture(m, where) for m in at_ticks(topic)]) for name, topic in pictures.items()}
+    frames = _columns.frames(lambda name: _camera(at_ticks(views[name])), views, where)
     return Episode(
         task="", obs={"state": values(told["obs"]), **frames}, action=values(told["action"])[:steps], reward=reward,
         terminated=bool(success), success=success, origin=origin or told.get("origin", "human:teleoperation"), fps=float(told["rate_hz"]),
@@ -156,14 +157,16 @@ def _field(message: Any, stream: dict[str, Any], where: str) -> np.ndarray:
     return row
 
 
-def _picture(message: Any, where: str) -> np.ndarray:
-    """sensor_msgs/CompressedImage, or Image in rgb8 or bgr8 -> [H, W, 3] uint8."""
-    from PIL import Image
+def _camera(messages: list[Any]) -> Frames | np.ndarray:
+    """sensor_msgs/CompressedImage: the bytes as they came; Image in rgb8 or bgr8: [N, H, W, 3] uint8."""
+    if hasattr(messages[0], "format"):
+        return pictures(bytes(message.data) for message in messages)
+    return np.stack([_image(message) for message in messages])
 
-    if hasattr(message, "format"):
-        return np.asarray(Image.open(io.BytesIO(bytes(message.data))).convert("RGB"))
+
+def _image(message: Any) -> np.ndarray:
     if message.encoding not in ("rgb8", "bgr8"):
-        raise EpisodeError(f"{where}: an image in {message.encoding}; expected rgb8, bgr8 or a compressed one")
+        raise EpisodeError(f"an image in {message.encoding}; expected rgb8, bgr8 or a compressed one")
     rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.step)[:, : 3 * message.width]
     frame = rows.reshape(message.height, message.width, 3)
-    return (frame if message.encoding == "rgb8" else frame[..., ::-1]).copy()
+    return frame if message.encoding == "rgb8" else frame[..., ::-1]

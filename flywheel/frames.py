@@ -97,9 +97,10 @@ class Frames:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """Decoded rows: [H, W, 3] for a number, else [n, H, W, 3]. EpisodeError for bytes that cannot be decoded."""
-        rows = np.arange(len(self))[key]
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        rows = np.arange(len(self))[first]
         out = self._decode(np.atleast_1d(rows))
-        return out if np.ndim(rows) else out[0]
+        return out[(slice(None), *rest)] if np.ndim(rows) else out[(0, *rest)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype, copy=False)

@@ -64,15 +64,15 @@ def test_aloha_is_one_file_an_episode_and_its_last_action_is_lost(tmp_path):
     same(episode, recording)
     assert (episode.success, episode.terminated, episode.fps) == (None, False, 50.0) and not episode.reward.any()
     assert episode.obs["top"].shape == (5, 2, 2, 3) and episode.obs["top"][4, 1, 1, 2] == 59
-    (other,) = read("aloha_hdf5", tmp_path / "episode_0.hdf5", obs_keys=["qpos"], origin="human:vr", fps=25)
+    (other,) = read("aloha_hdf5", tmp_path / "episode_0.hdf5", obs_keys=["qpos"], origin="human:vr", fps=25, cameras=[])
     assert other.obs["state"].shape == (5, 2) and (other.origin, other.fps) == ("human:vr", 25.0)
-    assert list(other.obs) == ["state"], "images are left out unless asked for"
+    assert list(other.obs) == ["state"]
     text = refusal("aloha_hdf5", tmp_path / "episode_0.hdf5", obs_keys=["qpos", "effort"])
     assert "no effort; there is qpos [5, 2], qvel [5, 1]" in text
     assert "no camera 'wrist'; there is top" in refusal("aloha_hdf5", tmp_path / "episode_0.hdf5", cameras=["wrist"])
 
 
-def test_aloha_jpeg_rows_are_decoded(tmp_path):
+def test_aloha_jpeg_rows_are_kept_and_decoded_as_opencv_had_them(tmp_path):
     import io
 
     from PIL import Image
@@ -88,8 +88,9 @@ def test_aloha_jpeg_rows_are_decoded(tmp_path):
         del file["observations/images/top"]
         width = max(map(len, packed))
         file["observations/images/top"] = np.stack([np.pad(row, (0, width - len(row))) for row in packed])
-    (episode,) = read("aloha_hdf5", tmp_path / "e.hdf5", cameras=["top"])
+    (episode,) = read("aloha_hdf5", tmp_path / "e.hdf5")
     np.testing.assert_allclose(episode.obs["top"][:, 0, 0], [[0, 0, 200], [100, 100, 100], [200, 200, 0]], atol=4)
+    assert [blob.read() for blob in episode.obs["top"].blobs] == [row.tobytes() for row in packed]
 
 
 # D4RL
@@ -444,11 +445,12 @@ def test_lerobot_frames_of_a_video_are_those_of_the_rows(tmp_path, write):
             table = table.append_column(f"videos/observation.images.top/{key}", pa.array(values))
         pq.write_table(table, listing)
     *others, last = read(write.__name__, path, cameras=["observation.images.top"])
-    image = last.obs["observation.images.top"]
+    image = last.obs["top"]
     assert image.shape == (4, 64, 64, 3) and image.dtype == np.uint8
-    np.testing.assert_allclose(image.mean(axis=(1, 2, 3)), [160, 180, 200, 220], atol=4)
+    np.testing.assert_allclose(np.asarray(image).mean(axis=(1, 2, 3)), [160, 180, 200, 220], atol=4)
     if v3:
-        assert np.abs(others[1].obs["observation.images.top"][0].mean() - 100) < 4
+        assert np.abs(others[1].obs["top"][0].mean() - 100) < 4
+        assert others[0].obs["top"].blobs == image.blobs, "one file, read once"
     else:
         assert "episode_index" not in str(others[0]) and "top-0.mp4" in str(others[0])
 

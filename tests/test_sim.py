@@ -285,6 +285,8 @@ def test_shipped_demonstrations_match_their_card(name):
     assert 0.20 <= (~success).mean() <= 0.35
     assert 0.15 <= outcomes.count("dawdles") / len(data) <= 0.30
     assert list(card["obs_keys"]) == list(data.attrs["obs_keys"]) == list(task.obs_keys)
+    cameras = {key for key, value in data["demo_0"]["obs"].items() if value.ndim == 4}
+    assert set(card.get("cameras", ())) == cameras, "a card names its cameras"
     assert list(card["action"]) == list(task.action_names)
     assert card["steps"] == data.attrs["total"] == sum(d.attrs["num_samples"] for d in data.values())
     seeds = [int(data[f"demo_{k}"].attrs["seed"]) for k in range(len(data))]

@@ -24,6 +24,7 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
     seen.aside.append("extras, start, fps, terminated and meta (groups and a JSON text in each demo)")
     if seen.unknown:
         seen.lost.append(f"success, unknown of {seen.unknown} episodes: rewards are 0 there, as if they had failed")
+    _export_survey.decoded(seen)
     total, first = 0, None
     with h5py.File(folder / "demos.hdf5", "w") as file:
         data = file.create_group("data")
@@ -39,7 +40,10 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
             demo["actions"], demo["rewards"] = episode.action, episode.reward
             demo["dones"] = (np.arange(steps) == steps - 1) & bool(episode.terminated)
             for key, value in episode.obs.items():
-                demo[f"obs/{key}"], demo[f"next_obs/{key}"] = value[:-1], value[1:]
+                value = np.asarray(value)
+                packed = {"chunks": (1, *value.shape[1:]), "compression": "gzip"} if value.ndim == 4 else {}
+                for name, rows in (("obs", value[:-1]), ("next_obs", value[1:])):
+                    demo.create_dataset(f"{name}/{key}", data=rows, **packed)
             for name, group in (("extras", episode.extras), ("start", episode.start)):
                 for key, value in group.items():
                     demo[f"{name}/{key}"] = np.asarray(value)
@@ -47,9 +51,8 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
             total += steps
         data.attrs["total"] = total
         data.attrs["task"] = first.task
-        data.attrs["obs_keys"] = sorted(first.obs, key=lambda k: (k != "state", k))[
-            : 1 if "state" in first.obs else None
-        ]
+        flat = [key for key, value in first.obs.items() if value.ndim < 4]
+        data.attrs["obs_keys"] = sorted(flat, key=lambda k: (k != "state", k))[: 1 if "state" in first.obs else None]
         data.attrs["env_args"] = json.dumps({"env_name": first.task, "type": 2, "env_kwargs": {}})
         if cfg.get("fps") or len(seen.fps) == 1:
             data.attrs["fps"] = float(cfg.get("fps") or first.fps)

@@ -15,12 +15,12 @@ import numpy as np
 
 from flywheel import store as files
 from flywheel.episode import Episode
-from flywheel.stages import _export_survey
+from flywheel.stages import _export_cameras, _export_survey
 
 NAME = "lerobot_v3"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FILE_BYTES, CHUNK_FILES = 100 * 2**20, 1000
-QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+QUANTILES = _export_cameras.QUANTILES
 OWN = {
     "timestamp": "float32",
     "frame_index": "int64",
@@ -36,8 +36,10 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
     import pyarrow.parquet as pq
 
     fps = rate(seen, cfg)
-    kept = _export_survey.keep(seen, lambda s: len(s.shape) <= 1 and s.dtype[1] in "biuf", "images are not written yet")
-    kept = {title(stream): stream for stream in kept}
+    plain = "LeRobot holds numbers in rows of one axis, and cameras of three colours"
+    kept = _export_survey.keep(seen, lambda s: s.codecs or (len(s.shape) <= 1 and s.dtype[1] in "biuf"), plain)
+    cameras = [_export_cameras.Camera(stream, seen, fps, CHUNK_FILES) for stream in kept if stream.codecs]
+    kept = {title(stream): stream for stream in kept if not stream.codecs}
     judged = seen.unknown < seen.fps.total()
     if judged and seen.unknown:
         seen.lost.append(
@@ -62,7 +64,9 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
         rows |= {"timestamp": (frame / fps).astype(np.float32), "frame_index": frame, "index": begin + frame}
         rows |= {"episode_index": np.full(steps, number)}
         rows |= {"task_index": np.full(steps, tasks.setdefault(language, len(tasks)))}
-        table = pa.table({name: column(rows[name]) for name in spec})
+        shown = {camera.name: camera.write(folder, episode) for camera in cameras}
+        pictures = {name: rows for name, (_, rows) in shown.items() if rows is not None}
+        table = pa.table({name: column(rows[name]) for name in spec} | pictures)
         if out is None or out.bytes > FILE_BYTES:
             if out is not None:
                 out.close()
@@ -78,6 +82,8 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
         told |= {f"stats/{n}/{k}": v for n in spec for k, v in statistics(rows[n]).items()}
         told |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         told |= {f"final.{n}": np.asarray(s.of(episode))[-1].tolist() for n, s in kept.items() if s.longer}
+        for about, _ in shown.values():
+            told |= about
         told |= {"flywheel": json.dumps(_export_survey.record(episode))}
         listing.append(told)
         begin += steps
@@ -98,9 +104,12 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
         "fps": int(fps) if fps == int(fps) else fps,
         "splits": {"train": f"0:{len(listing)}"},
         "data_path": DATA,
-        "video_path": None,
-        "features": spec,
-        "flywheel": {"streams": _export_survey.streams(kept)},
+        "video_path": _export_cameras.VIDEO if any(camera.video for camera in cameras) else None,
+        "features": spec | {camera.name: camera.feature() for camera in cameras},
+        "flywheel": {
+            "streams": _export_survey.streams(kept),
+            "cameras": {camera.name: {"key": camera.stream.key, "raw": camera.raw} for camera in cameras},
+        },
     }
     files.write_json(folder / "meta" / "info.json", info, indent=4)
     data = sorted(folder.glob("data/*/*.parquet"))
@@ -111,6 +120,7 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
             (p.flatten() if pa.types.is_fixed_size_list(p.type) else p).to_numpy(zero_copy_only=False) for p in parts
         ]
         total[name] = statistics(np.concatenate(flat).reshape(begin, -1))
+    total |= {camera.name: _export_cameras.statistics(camera.counts, camera.sampled) for camera in cameras}
     files.write_json(folder / "meta" / "stats.json", total, indent=4)
 
 

@@ -6,8 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from flywheel.corpus.media import is_camera
 from flywheel.corpus.segment import schema
 from flywheel.episode import Episode
+from flywheel.frames import Frames
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Stream:
     dtype: str
     shape: tuple[int, ...]  # of a row
     longer: bool  # T+1 rows instead of T
+    codecs: frozenset[tuple[str, str]] = frozenset()  # of a camera: how its episodes keep it, and its channels
 
     @property
     def kind(self) -> str:
@@ -27,6 +30,12 @@ class Stream:
     def key(self) -> str:
         return self.name.partition(".")[2] or self.name
 
+    @property
+    def codec(self) -> str:
+        return ", ".join(
+            f"{codec} ({channels})" if channels != "rgb" else codec for codec, channels in sorted(self.codecs)
+        )
+
     def of(self, episode: Episode):
         """This stream's array [T or T+1, ...] of an episode."""
         part = getattr(episode, self.kind)
@@ -35,7 +44,7 @@ class Stream:
 
 @dataclass
 class Survey:
-    """What the chosen episodes have in common, and what some of them have besides."""
+    """What the chosen episodes have in common, and what some of them have besides; `videos` {stream: frames of each episode}."""
 
     streams: list[Stream]
     odd: dict[str, int]  # {stream that is not in all, or not in one form: episodes that have it}
@@ -44,21 +53,31 @@ class Survey:
     start: int  # episodes with a simulator state to begin from
     lost: list[str] = field(default_factory=list)
     aside: list[str] = field(default_factory=list)
+    videos: dict[str, list[Frames]] = field(default_factory=dict)
 
 
 def survey(chosen) -> Survey:
     """Read every episode once: which streams all of them have in one form; ValueError if states or actions differ."""
     forms: dict[str, Counter] = {}
+    codecs: dict[str, set] = {}
     seen = Survey([], {}, Counter(), 0, 0)
     for episode in chosen:
-        for name, (dtype, shape, longer) in schema(episode)["rows"].items():
+        shape_of = schema(episode)
+        for name, (dtype, shape, longer) in shape_of["rows"].items():
             forms.setdefault(name, Counter())[dtype, tuple(shape), bool(longer)] += 1
+            if is_camera(name, dtype, shape):
+                codecs.setdefault(name, set()).add(("raw", "rgb"))
+        for name, (codec, shape, channels) in shape_of.get("frames", {}).items():
+            forms.setdefault(name, Counter())["|u1", tuple(shape), True] += 1
+            codecs.setdefault(name, set()).add((codec, channels))
+            if codec == "mp4":
+                seen.videos.setdefault(name, []).append(episode.obs[name.removeprefix("obs.")])
         seen.fps[episode.fps] += 1
         seen.unknown += episode.success is None
         seen.start += bool(episode.start)
     for name, counts in forms.items():
         if len(counts) == 1 and counts.total() == len(chosen):
-            seen.streams.append(Stream(name, *next(iter(counts))))
+            seen.streams.append(Stream(name, *next(iter(counts)), frozenset(codecs.get(name, ()))))
         elif name in ("action", "reward", "obs.state"):
             words = ", ".join(f"{n} episodes with {dtype} {list(shape)}" for (dtype, shape, _), n in counts.items())
             raise ValueError(f"{name} differs: {words}; one export has one robot. Choose with task= and origin=")
@@ -77,6 +96,13 @@ def keep(seen: Survey, holds, reason: str) -> list[Stream]:
     if seen.start:
         seen.lost.append(f"start, the simulator state to replay from, of {seen.start} episodes")
     return [stream for stream in seen.streams if holds(stream)]
+
+
+def decoded(seen: Survey) -> None:
+    """Note the cameras of a format that only has arrays for them."""
+    for stream in seen.streams:
+        if stream.codecs - {("raw", "rgb")}:
+            seen.lost.append(f"{stream.name}: {stream.codec} as it is (its pixels are there)")
 
 
 def record(episode: Episode) -> dict[str, Any]:

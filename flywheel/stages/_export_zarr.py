@@ -24,6 +24,7 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _export_survey.Survey
     from numcodecs import Blosc
 
     kept = _export_survey.keep(seen, lambda s: True, "")
+    _export_survey.decoded(seen)
     taken = {"action", "reward"}
     kept = {s.key if s.kind == "obs" and s.key not in taken else s.name: s for s in kept}
     seen.aside.append("final observation (meta/final.*), origin, seed, fps, terminated, success and meta (attributes)")

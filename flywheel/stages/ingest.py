@@ -22,7 +22,7 @@ from flywheel.log import progress, say
 from flywheel.stages import _card, _inputs
 
 FROZEN = 25  # steps of bit-equal observation under a changing action: a sensor that hangs
-OPTIONS = ("obs_keys", "origin", "fps", "rollouts", "seed", "card")
+OPTIONS = ("obs_keys", "cameras", "origin", "fps", "rollouts", "seed", "card")
 
 
 def formats() -> list[str]:
@@ -214,7 +214,8 @@ def keep(found: Any, path: Path) -> None:
     if isinstance(found, Episode):
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"obs.{k}": v for k, v in found.obs.items()} | {"action": found.action, "reward": found.reward}
-        np.savez_compressed(path, **{k: v for k, v in arrays.items() if v.dtype != object})
+        kept = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype != object}
+        np.savez_compressed(path, **kept)  # encoded frames stay where they are, in the source
 
 
 def back(env, episodes: list[Episode], cfg: dict[str, Any]) -> list[dict[str, Any]]:
