@@ -10,7 +10,7 @@ torch tensors, with 0 and with 2 workers of torch's DataLoader. Batches are comp
 clock starts at the first batch, so that starting workers costs nobody. Rates are the best of --repeats interleaved ones.
 
 robomimic and diffusion policy are used from the checkouts that ROBOMIMIC and DIFFUSION_POLICY name (robomimic's source
-distribution will do); without them, from their access pattern as it is written down here. Cameras: not yet.
+distribution will do); without them, from their access pattern as it is written down here. Cameras: cameras.py.
 """
 
 from __future__ import annotations

@@ -1,0 +1,246 @@
+"""Reading one 96x96 camera for training against LeRobotDataset, and what frames take on disk: ratios in one run, equality first.
+
+    lerobot, images   its image mode: a PNG a frame in Parquet; our corpus has the same frames raw (zstd, chunks of 16)
+    lerobot, video    its video mode (AV1, its default); our corpus has LeRobot's own MP4 files, ingested from that data set
+
+Every reader serves the same list of (episode, step): obs [64, 2, 60], action [64, 16, 24] and the camera [64, 2, 96, 96, 3],
+with 0 and with 2 workers. LeRobot's frames are float32 in 0..1, channels first; `uint8` is our Loader as it is, `float32` the
+same and converted to LeRobot's form in the process that trains. Batches are compared bit by bit before anything is timed; of
+the video both must decode the same pixels (LeRobot through PyAV). Rates are the best of --repeats interleaved ones.
+
+The scene is drawn: a smooth background and discs that move. `noisy` has a camera's noise besides (sigma 2 of 255), which no
+lossless codec makes smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+
+from reading import ACTION, BATCH, FPS, STATE, STEPS, TA, TO, Listed, make_episodes, size, timed
+
+SIDE, KEY = 96, "observation.images.front"
+TARGET = 5
+
+
+def scene(count: int, seed: int, noise: float) -> np.ndarray:
+    """[count, 96, 96, 3] uint8."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    phase = random.uniform(0, 6, (3, 2))
+    back = np.stack([110 + 60 * np.sin(3 * x + p) * np.cos(2 * y + q) for p, q in phase], -1)
+    out = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    speed, colour = random.uniform(0.02, 0.08, (4, 2)), random.uniform(0, 255, (4, 3))
+    for k in range(count):
+        frame = back.copy()
+        for (u, v), c in zip(speed, colour, strict=True):
+            inside = (x - 0.5 - 0.35 * np.sin(u * k)) ** 2 + (y - 0.5 - 0.35 * np.cos(v * k)) ** 2 < 0.01
+            frame[inside] = c
+        out[k] = np.clip(frame + noise * random.standard_normal(frame.shape), 0, 255)
+    return out
+
+
+class Item:
+    """A LeRobotDataset whose items are called as ours."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __getitem__(self, number: int) -> dict:
+        found = self.data[number]
+        return {"obs": found["observation.state"], "action": found["action"], "obs.front": found[KEY]}
+
+
+def lerobot_make(root: Path, episodes: list, video: bool):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    features = {
+        "observation.state": {"dtype": "float32", "shape": (STATE,), "names": None},
+        "action": {"dtype": "float32", "shape": (ACTION,), "names": None},
+        KEY: {
+            "dtype": "video" if video else "image",
+            "shape": (SIDE, SIDE, 3),
+            "names": ["height", "width", "channels"],
+        },
+    }
+    data = LeRobotDataset.create("bench/cameras", fps=FPS, features=features, root=root, use_videos=video)
+    for one in episodes:
+        for state, action, frame in zip(one.obs["state"], one.action, one.obs["front"], strict=False):
+            data.add_frame({"observation.state": state, "action": action, KEY: frame, "task": "bench"})
+        data.save_episode()
+    data.finalize()
+
+
+def lerobot_open(root: Path) -> Item:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    past = [k / FPS for k in range(1 - TO, 1)]
+    stamps = {"observation.state": past, KEY: past, "action": [k / FPS for k in range(TA)]}
+    return Item(LeRobotDataset("bench/cameras", root=root, delta_timestamps=stamps, video_backend="pyav"))
+
+
+def ours(corpus, cache: Path, pairs: np.ndarray):
+    """Our batches of the list, and how long it took to decode the camera's window cache."""
+    from flywheel.corpus.loader import Batches
+
+    version = corpus.at("latest")
+    windows = corpus.windows(version, ("obs.state", "action"), cache=cache)
+    made: list = []
+    spent = timed(lambda: made.append(corpus.windows(version, ("obs.front",), cache=cache)))
+    steps = {"obs_steps": TO, "action_steps": TA, "batch_size": BATCH}
+    return Batches(windows, Listed(pairs), cameras=made, **steps), spent
+
+
+def as_lerobot(batch: dict) -> dict:
+    """A batch of ours in LeRobot's form: [B, To, 3, H, W] float32 in 0..1."""
+    frames = batch["obs.front"].permute(0, 1, 4, 2, 3).contiguous().float().div_(255)
+    return {**batch, "obs.front": frames}
+
+
+def stream(source, pairs: np.ndarray, workers: int) -> Iterator[dict]:
+    from torch.utils.data import DataLoader
+
+    from flywheel.corpus.loader import Batches, Loader
+
+    if isinstance(source, Batches):
+        return islice(Loader(source, workers), len(pairs) // BATCH)
+    numbers = (pairs[:, 0] * STEPS + pairs[:, 1]).tolist()
+    return iter(DataLoader(source, batch_size=BATCH, sampler=numbers, num_workers=workers))
+
+
+def rate(source, pairs: np.ndarray, workers: int, batches: int, convert: bool) -> float:
+    """Samples a second, from the first batch on."""
+    found = stream(source, pairs[: (batches + 1) * BATCH], workers)
+    next(found)
+
+    def consume() -> None:
+        for batch in found:
+            batch = as_lerobot(batch) if convert else batch
+
+    return batches * BATCH / timed(consume)
+
+
+def compare(name: str, peer: Item, batches, pairs: np.ndarray, repeats: int) -> dict[str, float]:
+    """Equality over three batches, then rates."""
+    for one, other in zip(stream(batches, pairs[: 3 * BATCH], 0), stream(peer, pairs[: 3 * BATCH], 0), strict=True):
+        one = as_lerobot(one)
+        for key, value in one.items():
+            if value.shape != other[key].shape or not value.equal(other[key]):
+                raise SystemExit(f"{name}: LeRobot gave another {key} than flywheel; nothing was timed")
+    found: dict[str, float] = {}
+    for workers in (0, 2):
+        rates: dict[str, list[float]] = {"uint8": [], "float32": [], "lerobot": []}
+        for _ in range(repeats):
+            rates["uint8"].append(rate(batches, pairs, workers, 200, False))
+            rates["float32"].append(rate(batches, pairs, workers, 200, True))
+            rates["lerobot"].append(rate(peer, pairs, workers, 4, False))
+        best = {kind: max(values) for kind, values in rates.items()}
+        found[f"lerobot, {name}, {workers} workers: samples/s"] = best["lerobot"]
+        for kind in ("uint8", "float32"):
+            found[f"flywheel, {name}, {workers} workers, {kind}: samples/s"] = best[kind]
+            found[f"flywheel / lerobot, {name}, {workers} workers, {kind} (target >= {TARGET})"] = (
+                best[kind] / best["lerobot"]
+            )
+    return found
+
+
+def on_disk(folder: Path, frames: list[np.ndarray]) -> dict[str, float]:
+    """Bytes a frame: as they are, in a corpus (raw, and JPEG as a camera gives it), as LeRobot's PNG and as its video."""
+    import io
+
+    from PIL import Image
+
+    from flywheel import frames as encoded
+    from flywheel.corpus import Corpus
+
+    def jpeg(frame: np.ndarray) -> bytes:
+        data = io.BytesIO()
+        Image.fromarray(frame).save(data, "JPEG", quality=95)
+        return data.getvalue()
+
+    plain = make_episodes(len(frames), 5)
+    raw = [one.replace(obs={**one.obs, "front": shown}) for one, shown in zip(plain, frames, strict=True)]
+    packed = [one.replace(obs={**one.obs, "front": encoded.pictures(map(jpeg, one.obs["front"]))}) for one in raw]
+    found, count = {"in memory": float(frames[0][0].nbytes)}, sum(map(len, frames))
+    for name, episodes in (("no camera", plain), ("corpus, raw", raw), ("corpus, JPEG 95", packed)):
+        Corpus(folder / name, create=True).append(episodes)
+        found[name] = size(folder / name) / count
+    nothing = found.pop("no camera")
+    found |= {name: value - nothing for name, value in found.items() if name.startswith("corpus")}
+    for name, video in (("lerobot, PNG", False), ("lerobot, video", True)):
+        lerobot_make(folder / name, raw, video)
+    lerobot_numbers = size(folder / "lerobot, video") - size(folder / "lerobot, video" / "videos")
+    found["lerobot, video"] = size(folder / "lerobot, video" / "videos") / count
+    found["lerobot, PNG"] = (size(folder / "lerobot, PNG") - lerobot_numbers) / count
+    return found
+
+
+def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
+    os.environ["HF_HOME"] = str(folder / "hf")
+    import torch
+    from flywheel_datasets import lerobot_v3
+
+    from flywheel.corpus import Corpus
+
+    torch.set_num_threads(1)
+    found: dict[str, float] = {}
+    shots = [scene(STEPS + 1, number, 0.0) for number in range(count)]
+    episodes = [one.replace(obs={**one.obs, "front": s}) for one, s in zip(make_episodes(count, 0), shots, strict=True)]
+    random = np.random.default_rng(3)
+    pairs = np.stack([random.integers(0, count, BATCH * 201), random.integers(0, STEPS, BATCH * 201)], 1)
+    pairs[:2] = [[0, 0], [count - 1, STEPS - 1]]  # windows that need padding, too
+    corpus = Corpus(folder / "raw", create=True)
+    found["writing raw frames: frames/s"] = count * STEPS / timed(lambda: corpus.append(episodes))
+    slow = timed(lambda: lerobot_make(folder / "images", episodes, video=False))
+    found["writing, lerobot, images: frames/s"] = count * STEPS / slow
+    batches, spent = ours(corpus, folder / "cache", pairs)
+    found["window cache from raw frames: frames/s"] = count * (STEPS + 1) / spent
+    found["window cache: bytes a frame"] = float(batches.parts[-1][1].bytes)
+    found |= compare("images", lerobot_open(folder / "images"), batches, pairs, repeats)
+
+    found["writing, lerobot, video: frames/s"] = (
+        count * STEPS / timed(lambda: lerobot_make(folder / "video", episodes, video=True))
+    )
+    kept = Corpus(folder / "kept", create=True)
+    read = timed(lambda: kept.append(one.replace(task="bench") for one in lerobot_v3.read(folder / "video")))
+    found["ingesting lerobot's video as it is: frames/s"] = count * STEPS / read
+    pairs[:, 1] = 1 + pairs[:, 1] % (STEPS - TA - 2)  # LeRobot's last step is not ours: it has no observation after it
+    batches, spent = ours(kept, folder / "cache", pairs)
+    found["window cache from video: frames/s"] = count * STEPS / spent
+    found |= compare("video", lerobot_open(folder / "video"), batches, pairs, repeats)
+    for name, noise in (("drawn", 0.0), ("noisy", 2.0)):
+        inside = on_disk(folder / name, [scene(STEPS + 1, number, noise) for number in range(10)])
+        found |= {f"on disk, {name}, {kind}: bytes a frame": value for kind, value in inside.items()}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=50, help=f"of {STEPS} steps (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = bench(Path(folder), args.episodes, args.repeats)
+    for name, value in found.items():
+        print(f"{name:72} {f'{value:,.0f}' if value >= 100 else f'{value:.3g}':>12}")
+    names = ("lerobot", "torch", "numpy", "zarr", "av", "pillow")
+    print("versions: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
+    if args.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
