@@ -124,10 +124,12 @@ class Frames:
         from PIL import Image
 
         for number in np.unique(wanted).tolist():
+            data = io.BytesIO(self.blobs[number].read())
             try:
-                yield number, np.asarray(Image.open(io.BytesIO(self.blobs[number].read())).convert("RGB"))
-            except OSError as error:
+                frame = np.asarray(Image.open(data).convert("RGB"))
+            except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged bytes
                 raise EpisodeError(f"{self}: picture {number} cannot be decoded: {error}") from error
+            yield number, frame
 
     def _film(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Where only some rows are asked for, what decoding them passes is kept: the next ones will be near."""
@@ -149,7 +151,7 @@ class Frames:
 
 def pictures(data: Iterable[bytes], channels: str = "rgb") -> Frames:
     """Frames of a picture each, in JPEG or PNG; equal ones are kept once. EpisodeError unless all are of one kind and size."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     data = list(data)
     used, at = first_seen([hashlib.sha256(one).digest() for one in data])
@@ -160,7 +162,7 @@ def pictures(data: Iterable[bytes], channels: str = "rgb") -> Frames:
             with Image.open(io.BytesIO(one)) as seen:
                 kinds.add((PICTURES.get(seen.format), seen.height, seen.width))
                 mode = seen.mode
-        except UnidentifiedImageError:
+        except OSError:
             raise EpisodeError(f"frame {number}: {len(one)} bytes that are no picture") from None
         if mode not in MODES:
             raise EpisodeError(f"frame {number}: a picture of mode {mode}; expected 8 bits a channel")

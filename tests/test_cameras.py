@@ -266,6 +266,19 @@ def test_batches_with_cameras_are_the_same_with_workers(corpus, tmp_path):
         Batches(low, Sampler(low.length), obs_steps=2, action_steps=4, batch_size=5, cameras=[low])
 
 
+def test_one_damaged_picture_costs_one_episode(corpus, tmp_path):
+    one = episode(77, steps=2)
+    torn = [PICTURES[0], PICTURES[1][:-12], PICTURES[2]]
+    corpus.append([one.replace(obs={**one.obs, "top": frames.pictures(torn)}), *with_cameras(tmp_path, 30)[0]])
+    version = corpus.at("latest")
+    with pytest.raises(
+        CorpusError, match=f"obs.top of episode {version.hashes[8][:12]}: .*picture 1 cannot be decoded.*tombst"
+    ):
+        corpus.windows(version, ("obs.top",), cache=tmp_path / "cache")
+    corpus.tombstone(version.hashes[8:9], "torn")
+    assert len(corpus.windows(corpus.at("latest"), ("obs.top",), cache=tmp_path / "cache")) == 12
+
+
 def test_windows_refuse_cameras_that_differ(corpus, tmp_path):
     one = episode(99)
     corpus.append([one.replace(obs={**one.obs, "sim": raw(0, len(one) + 1, (24, 16))})])

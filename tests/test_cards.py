@@ -124,6 +124,26 @@ def test_what_a_card_says_wrongly_is_named(tmp_path, name):
         assert isinstance(error, EpisodeError) and "absent" in str(error) and first in str(error)
 
 
+def test_a_card_names_the_cameras_to_read_and_their_size(tmp_path):
+    path, _ = aloha(tmp_path)
+    for told, cameras, expected in [
+        ({}, ["top"], None),
+        ({"top": {"height": 2, "width": 2}}, ["top"], None),
+        ({"top": {"height": 2, "width": 3}}, [], "camera top is .2, 2. .height, width.; expected .2, 3., as "),
+        ({"wrist": {"height": 2, "width": 2}}, [], "no camera 'wrist'; there is top"),
+        ({"top": {"size": 2}}, [], "no data card"),
+    ]:
+        path.with_suffix(".yaml").write_text(yaml.safe_dump({"cameras": told}))
+        (found,) = taken(path, "aloha_hdf5")
+        if expected is None:
+            assert [key for key in found.obs if key != "state"] == cameras
+        else:
+            with pytest.raises(EpisodeError, match=expected):
+                raise found
+    (found,) = taken(path, "aloha_hdf5", cameras=[])
+    assert isinstance(found, EpisodeError) or list(found.obs) == ["state"]
+
+
 def test_units_of_the_task_are_those_of_the_card(tmp_path):
     path = FOLDER / "lift_demos.hdf5"
     (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -33,6 +33,7 @@ from flywheel import store
 from flywheel.corpus import align as alignment
 from flywheel.corpus.align import width
 from flywheel.corpus.segment import CorpusError, Segment, ulid
+from flywheel.episode import EpisodeError
 
 if TYPE_CHECKING:
     from flywheel.corpus.version import Version
@@ -165,8 +166,8 @@ class Windows:
             with store.Lock(self.folder, f"extending the window cache of {self.version.corpus.path}", wait=True):
                 index = self._read() or {"file": f"rows-{ulid()}", "rows": 0, "episodes": 0, "crc": 0}
                 start, length = self._find(index)
-                missing = np.unique(state.parts(rows[length < 0]))
-                decoded = len(missing)
+                missing = rows[length < 0]
+                decoded = len(np.unique(state.parts(missing)))
                 if decoded:
                     self._extend(index, missing)
                     start, length = self._find(index)
@@ -183,9 +184,11 @@ class Windows:
         at = at[rows]
         return kept[at, 1], np.where(at < 0, -1, kept[at, 2] - 1)
 
-    def _extend(self, index: dict[str, Any], parts: np.ndarray) -> None:
-        """Decode segments, one at a time: memory is bounded by the largest; of an encoded camera, by an episode."""
+    def _extend(self, index: dict[str, Any], missing: np.ndarray) -> None:
+        """Decode the segments of rows, one at a time: memory is bounded by the largest. A camera's only as far as it is wanted,
+        and an encoded one's an episode at a time."""
         log = self.version.corpus.history
+        parts = np.unique(log.state.parts(missing))
         with (
             _grown(self._file(index), index["rows"] * self.bytes) as data,
             _grown(self._file(index, "i64"), index["episodes"] * 32) as numbers,
@@ -193,6 +196,7 @@ class Windows:
         ):
             for part in parts.tolist():
                 mine = log.state.rows(part)
+                mine = mine[np.isin(mine, missing)] if self.row else mine
                 local = log.state.take("local", mine)
                 blocks = self._decode(self.version.corpus.reader.segment(part), local.tolist())
                 for row, block in zip(mine.tolist(), blocks, strict=True):
@@ -232,7 +236,14 @@ class Windows:
         for one in episodes:
             if encoded:
                 frames = segment.frames(self.fields[0], arrays[encoded[0]], one)
-                yield np.ascontiguousarray(frames).reshape(len(frames), self.width)
+                try:
+                    pixels = np.ascontiguousarray(frames)
+                except EpisodeError as error:
+                    raise CorpusError(
+                        f"windows: {self.fields[0]} of episode {segment.columns['hash'][one][:12]}: {error}; its source gave it so: "
+                        "tombstone the episode, or select others"
+                    ) from error
+                yield pixels.reshape(len(pixels), self.width)
                 continue
             rows = slice(segment.first[one], segment.first[one + 1])
             block = np.zeros((rows.stop - rows.start, self.width), self.dtype)

@@ -4,6 +4,7 @@
     rate_hz: 20
     obs_keys: {gripper_pos: {size: 3, unit: m}, cube_pos: {size: 3, unit: m}}     # side by side, in this order
     action: {dx: '-1..1, 2.5 cm at 1', gripper: -1 opens}                         # a word on each number, in order
+    cameras: {front: {height: 96, width: 96}}                                     # those that are read; without it all
 
 All of it is compared with what is read; other entries are for people. (`ros2_mcap` reads by a card of its own.)
 """
@@ -40,10 +41,15 @@ class Card:
             told = yaml.safe_load(path.read_text(encoding="utf-8"))
             self.sizes = {str(key): int(about["size"]) for key, about in (told.get("obs_keys") or {}).items()}
             said = {str(key): about["unit"] for key, about in (told.get("obs_keys") or {}).items()}
+            self.cameras = {
+                str(key): (int(about["height"]), int(about["width"]))
+                for key, about in (told.get("cameras") or {}).items()
+            }
             self.action, self.rate = [str(name) for name in told.get("action") or {}], float(told.get("rate_hz") or 0)
         except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise EpisodeError(
-                f"{path}: no data card: {error!r}; expected rate_hz, obs_keys {{KEY: {{size: N, unit: m}}}} and action {{NAME: words}}"
+                f"{path}: no data card: {error!r}; expected rate_hz, obs_keys {{KEY: {{size: N, unit: m}}}}, action {{NAME: words}} and "
+                "cameras {{NAME: {{height: H, width: W}}}}"
             ) from error
         if told.get("format") not in (None, format_):
             raise EpisodeError(
@@ -64,6 +70,8 @@ class Card:
         known, more = inspect.signature(read).parameters, {}
         if self.sizes and "obs_keys" in known:
             more["obs_keys"] = list(self.sizes)
+        if self.cameras and "cameras" in known:
+            more["cameras"] = list(self.cameras)
         if self.rate and "fps" in known and known["fps"].default is not None:
             more["fps"] = self.rate
         return more | options
@@ -82,6 +90,12 @@ class Card:
                 f"{where}: the state has {width} numbers; expected {sum(sizes.values())}, as {self.path} says ({listed}). Correct the card "
                 "or name other keys with obs_keys=[...]"
             )
+        for key, size in self.cameras.items():
+            if key in episode.obs and tuple(episode.obs[key].shape[1:3]) != size:
+                raise EpisodeError(
+                    f"{where}: camera {key} is {list(episode.obs[key].shape[1:3])} (height, width); expected {list(size)}, as "
+                    f"{self.path} says; correct the card, or leave the camera out with cameras=[...]"
+                )
         if self.action and episode.action.shape[1] != len(self.action):
             raise EpisodeError(
                 f"{where}: action has {episode.action.shape[1]} numbers; expected {len(self.action)}, as {self.path} says "

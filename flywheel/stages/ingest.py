@@ -88,37 +88,26 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     corpus = run.store.corpus(create=True)
     rows, quarantined, added, duplicates, refused = [], [], [], [], []
     replayed: list[dict[str, Any]] = []
-    clipped = 0
+    tally = Counter()
     for path in matches(cfg["source"]):
-        good: list[Episode] = []
-        bad = 0
-        for number, (found, card) in enumerate(_carded(read, path, options, cfg)):
-            try:
-                if isinstance(found, EpisodeError):
-                    raise found
-                found = card.check(found, options.get("obs_keys"), f"{path.name}, episode {number}") if card else found
-                episode, outside = sound(found.replace(task=env.task), env, f"{path.name}, episode {number}")
-                clipped += outside
-                good.append(episode)
-            except EpisodeError as error:
-                bad += 1
-                quarantined.append({"file": path.name, "episode": number, "reason": str(error)})
-                keep(found, run.out / "quarantine" / f"{path.stem}-{number}.npz")
-                say(f"  quarantined {path.name}, episode {number}: {error}")
+        before, bad = tally["good"], len(quarantined)
+        episodes = accepted(_carded(read, path, options, cfg), path, options, env, run, quarantined, tally)
         if cfg.get("check") == "replay":
-            replayed += back(env, good, cfg)
-        done = corpus.append(good, message=f"ingest {path.name}", author=run.name, restore=bool(cfg.get("restore")))
+            episodes = list(episodes)
+            replayed += back(env, episodes, cfg)
+        done = corpus.append(episodes, message=f"ingest {path.name}", author=run.name, restore=bool(cfg.get("restore")))
         added += done.added
         duplicates += done.duplicates
         refused += done.refused
-        rows.append((path.name, len(good) + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
+        good, bad = tally["good"] - before, len(quarantined) - bad
+        rows.append((path.name, good + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
     env.close()
     say(f"  {'file':40} episodes  added  duplicate  tombstoned  quarantined")
     for name, *counts in rows:
         say(f"  {name:40} " + "  ".join(f"{c:>{w}}" for c, w in zip(counts, (8, 5, 9, 10, 11), strict=True)))
     for hash_, message in refused:
         say(f"  {hash_[:12]} was removed before ({message}); restore=true brings it back")
-    if clipped:
+    if clipped := tally["clipped"]:
         say(f"  {clipped} action values lay outside the range: clipped in `action`, kept in extras['recorded_action']")
     metrics: dict[str, Any] = {"added": len(added), "duplicates": len(duplicates), "quarantined": len(quarantined)}
     metrics |= {"refused": len(refused), "clipped_values": clipped}
@@ -134,6 +123,24 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         "metrics": metrics,
         "content": {"episodes": added + duplicates, "quarantined": quarantined},
     }
+
+
+def accepted(carded, path: Path, options: dict[str, Any], env, run, quarantined: list, tally: Counter):
+    """The episodes of a recording that may enter the corpus, one at a time; the others are quarantined. `tally` counts."""
+    for number, (found, card) in enumerate(carded):
+        where = f"{path.name}, episode {number}"
+        try:
+            if isinstance(found, EpisodeError):
+                raise found
+            found = card.check(found, options.get("obs_keys"), where) if card else found
+            episode, outside = sound(found.replace(task=env.task), env, where)
+        except EpisodeError as error:
+            quarantined.append({"file": path.name, "episode": number, "reason": str(error)})
+            keep(found, run.out / "quarantine" / f"{path.stem}-{number}.npz")
+            say(f"  quarantined {where}: {error}")
+            continue
+        tally += Counter(good=1, clipped=outside)
+        yield episode
 
 
 def _all(read, path: Path, options: dict[str, Any]):
