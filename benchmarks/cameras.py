@@ -221,14 +221,14 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
     found["window cache from video: frames/s"] = count * STEPS / spent
     found |= compare("video", lerobot_open(folder / "video"), batches, pairs, repeats)
     for name, noise in (("drawn", 0.0), ("noisy", 2.0)):
-        inside = on_disk(folder / name, [scene(STEPS + 1, number, noise) for number in range(10)])
+        inside = on_disk(folder / name, [scene(STEPS + 1, number, noise) for number in range(4)])
         found |= {f"on disk, {name}, {kind}: bytes a frame": value for kind, value in inside.items()}
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=50, help=f"of {STEPS} steps (default %(default)s)")
+    parser.add_argument("--episodes", type=int, default=20, help=f"of {STEPS} steps (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
     args = parser.parse_args()

@@ -187,6 +187,27 @@ def test_ingest_takes_cameras_and_the_corpus_says_which(tmp_path, capsys):
             assert found == cameras, words
 
 
+def test_a_policy_of_states_learns_beside_cameras_that_it_never_reads(copied, capsys):
+    import shutil
+
+    from small import LITTLE, call
+
+    place, at = copied
+    corpus = place.corpus()
+    seen = [
+        one.replace(
+            obs={**one.obs, "top": frames.pictures(encoded(raw(number, len(one) + 1)))}, origin="scripted:filmed"
+        )
+        for number, one in enumerate(corpus.at("latest").select(success=True))
+    ]
+    assert len(corpus.append(seen).added) == len(seen) > 4
+    assert len({corpus.reader.segment(part).robot for part in range(2)}) == 1, "the same robot, filmed or not"
+    shutil.rmtree(next(corpus.path.glob("segments/*/media")))
+    words = ["pretrain", "algorithm.cadence.improve=10", "demos.origin=scripted:filmed", *LITTLE, *at]
+    code, out = call(*words, capsys=capsys)
+    assert (code, out["status"]) == (0, "done")
+
+
 # export, and back
 
 

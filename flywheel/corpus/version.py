@@ -35,6 +35,9 @@ class Table(Mapping):
             if name == "hash":
                 hashes = self.corpus.history.state.hashes(self.rows)
                 self._codes[name] = np.arange(len(hashes)), hashes
+            elif name == "cameras":
+                texts, codes = np.unique(self[name].astype(str), return_inverse=True)
+                self._codes[name] = codes, texts.tolist()
             else:
                 self._codes[name] = self.corpus.reader.column(name, self.rows)
         return self._codes[name]
@@ -111,7 +114,7 @@ class Version:
         """The episodes that pass every condition, in the same order.
 
         where     a boolean mask [E], positions [N], or a function of `table` that returns one of them
-        filters   column=value; text columns take a pattern or a list of them (origin="human:*"), `success` and
+        filters   column=value; text columns take a pattern or a list of them (origin="human:*", cameras="*wrist*"), `success` and
                   `terminated` True, False (or None), others a value or a list of values
         """
         keep = np.ones(len(self), bool)
@@ -186,7 +189,7 @@ class Version:
         if name not in self.table:
             raise ValueError(f"select: no column {name!r}. There are: {', '.join(sorted(self.table))}")
         options = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray)) else [wanted]
-        if name in ("hash", *TEXT):
+        if name in ("hash", "cameras", *TEXT):
             codes, values = self.table.codes(name)
             hit = [any(value == pattern or fnmatchcase(value, str(pattern)) for pattern in options) for value in values]
             return np.asarray(hit, bool)[codes]
