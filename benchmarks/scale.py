@@ -105,13 +105,21 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def worked(function: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that it took, and of the processor that it needed, in all its threads: what neighbours do not change."""
+    began, busy = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - began, time.process_time() - busy
+
+
 def open_and_append(folder: Path, episodes: list) -> object:
     return Corpus(folder).append(episodes)
 
 
 def measure(large: Path, small: Path, repeats: int) -> dict[str, float]:
     """Seconds of each operation, and the appends beside those of the small corpus."""
-    random, head = np.random.default_rng(1), Corpus(large).head
+    head = Corpus(large).head
+    random = np.random.default_rng([1, head])  # a folder that is used again gets other episodes
     found: dict[str, float] = {}
 
     def each(name: str, function: Callable[[Corpus], object]) -> None:
@@ -129,23 +137,25 @@ def measure(large: Path, small: Path, repeats: int) -> dict[str, float]:
     each("open, query origin by pattern", lambda corpus: len(corpus.at("latest").select(origin="policy:*")))
     each("open, steps of all episodes", lambda corpus: int(corpus.at("latest").table["length"].sum()))
     tags = iter(range(99))
-    each("open, tag", lambda corpus: corpus.tag(f"t{next(tags)}", head // 2))
+    each("open, tag", lambda corpus: corpus.tag(f"t{head}-{next(tags)}", head // 2))
     each("open, log of the last 20", lambda corpus: corpus.log(last=20))
 
     corpora = {"large": Corpus(large), "small": Corpus(small)}
     paths = {"large": large, "small": small}
-    times: dict[str, list[float]] = {f"{what} {name}": [] for what in ("append", "open+append") for name in paths}
+    times: dict[str, list] = {f"{what} {name}": [] for what in ("append", "open+append") for name in paths}
     for _ in range(repeats):  # interleaved: a busy neighbour slows all alike
         for name in paths:
             fresh = [make_episode(random, 20) for _ in range(4)]
-            times[f"append {name}"].append(timed(partial(corpora[name].append, fresh[:2])))
-            times[f"open+append {name}"].append(timed(partial(open_and_append, paths[name], fresh[2:])))
+            times[f"append {name}"].append(worked(partial(corpora[name].append, fresh[:2])))
+            times[f"open+append {name}"].append(worked(partial(open_and_append, paths[name], fresh[2:])))
     for what in ("append", "open+append"):
-        for name, size in (("large", f"{head:,}"), ("small", "10")):
-            found[f"{what} at version {size}"] = float(np.median(times[f"{what} {name}"]))
-            found[f"{what} at version {size}, mean"] = float(np.mean(times[f"{what} {name}"]))
-        for kind, function in (("", np.median), (", means", np.mean)):
-            found[f"{what}: ratio{kind}"] = float(function(times[f"{what} large"]) / function(times[f"{what} small"]))
+        large_, small_ = (np.asarray(times[f"{what} {name}"]) for name in paths)
+        for clock, column in (("", 0), (", processor", 1)):
+            for size, series in ((f"{head:,}", large_), ("10", small_)):
+                found[f"{what} at version {size}{clock}"] = float(np.median(series[:, column]))
+            for kind, function in (("", np.median), (", means", np.mean)):
+                ratio = function(large_[:, column]) / function(small_[:, column])
+                found[f"{what}: ratio{clock}{kind}"] = float(ratio)
     return found
 
 
