@@ -14,6 +14,7 @@ import numpy as np
 
 TASKS = {
     "push": ({"name": "push"}, "flywheel/Push-v0"),
+    "AdroitHandDoor-v1": ({"name": "gym", "id": "AdroitHandDoor-v1", "max_steps": 200}, "AdroitHandDoor-v1"),
     "HalfCheetah-v5": ({"name": "gym", "id": "HalfCheetah-v5", "reward": "env", "max_steps": 200}, "HalfCheetah-v5"),
 }
 

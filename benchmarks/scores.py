@@ -159,6 +159,11 @@ def section(rows: list[dict]) -> list[str]:
             lines.append(
                 f"| {job.replace('-', ' ', 1)} | {told(mine)} | {published or '-'} | {sum(r['minutes'] for r in mine):.0f} |"
             )
+    minutes = [row["minutes"] for row in rows]
+    lines += [
+        "",
+        f"{len(rows)} runs, {sum(minutes) / 60:.1f} hours in all beside other work; the longest took {max(minutes):.0f} minutes.",
+    ]
     return [*lines, ""]
 
 
