@@ -225,6 +225,8 @@ def times(blob: Blob) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
                 seconds = np.asarray([float(pts * stream.time_base) for pts, _ in sorted(packets)])
         except (av.FFmpegError, IndexError) as error:
             raise EpisodeError(f"no video that can be read: {error!r}") from error
+        if not packets:
+            raise EpisodeError("a video without a frame")
         keys = np.flatnonzero([key for _, key in sorted(packets)])
         found = CACHE.put((blob.sha256, "times"), (seconds, keys, size), seconds.nbytes + keys.nbytes)
     return found

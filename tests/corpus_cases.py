@@ -29,8 +29,10 @@ def same(a, b):
         left, right = getattr(a, name), getattr(b, name)
         assert left.keys() == right.keys()
         for key, value in left.items():
-            assert (value.dtype, value.shape) == (right[key].dtype, right[key].shape), key
-            assert value.tobytes() == right[key].tobytes(), key
+            assert (type(value), value.dtype, value.shape) == (type(right[key]), right[key].dtype, right[key].shape), (
+                key
+            )
+            assert np.asarray(value).tobytes() == np.asarray(right[key]).tobytes(), key
     for name in ("action", "reward"):
         left, right = getattr(a, name), getattr(b, name)
         assert (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes()), name

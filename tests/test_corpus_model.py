@@ -2,8 +2,10 @@
 
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
+from camera_cases import with_cameras
 from corpus_cases import episode, same
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -12,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from flywheel.corpus import Corpus, CorpusError, state
 from flywheel.corpus.maintenance import compact, fsck, gc
 
-POOL = [episode(seed, task=("lift", "push")[seed % 2]) for seed in range(6)]
+FILMS = tempfile.TemporaryDirectory()
+POOL = [*with_cameras(Path(FILMS.name), count=3)[0], *(episode(seed, task="push") for seed in range(3, 6))]
 PICK = st.lists(st.sampled_from(range(6)), max_size=4)
 
 
