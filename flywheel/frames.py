@@ -227,7 +227,7 @@ def times(blob: Blob) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
             raise EpisodeError(f"no video that can be read: {error!r}") from error
         if not packets:
             raise EpisodeError("a video without a frame")
-        keys = np.flatnonzero([key for _, key in sorted(packets)])
+        keys = np.union1d([0], np.flatnonzero([key for _, key in sorted(packets)]))
         found = CACHE.put((blob.sha256, "times"), (seconds, keys, size), seconds.nbytes + keys.nbytes)
     return found
 
@@ -238,13 +238,14 @@ def decoded(data: bytes, about: tuple, wanted: list[int], ahead: bool) -> Iterat
     import av
 
     seconds, keys, _ = about
+    middles = (seconds[1:] + seconds[:-1]) / 2
     with av.open(io.BytesIO(data)) as file:
         stream = file.streams.video[0]
         position, frames = -1, iter(())
         for number in wanted:
             if number < position:
                 continue
-            key = int(keys[max(0, np.searchsorted(keys, number, "right") - 1)])
+            key = int(keys[np.searchsorted(keys, number, "right") - 1])
             end = int([*keys, len(seconds)][np.searchsorted(keys, number, "right")]) if ahead else number + 1
             if position < 0 or key > position:
                 file.seek(round(seconds[key] / stream.time_base), stream=stream)
@@ -252,7 +253,7 @@ def decoded(data: bytes, about: tuple, wanted: list[int], ahead: bool) -> Iterat
             seen = False
             try:
                 for frame in frames:
-                    here = int(nearest(seconds, frame.time))
+                    here = int(np.searchsorted(middles, frame.time))
                     position = here + 1
                     seen |= here == number
                     yield here, frame.to_ndarray(format="rgb24")

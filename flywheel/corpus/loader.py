@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 
-GROUP, GROUP_BYTES = 16, 32 * 2**20  # batches that are read at once: so many, or as many as take so much memory
+GROUP, GROUP_BYTES = 16, 8 * 2**20  # batches that are read at once: so many, or as many as take so much memory
 
 
 class Batches:
