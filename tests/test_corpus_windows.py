@@ -100,15 +100,20 @@ def test_an_append_costs_the_cache_its_own_rows_and_a_log_that_went_another_way_
     check(again)
 
 
-def test_memory_stays_bounded_as_rows_outgrow_it(tmp_path):
+@pytest.mark.parametrize("fields", [FIELDS, ("obs.sim",)])
+def test_memory_stays_bounded_as_rows_outgrow_it(tmp_path, fields):
     corpus = Corpus(tmp_path / "corpus", create=True)
     for first in range(0, 40, 10):
-        corpus.append([episode(seed, steps=2500, width=100) for seed in range(first, first + 10)])
+        more = [episode(seed, steps=2500, width=100 if fields == FIELDS else 3) for seed in range(first, first + 10)]
+        if fields != FIELDS:
+            frames = np.random.default_rng(first).integers(0, 256, (2501, 12, 12, 3), np.uint8)
+            more = [one.replace(obs={"sim": frames}) for one in more]
+        corpus.append(more)
 
     def most(resident):
         """Bytes of the rows that were in this process's memory while every part of them was read, at most."""
         gc.collect()  # the map of the call before
-        windows = Windows(corpus.at("latest"), FIELDS, tmp_path / "cache", resident)
+        windows = Windows(corpus.at("latest"), fields, tmp_path / "cache", resident)
         seen, random = 0, np.random.default_rng(0)
         for _ in range(300):
             which = random.integers(0, 40, 4)
