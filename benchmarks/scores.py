@@ -87,7 +87,7 @@ JOBS: dict[str, tuple[int, list[list[str]], str]] = {
     "pendulum-sac": (5, pendulum("sac", "tanh_gaussian"), "-157 +- 89 (SB3 zoo)"),
     "pendulum-ppo": (
         5,
-        [["online", *PENDULUM, *SCRATCH, "algorithm=ppo", "policy=gaussian", "max_steps=100000", "gamma=0.9", "algorithm.lr=0.001", "batch_size=64", "algorithm.cadence.evaluate=1000", "algorithm.cadence.improve=1000", "algorithm.improve.policy.clipped_surrogate.target_kl=null"]],
+        [["online", *PENDULUM, *SCRATCH, "algorithm=ppo", "policy=gaussian", "policy.log_std=0", "max_steps=100000", "gamma=0.9", "algorithm.lr=0.001", "batch_size=64", "algorithm.cadence.evaluate=320", "algorithm.cadence.improve=320", "algorithm.improve.policy.clipped_surrogate.target_kl=null"]],
         "-172 +- 104, with state-dependent exploration (SB3 zoo)",
     ),
     "push-bc": (3, push("policy=tanh_gaussian"), ""),

@@ -289,3 +289,16 @@ def test_greedy_q_explores_with_the_probability_it_is_told():
     best = policy.explores(0.0).sample(obs[:1], torch.zeros(1, 2, 2))
     other = (policy.explores(0.3).sample(obs, torch.randn(4000, 2, 2)) != best).any(-1)[:, 0].float().mean()
     assert other.item() == pytest.approx(0.15, abs=0.02)  # half of the random ones are the best one
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "tanh_gaussian"])
+def test_log_std_is_where_the_standard_deviation_begins(kind):
+    torch.manual_seed(0)
+    shape = {"obs_dim": 3, "action_dim": 2, "obs_steps": 1, "action_steps": 1}
+    for begins in (-1.5, 0.0):
+        policy = base.build({"kind": kind, "log_std": begins, **shape})
+        _, log_std = policy.distribution(torch.zeros(1, 3))
+        assert (log_std - begins).abs().max() < 0.5
+        torch.nn.init.zeros_(policy.net[-1].weight)
+        torch.nn.init.zeros_(policy.net[-1].bias)
+        assert policy.distribution(torch.zeros(1, 3))[1].tolist() == [[[begins, begins]]]

@@ -11,16 +11,17 @@ from flywheel.policy.base import Policy
 
 
 class Gaussian(Policy):
-    """Mean and log standard deviation from one MLP; log std is bounded to [-4, 1] in normalised units."""
+    """Mean and log standard deviation from one MLP; the latter begins at about `log_std` and stays within 2.5 of it, in normalised units."""
 
-    def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", **base):
-        super().__init__(width=width, depth=depth, activation=activation, **base)
+    def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", log_std: float = -1.5, **base):
+        super().__init__(width=width, depth=depth, activation=activation, log_std=log_std, **base)
+        self.log_std = log_std
         self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation)
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, F] -> mean, log std, both [B, Ta, Da] in normalised units."""
         mean, log_std = self.net(features).view(len(features), 2, self.action_steps, self.action_dim).unbind(1)
-        return mean, -1.5 + 2.5 * torch.tanh(log_std)
+        return mean, self.log_std + 2.5 * torch.tanh(log_std)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         return self.action_norm.inverse(self.chain(obs, noise)[:, 0])

@@ -15,17 +15,19 @@ from flywheel.policy.base import Policy
 
 
 class TanhGaussian(Policy):
-    """Mean and log standard deviation (in [-5, 2]) of the chunk before the squashing, from one MLP."""
+    """Mean and log standard deviation of the chunk before the squashing, from one MLP; the latter begins at about `log_std` and stays
+    within 3.5 of it."""
 
-    def __init__(self, *, width: int = 256, depth: int = 2, activation: str = "silu", **base):
-        super().__init__(width=width, depth=depth, activation=activation, **base)
+    def __init__(self, *, width: int = 256, depth: int = 2, activation: str = "silu", log_std: float = -1.5, **base):
+        super().__init__(width=width, depth=depth, activation=activation, log_std=log_std, **base)
+        self.log_std = log_std
         self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation)
         self.steepest = self.action_steps * float((4 * self.half_range.double()).log().sum())
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, F] -> mean, log std before the squashing, both [B, Ta, Da]."""
         mean, log_std = self.net(features).view(len(features), 2, self.action_steps, self.action_dim).unbind(1)
-        return mean, -1.5 + 3.5 * torch.tanh(log_std)
+        return mean, self.log_std + 3.5 * torch.tanh(log_std)
 
     def squash(self, u: Tensor) -> Tensor:
         return torch.addcmul(self.middle.to(u), self.half_range.to(u), torch.tanh(u))
