@@ -1,6 +1,7 @@
 """Cameras in the corpus: bytes as they came, pixels as the source's own decoder gives them, and windows for training."""
 
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -226,8 +227,16 @@ def test_the_cache_of_frames_is_bounded(tmp_path, monkeypatch):
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_windows_of_a_camera(corpus, tmp_path, camera):
     version, cache = corpus.at("latest"), tmp_path / "cache"
-    first = corpus.windows(corpus.at(1), (f"obs.{camera}",), cache=cache)
+    told = []
+
+    @contextmanager
+    def progress(what, total):
+        told.append([what, total, 0])
+        yield lambda: told[-1].append(told[-1].pop() + 1)
+
+    first = corpus.windows(corpus.at(1), (f"obs.{camera}",), cache=cache, progress=progress)
     windows = first.extend(version)
+    assert told == [["window cache", 4, 4]] * 2
     assert (first.decoded, windows.decoded, windows.row, windows.rows.dtype) == (1, 1, (*SIZE, 3), np.uint8)
     for one, start, length in zip(version, windows.start, windows.length, strict=True):
         rows = windows.rows[start : start + length + 1].reshape(-1, *SIZE, 3)

@@ -188,15 +188,16 @@ class Windows:
         """Decode the segments of rows, one at a time: memory is bounded by the largest. A camera's only as far as it is wanted,
         and an encoded one's an episode at a time."""
         log = self.version.corpus.history
-        parts = np.unique(log.state.parts(missing))
+        wanted = {part: log.state.rows(part) for part in np.unique(log.state.parts(missing)).tolist()}
+        if self.row:
+            wanted = {part: mine[np.isin(mine, missing)] for part, mine in wanted.items()}
+        count = sum(map(len, wanted.values()))
         with (
             _grown(self._file(index), index["rows"] * self.bytes) as data,
             _grown(self._file(index, "i64"), index["episodes"] * 32) as numbers,
-            self.progress("window cache", len(parts)) if self.progress else nullcontext(lambda: None) as tick,
+            self.progress("window cache", count) if self.progress else nullcontext(lambda: None) as tick,
         ):
-            for part in parts.tolist():
-                mine = log.state.rows(part)
-                mine = mine[np.isin(mine, missing)] if self.row else mine
+            for part, mine in wanted.items():
                 local = log.state.take("local", mine)
                 blocks = self._decode(self.version.corpus.reader.segment(part), local.tolist())
                 for row, block in zip(mine.tolist(), blocks, strict=True):
@@ -205,8 +206,8 @@ class Windows:
                     numbers.write(record)
                     index["crc"] = zlib.crc32(record, index["crc"])
                     index["rows"] += len(block)
+                    tick()
                 index["episodes"] += len(mine)
-                tick()
             data.flush()
             os.fsync(data.fileno())  # only this: after a power cut the other two files show by their checksums
         index |= {"version": log.head, "tip": log.state.tip}

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from flywheel.log import progress
+
 BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000}
 MASKS = ("obs.state.mask", "action.mask")
 NIGHT = 10_000  # seeds a night in each block
@@ -153,7 +155,9 @@ def windows(corpus, version, cfg: dict[str, Any], store):
     from flywheel.rl.source import FIELDS
 
     fields, align = FIELDS[cfg["task"].get("reward") or "success"], cfg.get("align")
-    return corpus.windows(version, (*fields, *(MASKS if align else ())), cache=store.cache, align=align)
+    return corpus.windows(
+        version, (*fields, *(MASKS if align else ())), cache=store.cache, align=align, progress=progress
+    )
 
 
 def robot(cfg: dict[str, Any], windows, env) -> dict[str, list[int]] | None:
