@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-SERIAL = 8  # calls at first that are timed without threads
-WORTH_A_THREAD = 200e-6  # s: a shorter step costs more in waiting for the interpreter's lock than a thread gains
+TIMED = 8  # calls at first without threads, and as many with, of which the faster way is then taken
 
 
 class TaskError(ValueError):
@@ -84,7 +83,7 @@ class GymBatch:
         self.fps = float(env.unwrapped.metadata.get("render_fps") or 0)
         self._threads = min(threads, num_envs)
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
-        self._seen: list[float] = []  # s: what a step took while they were made one after the other
+        self._took: dict[bool, list[float]] = {False: [], True: []}  # s an environment, without threads and with
 
     def _flat(self, obs) -> np.ndarray:
         if self.one_hot is not None:
@@ -126,13 +125,13 @@ class GymBatch:
                 )
                 obs[i], success[i] = self._flat(o), self._success(info)
 
-        if self._pool and len(active) > 1 and len(self._seen) == SERIAL and min(self._seen) > WORTH_A_THREAD:
+        began, together = time.perf_counter(), self._together(len(active))
+        if together:
             list(self._pool.map(some, [active[k :: self._threads] for k in range(self._threads)]))
         else:
-            began = time.perf_counter()
             some(active)
-            if len(self._seen) < SERIAL:
-                self._seen.append((time.perf_counter() - began) / max(1, len(active)))
+        if len(self._took[together]) < TIMED:
+            self._took[together].append((time.perf_counter() - began) / max(1, len(active)))
         return obs, reward, terminated, truncated, {"success": success}
 
     def _mujoco(self, i: int):
@@ -140,6 +139,13 @@ class GymBatch:
         if not (hasattr(env, "model") and hasattr(env, "data") and hasattr(env, "_get_obs")):
             raise TaskError(f"{self.task} cannot set its state: it is not a MuJoCo environment of Gymnasium's kind")
         return env
+
+    def _together(self, count: int) -> bool:
+        """Whether threads shall step `count` environments: as was faster. What holds the interpreter's lock for long gains nothing."""
+        if self._pool is None or count < 2:
+            return False
+        alone, shared = self._took.values()
+        return len(alone) >= TIMED and (len(shared) < TIMED or min(shared) < min(alone))
 
     def physics(self, i: int):
         """MuJoCo's (model, data) of environment `i`."""

@@ -28,6 +28,15 @@ def encoded(pixels, kind="jpeg"):
     return out
 
 
+def seen(seed):
+    """`episode(seed)`; every third has a raw camera and one of JPEG pictures."""
+    one = episode(seed)
+    if seed % 3:
+        return one
+    pixels = raw(seed, len(one) + 1)
+    return one.replace(obs={**one.obs, "sim": pixels, "top": frames.pictures(encoded(pixels))})
+
+
 def film(path, pixels, rate=10, codec="libx264", gop=4):
     """A video file of [N, H, W, 3], lossy as cameras' are."""
     with av.open(str(path), "w", format="mp4") as file:

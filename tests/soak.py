@@ -18,6 +18,7 @@ from pathlib import Path
 
 import servers
 import test_corpus_model
+from camera_cases import seen
 from corpus_cases import episode, same
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -43,8 +44,8 @@ def kills(place: Path | str, turns: int) -> str:
             acknowledged += lines
             fresh = Corpus(place)
             for version, seed, _ in lines:
-                assert episode(seed).hash in fresh.at(version).hashes
-                same(fresh.at("latest").read(episode(seed).hash), episode(seed))
+                assert seen(seed).hash in fresh.at(version).hashes
+                same(fresh.at("latest").read(seen(seed).hash), seen(seed))
     corpus = check(place, acknowledged)
     freed = gc(corpus, grace=-60, dry_run=False)
     assert corpus.orphans() == {} and corpus.files.leftovers() == {} and fsck(corpus) == []
