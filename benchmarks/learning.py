@@ -4,7 +4,7 @@ An update is one of the critic with its share of the policy's, drawing the batch
 and `Learner.act` with the tables of conf/algorithm/, the peer's through its own buffer and update. Each side is a process
 of its own; the two take turns, and the ratio of each turn counts (median). CORL_DIR and CLEANRL_DIR name checkouts; a
 peer that is not there is left out, with a word. Nets: 256 x 2 (CQL's policy x 3, as CORL's), ReLU, no LayerNorm, batch 256;
-CORL's cases have 39 observations and 28 actions, cleanrl's 17 and 6. DQN: 120 x 2 for cleanrl's 120 and 84, batch 128. PPO: 64 x 2. RLPD: our
+CORL's cases have 39 observations and 28 actions, cleanrl's 17 and 6. DQN: 100 x 2, as many weights as cleanrl's 120 and 84, batch 128. PPO: 64 x 2. RLPD: our
 own nets (LayerNorm, SiLU) on both sides, against the SAC of tests/reference with 10 critics in a loop, four critic updates to
 one of the policy. With one thread the clock is the processor's, so that a busy neighbour does not count.
 
@@ -34,7 +34,7 @@ CASES = {
     "cql": ("tanh_gaussian", 3, "corl", (1.7, 3.0), (39, 28, 256, 256)),
     "sac": ("tanh_gaussian", 2, "cleanrl", (2.0, 2.0), (17, 6, 256, 256)),
     "td3": ("deterministic", 2, "cleanrl", (2.0, 2.0), (17, 6, 256, 256)),
-    "dqn": ("greedy_q", 2, "cleanrl", (1.5, 1.5), (4, 2, 120, 128)),
+    "dqn": ("greedy_q", 2, "cleanrl", (1.5, 1.5), (4, 2, 100, 128)),
     "ppo": ("gaussian", 2, "cleanrl", (1.5, 1.5), (17, 6, 64, 256)),
     "rlpd": ("tanh_gaussian", 2, "reference", (3.0, 3.0), (17, 6, 256, 256)),
 }
