@@ -23,7 +23,7 @@ def hidden(name: str) -> nn.Module:
 def multiplies_bf16(device: str | torch.device) -> bool:
     """Whether the processor of `device` has instructions for products of bfloat16."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
