@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from camera_cases import seen
 from corpus_cases import episode, same
 from test_corpus_crash import finish, start
 from test_corpus_windows import FIELDS, check
@@ -268,11 +269,11 @@ def test_appends_at_the_same_moment_as_compacts_lose_nothing(tmp_path):
     assert status == 0 and len(lines) == 15
     compact(corpus)
     head = Corpus(tmp_path).at("latest")
-    assert sorted(head.hashes) == sorted(episode(seed).hash for _, seed, _ in lines)
+    assert sorted(head.hashes) == sorted(seen(seed).hash for _, seed, _ in lines)
     for version, seed, _ in lines:
-        assert episode(seed).hash in corpus.at(version).hashes
-        same(head.read(episode(seed).hash), episode(seed))
-    assert fsck(corpus) == [] and len(head.segments()) == 1
+        assert seen(seed).hash in corpus.at(version).hashes
+        same(head.read(seen(seed).hash), seen(seed))
+    assert fsck(corpus) == [] and len(head.segments()) == 2  # with cameras and without
 
 
 def test_expire_and_gc_free_what_no_kept_version_shows(small, tmp_path):
