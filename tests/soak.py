@@ -31,7 +31,7 @@ from flywheel.log import progress
 
 def kills(place: Path | str, turns: int) -> str:
     corpus, chance, acknowledged = Corpus(place, create=True), random.Random(1), []
-    corpus.append([episode(0)])
+    corpus.append([seen(0)])
     with progress("kills", 2 * turns) as tick:
         for turn in range(turns):
             writers = [start(place, 1000 * (2 * turn + n) + 1, 50, chance.randrange(60_000)) for n in (0, 1)]
