@@ -14,12 +14,10 @@ lossless codec makes smaller.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -29,7 +27,7 @@ import numpy as np
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reading import ACTION, BATCH, FPS, STATE, STEPS, TA, TO, Listed, make_episodes, size, timed
+from reading import ACTION, BATCH, FPS, STATE, STEPS, TA, TO, Listed, make_episodes, measured, size, timed
 
 SIDE, KEY = 96, "observation.images.front"
 TARGET = 5
@@ -227,13 +225,7 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=20, help=f"of {STEPS} steps (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = bench(Path(folder), args.episodes, args.repeats)
+    found, args = measured(__doc__, bench, 20)
     for name, value in found.items():
         print(f"{name:72} {f'{value:,.0f}' if value >= 100 else f'{value:.3g}':>12}")
     names = ("lerobot", "torch", "numpy", "zarr", "av", "pillow")

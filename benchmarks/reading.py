@@ -244,14 +244,19 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=200, help=f"of {STEPS} steps (default %(default)s)")
+def measured(doc: str, bench: Callable[[Path, int, int], dict], episodes: int) -> tuple[dict, argparse.Namespace]:
+    """What `bench(folder, episodes, repeats)` found, and the command line that asked for it."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=episodes, help=f"of {STEPS} steps (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = bench(Path(folder), args.episodes, args.repeats)
+        return bench(Path(folder), args.episodes, args.repeats), args
+
+
+def main() -> None:
+    found, args = measured(__doc__, bench, 200)
     for name, value in found.items():
         text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
         bound = next(

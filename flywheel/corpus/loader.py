@@ -50,10 +50,8 @@ class Batches:
     ):
         self.windows, self.sampler, self.batch_size = windows, sampler, batch_size
         past, ahead = np.arange(1 - obs_steps, 1), np.arange(action_steps)
-        self.parts = [
-            ("obs", windows, obs, past),
-            ("action", windows, "action", ahead),
-        ]  # name, windows, field, offsets
+        # of each entry: its name, the windows, the field of these, offsets
+        self.parts = [("obs", windows, obs, past), ("action", windows, "action", ahead)]
         if "action.mask" in windows.columns:
             self.parts.append(("action_mask", windows, "action.mask", ahead))
         for camera in cameras:
