@@ -120,12 +120,8 @@ def corl_buffer(module, data: dict[str, np.ndarray]):
     return buffer
 
 
-def cleanrl(name: str, env: str, **args):
-    """One training step of cleanrl's NAME.py as a function without arguments, its replay buffer full of random data.
-
-    The scripts have no functions: their set-up and, from their loop, the branch that trains are compiled as they stand
-    and run in one namespace, with `env` and `args` in place of the command line.
-    """
+def _script(name: str):
+    """cleanrl's NAME.py: the namespace of its definitions, what compiles more of its lines for it, and its main block."""
     import gymnasium as gym
 
     _stand_in("tyro", "wandb", "torch.utils.tensorboard")
@@ -133,7 +129,6 @@ def cleanrl(name: str, env: str, **args):
     sys.path.insert(0, str(path.parent.parent))
     tree = ast.parse(path.read_text())
     main = next(node for node in tree.body if isinstance(node, ast.If))
-    loop = next(i for i, node in enumerate(main.body) if isinstance(node, ast.For))
     module = types.ModuleType("cleanrl_script")
     sys.modules[module.__name__], module.__file__ = module, str(path)  # its dataclass looks itself up
     space = vars(module)
@@ -142,9 +137,30 @@ def cleanrl(name: str, env: str, **args):
         return compile(ast.Module(body, []), str(path), "exec")
 
     exec(run([node for node in tree.body if node is not main]), space)
-    space["tyro"].cli = lambda kind: kind(env_id=env, cuda=False, **args)
     clip = gym.wrappers.TransformObservation  # written for an older Gymnasium, which asked for no space
     gym.wrappers.TransformObservation = lambda env, f, space=None: clip(env, f, space or env.observation_space)
+    return space, run, main
+
+
+def cleanrl_envs(id: str, count: int):
+    """The vector environment that cleanrl's PPO collects from, by its own `make_env`."""
+    import gymnasium as gym
+
+    space, _, _ = _script("ppo_continuous_action")
+    return gym.vector.SyncVectorEnv([space["make_env"](id, i, False, "benchmark", 0.99) for i in range(count)])
+
+
+def cleanrl(name: str, env: str, **args):
+    """One training step of cleanrl's NAME.py as a function without arguments, its replay buffer full of random data.
+
+    The scripts have no functions: their set-up and, from their loop, the branch that trains are compiled as they stand
+    and run in one namespace, with `env` and `args` in place of the command line.
+    """
+    import gymnasium as gym
+
+    space, run, main = _script(name)
+    loop = next(i for i, node in enumerate(main.body) if isinstance(node, ast.For))
+    space["tyro"].cli = lambda kind: kind(env_id=env, cuda=False, **args)
     exec(run(main.body[:loop]), space)
     if name.startswith("ppo"):
         return _ppo(space, run, main.body[loop].body)

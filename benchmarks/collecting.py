@@ -1,7 +1,9 @@
-"""Collection of on-policy data, steps a second: `env.rollout` against the loop of cleanrl's PPO over Gymnasium's SyncVectorEnv.
+"""Collection of on-policy data, steps a second: `env.rollout` against the loop of cleanrl's PPO over a vector environment.
 
 The same task, number of environments and net (256 x 2, one action a step, noise on it) in one process, taking turns; median of the
-ratios. Ours makes episodes, with the guard, the proposed action and the environment's reward kept; the loop fills buffers.
+ratios. The peers are cleanrl's own vector environment (its `make_env`, from the checkout that CLEANRL_DIR names: Gymnasium's
+SyncVectorEnv of environments that clip, count and normalise) and a bare SyncVectorEnv. Ours makes episodes, with the guard, the
+proposed action and the environment's reward kept, and normalises observations in the policy; the loop fills buffers.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import time
 from statistics import median
 
+import _peers
 import numpy as np
 
 TASKS = {
@@ -67,20 +70,23 @@ def main() -> None:
         spec = {"kind": "gaussian", "obs_steps": 1, "action_steps": 1, "depth": 2, **_inputs.shape(batch)}
         policy = base.build(spec).eval().explores(1.0)
         options = {"max_episode_steps": task["max_steps"]} if "max_steps" in task else {}
-        vector = gym.make_vec(id, args.envs, vectorization_mode="sync", **options)
-        pairs = [
-            (
-                ours(batch, policy, range(1000 * turn, 1000 * turn + args.envs)),
-                theirs(vector, policy, batch.action_low, batch.action_high, turn),
+        vectors = {"SyncVectorEnv": gym.make_vec(id, args.envs, vectorization_mode="sync", **options)}
+        if _peers.folder("CLEANRL_DIR"):
+            vectors["cleanrl's"] = _peers.cleanrl_envs(id, args.envs)
+        rates = {side: [] for side in ("ours", *vectors)}
+        for turn in range(args.turns + 1):
+            rates["ours"].append(ours(batch, policy, range(1000 * turn, 1000 * turn + args.envs)))
+            for side, vector in vectors.items():
+                rates[side].append(theirs(vector, policy, batch.action_low, batch.action_high, turn))
+        for side, vector in vectors.items():
+            ratio = median(a / b for a, b in zip(rates["ours"][1:], rates[side][1:], strict=True))
+            print(
+                f"{name:16} ours {median(rates['ours'][1:]):8,.0f} steps/s, {side} {median(rates[side][1:]):8,.0f}, ratio {ratio:.2f}"
+                + (" (target 2)" if side == "cleanrl's" else ""),
+                flush=True,
             )
-            for turn in range(args.turns + 1)
-        ][1:]
-        print(
-            f"{name:16} ours {median(a for a, _ in pairs):8,.0f} steps/s, SyncVectorEnv {median(b for _, b in pairs):8,.0f}, "
-            f"ratio {median(a / b for a, b in pairs):.2f} (target 2)"
-        )
+            vector.close()
         batch.close()
-        vector.close()
 
 
 if __name__ == "__main__":

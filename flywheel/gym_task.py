@@ -88,19 +88,20 @@ class GymBatch:
     def _flat(self, obs) -> np.ndarray:
         if self.one_hot is not None:
             return (np.arange(self.obs_dim) == obs - self.one_hot.start).astype(np.float32)
-        parts = [obs[key] for key in self._keys] if self._keys else [obs]
-        return np.concatenate([np.asarray(part, np.float32).ravel() for part in parts])
+        if self._keys is None:
+            return np.array(obs, np.float32).ravel()
+        return np.concatenate([np.asarray(obs[key], np.float32).ravel() for key in self._keys])
 
     def _success(self, info: dict[str, Any]) -> bool:
-        key = self.success_key or next((k for k in ("success", "is_success") if k in info), None)
-        if key not in info and self.reward == "env" and not self.success_key:
+        key = self.success_key or ("success" if "success" in info else "is_success")
+        if key in info:
+            return bool(info[key])
+        if self.reward == "env" and not self.success_key:
             return False
-        if key is None or key not in info:
-            raise TaskError(
-                f"{self.task}: info has no {key or 'success or is_success'!r}; it has: {', '.join(info) or 'nothing'}. "
-                "Name the right one with task.success_key=..., or learn from the environment's own reward: task.reward=env"
-            )
-        return bool(info[key])
+        raise TaskError(
+            f"{self.task}: info has no {self.success_key or 'success or is_success'!r}; it has: {', '.join(info) or 'nothing'}. "
+            "Name the right one with task.success_key=..., or learn from the environment's own reward: task.reward=env"
+        )
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         """Begin an episode in each environment; [N, Do] float32."""

@@ -13,6 +13,23 @@ MASKS = ("obs.state.mask", "action.mask")
 NIGHT = 10_000  # seeds a night in each block
 CURVE = 5_000  # within the gate's: where the seeds that choose a checkpoint on its training curve begin
 SCORING = 7_500  # and where those that only watch retraining begin
+LEARNS = {
+    "pretrain": "learns offline",
+    "distil": "learns offline",
+    "retrain": "collects with the best of N and keeps what it saw",
+    "online": "collects by the policy itself",
+}
+
+
+def belongs(stage: str, algorithm: dict[str, Any]) -> None:
+    """ValueError, with the stage that would do, where an algorithm's data is not what `stage` learns from."""
+    source, act = algorithm["source"], algorithm.get("act")
+    home = "pretrain" if source == "offline" else "retrain" if act else "online"
+    if LEARNS[stage] != LEARNS[home]:
+        raise ValueError(
+            f"{stage} {LEARNS[stage]}; algorithm {algorithm.get('name')} asks for source {source}"
+            f"{' and the best of N' if act else ''}: that is `flywheel {home}`"
+        )
 
 
 def seeds(block: str, cfg: dict[str, Any], first: int, count: int) -> list[int]:

@@ -8,6 +8,7 @@ from flywheel.stages import _inputs, pretrain
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.belongs("distil", cfg["algorithm"])
     cfg = {**cfg, "checkpoint": cfg["checkpoint"] or _inputs.name_of({**cfg, "name": None})}
     return pretrain.inputs(cfg, store)
 

@@ -25,6 +25,7 @@ ENOUGH = 50  # episodes without a success: then the reward will not be found by 
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.belongs("online", cfg["algorithm"])
     found = {}
     if _with_demos(cfg["algorithm"]):
         found["corpus"] = _inputs.describe(_inputs.pools(cfg, store)[0])
@@ -47,11 +48,6 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
     algorithm = cfg["algorithm"]
     name, source_kind, acting = algorithm.get("name"), algorithm["source"], algorithm.get("collect")
-    if source_kind == "offline" or algorithm.get("act"):
-        raise ValueError(
-            f"online collects by the policy itself; algorithm {name} asks for "
-            f"{'source offline: that is `flywheel pretrain`' if source_kind == 'offline' else 'the best of N: that is `flywheel retrain`'}"
-        )
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
     torch.manual_seed(int(cfg["seed"]))
     corpus, env = run.store.corpus(create=True), _inputs.open_env(cfg)

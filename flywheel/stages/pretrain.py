@@ -28,6 +28,7 @@ class OutOfTime(Exception):
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.belongs("pretrain", cfg["algorithm"])
     found = {"corpus": _inputs.describe(_inputs.pools(cfg, store)[0])}
     return found | ({"checkpoint": _inputs.checkpoint(cfg["checkpoint"], store)} if cfg.get("checkpoint") else {})
 
@@ -152,11 +153,6 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     from flywheel.rl.source import Offline
 
     algorithm = cfg["algorithm"]
-    if algorithm["source"] != "offline":
-        raise ValueError(
-            f"pretrain learns offline; algorithm {algorithm.get('name')} asks for {algorithm['source']}: that is `flywheel "
-            f"{'retrain' if algorithm.get('act') else 'online'}`"
-        )
     torch.manual_seed(int(cfg["seed"]))
     corpus = run.store.corpus()
     version, pools, shares = _inputs.pools(cfg, run.store)

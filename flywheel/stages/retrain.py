@@ -23,6 +23,7 @@ from flywheel.stages.pretrain import learner
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.belongs("retrain", cfg["algorithm"])
     return {
         "corpus": _inputs.describe(_episodes(cfg, store, _inputs.pools(cfg, store)[0])),
         "checkpoint": _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store),
@@ -50,12 +51,6 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     from flywheel.rl.source import OffPolicy
 
     algorithm, collect = cfg["algorithm"], cfg["collect"]
-    if algorithm.get("act") != "best_of_n" or algorithm["source"] != "off_policy":
-        raise ValueError(
-            f"retrain collects with the best of N and keeps what it saw: algorithm=rounds or recap; algorithm "
-            f"{algorithm.get('name')} asks for source {algorithm['source']}: that is `flywheel "
-            f"{'pretrain' if algorithm['source'] == 'offline' else 'online'}`"
-        )
     torch.manual_seed(int(cfg["seed"]))
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
     corpus = run.store.corpus()
