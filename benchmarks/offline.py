@@ -39,7 +39,9 @@ CASES = {
     "td3_bc": (20_000, "deterministic", []),
     "awac": (20_000, "tanh_gaussian", ["algorithm.critic.depth=3", "policy.depth=3"]),
     "cql": (3_000, "tanh_gaussian", ["algorithm.critic.depth=3", "policy.depth=3",
-                                     "algorithm.lr={q: 0.0003, policy: 0.00003, alpha: 0.00003}"]),
+                                     "algorithm.lr={q: 0.0003, policy: 0.00003, alpha: 0.00003}",
+                                     "policy.last_scale=0.01", "policy.log_std=-1.0",
+                                     "algorithm.evaluate.q.td.next_value={soft: {alpha: 0.0}}"]),
 }  # fmt: skip
 JOBS = [f"{case}-{side}-{seed}" for seed in SEEDS for case in CASES for side in ("corl", "ours")]
 

@@ -46,12 +46,19 @@ class Rounded(nn.Module):
         raise NotImplementedError
 
 
-def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 3, activation: str = "silu") -> MLP:
-    """`depth` hidden layers of `width` units; [B, inputs] -> [B, outputs]."""
+def mlp(
+    inputs: int, outputs: int, width: int = 256, depth: int = 3, activation: str = "silu", last_scale: float = 1.0
+) -> MLP:
+    """`depth` hidden layers of `width` units; [B, inputs] -> [B, outputs]. The last layer begins `last_scale` times its usual size:
+    0.01 in a policy begins near its middle whatever it observes (Andrychowicz et al., 2006.05990, section 3.2)."""
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [nn.Linear(inputs if i == 0 else width, width), hidden(activation)]
-    return MLP(*layers, nn.Linear(width, outputs))
+    last = nn.Linear(width, outputs)
+    with torch.no_grad():
+        for p in last.parameters():
+            p.mul_(last_scale)
+    return MLP(*layers, last)
 
 
 class MLP(Rounded, nn.Sequential):

@@ -13,10 +13,19 @@ from flywheel.policy.base import Policy
 class Gaussian(Policy):
     """Mean and log standard deviation from one MLP; the latter begins at about `log_std` and stays within 2.5 of it, in normalised units."""
 
-    def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", log_std: float = -1.5, **base):
+    def __init__(
+        self,
+        *,
+        width: int = 256,
+        depth: int = 3,
+        activation: str = "silu",
+        log_std: float = -1.5,
+        last_scale: float = 1.0,
+        **base,
+    ):
         super().__init__(width=width, depth=depth, activation=activation, log_std=log_std, **base)
         self.log_std = log_std
-        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation)
+        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation, last_scale)
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, F] -> mean, log std, both [B, Ta, Da] in normalised units."""

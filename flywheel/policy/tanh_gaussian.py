@@ -18,10 +18,19 @@ class TanhGaussian(Policy):
     """Mean and log standard deviation of the chunk before the squashing, from one MLP; the latter begins at about `log_std` and stays
     within 3.5 of it."""
 
-    def __init__(self, *, width: int = 256, depth: int = 2, activation: str = "silu", log_std: float = -1.5, **base):
+    def __init__(
+        self,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        activation: str = "silu",
+        log_std: float = -1.5,
+        last_scale: float = 1.0,
+        **base,
+    ):
         super().__init__(width=width, depth=depth, activation=activation, log_std=log_std, **base)
         self.log_std = log_std
-        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation)
+        self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation, last_scale)
         self.steepest = self.action_steps * float((4 * self.half_range.double()).log().sum())
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,9 +54,9 @@ def smoothed(nets, batch, *, noise=0.2, clip=0.5):
     return nets["q.lag"](obs, action).amin(0)
 
 
-def soft(nets, batch, *, alpha=0.2, subset=None):
+def soft(nets, batch, *, alpha=None, subset=None):
     """min_e Q_e(s', a') - alpha log pi(a' | s'), a' ~ pi (SAC, 1812.05905, eq. 3); of `subset` random members (RLPD,
-    2302.02948). A net `alpha` takes the place of the number; [B]."""
+    2302.02948). alpha: a number, by default what the net of that name has learnt; [B]."""
     policy, obs = nets["policy"], batch["next_obs"]
     action, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
     critics = nets["q.lag"]
@@ -67,8 +67,8 @@ def soft(nets, batch, *, alpha=0.2, subset=None):
 
 
 def temperature(nets, alpha):
-    """The learnt temperature where there is a net `alpha`, else the number."""
-    return nets["alpha"]().detach() if "alpha" in nets else alpha
+    """The number where there is one, else the learnt temperature."""
+    return nets["alpha"]().detach() if alpha is None else alpha
 
 
 def noise_like(policy, batch):

@@ -107,7 +107,7 @@ def maximize_q(nets, batch, *, scale=None, sample=False):
     return -weight * q.mean(), {"q_pi": q.mean}
 
 
-def maximize_soft_q(nets, batch, *, alpha=0.2, pessimism="min"):
+def maximize_soft_q(nets, batch, *, alpha=None, pessimism="min"):
     """alpha log pi(a | s) - Q(s, a), a ~ pi (SAC, 1812.05905, eq. 7); Q is the members' min, or mean (RLPD). What pi said of its
     actions stays in the batch for `match_entropy`."""
     policy, obs = nets["policy"], batch["obs"]
