@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts towards `total`; call it with the number of units just done."""
+    """Counts towards `total`; call it with the number of units just done and a note, or a function that makes one when it is shown."""
 
     def __init__(self, what: str, total: int, done: int = 0):
         self.what, self.total, self.done = what, total, done
@@ -34,15 +34,17 @@ class Progress:
 
             self.bar = tqdm(total=total, initial=done, desc=what, leave=False, dynamic_ncols=True)
 
-    def __call__(self, n: int = 1, note: str = "") -> None:
+    def __call__(self, n: int = 1, note: str | Callable[[], str] = "") -> None:
         self.done += n
+        now = time.monotonic()
+        if now - self.said > (30 if self.bar is None else 0.2):
+            self.said, note = now, note() if callable(note) else note
+            if self.bar is None:
+                say(f"  {self.what}: {self.done} of {self.total} {note}".rstrip())
+            elif note:
+                self.bar.set_postfix_str(note, refresh=False)
         if self.bar is not None:
             self.bar.update(n)
-            if note:
-                self.bar.set_postfix_str(note)
-        elif time.monotonic() - self.said > 30:
-            self.said = time.monotonic()
-            say(f"  {self.what}: {self.done} of {self.total} {note}".rstrip())
 
     def close(self) -> None:
         if self.bar is not None:

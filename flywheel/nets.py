@@ -112,9 +112,17 @@ class Ensemble(Rounded):
                 self.gain.append(nn.Parameter(torch.ones(members, 1, m)))
                 self.shift.append(nn.Parameter(torch.zeros(members, 1, m)))
 
-        self._parts = [
-            list(part) for part in (self.weight, self.bias, self.gain, self.shift)
-        ]  # quicker to walk through
+        self._walk()
+
+    def _walk(self) -> None:
+        """Remember the parameters as lists, which are quicker to walk through."""
+        self._parts = [list(part) for part in (self.weight, self.bias, self.gain, self.shift)]
+
+    def _apply(self, *args, **kwargs):
+        """Moved to another device the parameters may be other objects."""
+        moved = super()._apply(*args, **kwargs)
+        self._walk()
+        return moved
 
     def inner(self) -> list[nn.Parameter]:
         hidden = [i for i, weight in enumerate(self.weight[:-1]) if weight[0].numel() >= LARGE]

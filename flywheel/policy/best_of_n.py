@@ -34,6 +34,7 @@ class BestOfN(Policy):
         made = cls(
             base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, **shape
         )  # fmt: skip
+        made.to(base.device)  # its own bounds
         made.base, made.critic, made.anchor = base, critic, anchor
         made.obs_norm, made.action_norm = base.obs_norm, base.action_norm
         return made
@@ -61,7 +62,7 @@ class BestOfN(Policy):
         actions = self.bounded(actions)
         q = self.critic(obs.repeat_interleave(self.n, 0), actions.flatten(0, 1)).view(-1, len(obs), self.n)
         bound = q.mean(0) - self.k * q.std(0, correction=min(1, len(q) - 1))
-        return actions[torch.arange(len(obs)), bound.argmax(1)]
+        return actions[torch.arange(len(obs), device=obs.device), bound.argmax(1)]
 
 
 make = BestOfN

@@ -133,7 +133,8 @@ class Offline:
         if self.kept:
             return self.kept.take(np.concatenate([pool.kept[flat] for pool, flat in parts]))
         made = [self._transitions(pool, flat) for pool, flat in parts]
-        return {k: torch.cat([part[k] for part in made]) for k in made[0]}
+        rows, layout = pack({k: torch.cat([part[k] for part in made]) for k in made[0]})
+        return layout.fields(rows.to(self.device))
 
     def _transitions(self, pool: Pool, flat: np.ndarray) -> dict[str, torch.Tensor]:
         """The transitions of a pool's drawn steps, from the window cache."""
@@ -221,8 +222,8 @@ class OnPolicy:
         """Learn from these episodes from now on; what the learner's nets say of them is fixed here."""
         policy = learner.nets["policy"]
         parts = [self._chunks(episode, policy) for episode in episodes]
-        whole = {k: torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in parts[0]}
-        whole |= {k: v.cpu() for k, v in learner.advantages(whole).items()}
+        whole = {k: torch.from_numpy(np.concatenate([p[k] for p in parts])).to(self.device) for k in parts[0]}
+        whole |= learner.advantages(whole)
         self.hold({k: whole[k] for k in ("obs", "action", "chain", "log_prob", "advantage", "return")})
 
     def hold(self, data: dict[str, torch.Tensor]) -> None:

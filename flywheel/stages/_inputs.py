@@ -158,13 +158,20 @@ def checkpoint(ref: str, store) -> dict[str, Any]:
 
 
 def device(cfg: dict[str, Any]) -> str:
-    """`device=auto` is a GPU where there is one."""
-    wanted = cfg.get("device") or "auto"
-    if wanted != "auto":
-        return wanted
+    """`device=auto` is a GPU where there is one. ValueError for a device that PyTorch cannot use here."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = cfg.get("device") or "auto"
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise ValueError(
+            f"device={wanted}: PyTorch says: {told}. Take device=cpu, or auto: a GPU where there is one"
+        ) from error
+    return wanted
 
 
 def windows(corpus, version, cfg: dict[str, Any], store):

@@ -49,6 +49,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     algorithm = cfg["algorithm"]
     name, source_kind, acting = algorithm.get("name"), algorithm["source"], algorithm.get("collect")
     cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
+    cfg = {**cfg, "device": _inputs.device(cfg)}  # refused here if it is not there
     torch.manual_seed(int(cfg["seed"]))
     corpus, env = run.store.corpus(create=True), _inputs.open_env(cfg)
     demos, parts, shares = None, {"demos": []}, {"demos": 1.0}

@@ -153,6 +153,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     from flywheel.rl.source import Offline
 
     algorithm = cfg["algorithm"]
+    cfg = {**cfg, "device": _inputs.device(cfg)}  # refused here if it is not there
     torch.manual_seed(int(cfg["seed"]))
     corpus = run.store.corpus()
     version, pools, shares = _inputs.pools(cfg, run.store)
@@ -207,9 +208,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     def pause(at: At) -> None:
         updates = at.round * cadence.improve + at.step
         if at.phase == 2:
-            tick(
-                note=f"loss {float(learning.sums['policy.' + first]) / max(1, learning.counts['policy.' + first]):.3f}"
-            )
+            tick(note=loss)
             if updates and (updates % every == 0 or updates == total) and (not curve or curve[-1]["updates"] < updates):
                 point(updates)
                 if run.out_of_time():
@@ -231,7 +230,10 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
         run.log("curve", **entry)
         save()
 
-    first = next(iter(algorithm["improve"]["policy"]))
+    def loss() -> str:
+        name = "policy." + next(iter(algorithm["improve"]["policy"]))
+        return f"loss {float(learning.sums[name]) / max(1, learning.counts[name]):.3f}"
+
     with progress("pretrain", total, at.round * cadence.improve + at.step) as tick, suppress(OutOfTime):
         fit(learning, source, cadence, gate, at=at, pause=pause)
     env.close()
