@@ -170,6 +170,16 @@ def test_to_act_is_observation_and_noise_there_and_a_chunk_back(elsewhere, kind)
     assert elsewhere.during(lambda: policy.act(obs)) == {"to": 2, "back": 1}
 
 
+def test_a_device_that_is_not_there_is_refused_with_what_would_work(tmp_path, capsys):
+    there = f"cuda:{torch.cuda.device_count()}"
+    code, out = call(
+        "online", *CORRIDOR, "algorithm=dqn", "policy=greedy_q", f"store={tmp_path}", f"device={there}", capsys=capsys
+    )
+    assert code == 1 and re.fullmatch(
+        f"device={there}: PyTorch says: .*Take device=cpu, or auto: a GPU where there is one", out["error"]
+    )
+
+
 CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.reward=env", "checkpoint=none"]
 ROUNDS = [
     "rounds=2",

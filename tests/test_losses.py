@@ -128,7 +128,8 @@ def test_the_values_of_what_comes_next():
     assert evaluate.policy_action(nets, batch).tolist() == [1.0, 1.0]  # min(2, 3) * 0.5
     assert evaluate.soft(nets, batch, alpha=0.2).tolist() == pytest.approx([1.2, 1.2])  # 1 - 0.2 * -1
     nets["alpha"] = lambda: torch.tensor(0.5)
-    assert evaluate.soft(nets, batch, alpha=0.2).tolist() == pytest.approx([1.5, 1.5])
+    assert evaluate.soft(nets, batch).tolist() == pytest.approx([1.5, 1.5])  # 1 - 0.5 * -1: what was learnt
+    assert evaluate.soft(nets, batch, alpha=0.0).tolist() == pytest.approx([1.0, 1.0])  # unless a number is given
     far = evaluate.smoothed(nets, batch, noise=100.0, clip=0.25)  # the noise is +- 0.25 all the time: 0.25 or 0.75
     assert set(far.tolist()) <= {0.5, 1.5}
 

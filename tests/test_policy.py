@@ -292,6 +292,17 @@ def test_greedy_q_explores_with_the_probability_it_is_told():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "tanh_gaussian"])
+def test_with_a_small_last_layer_a_policy_begins_near_its_middle_whatever_it_observes(kind):
+    shape = {"kind": kind, "obs_dim": 3, "action_dim": 2, "obs_steps": 1, "action_steps": 1, "log_std": -1.0}
+    means = {}
+    for scale in (1.0, 0.01):
+        torch.manual_seed(0)
+        means[scale], log_std = base.build({**shape, "last_scale": scale}).distribution(5 * torch.eye(3))
+    assert torch.allclose(means[0.01], 0.01 * means[1.0])  # weights and biases of the last layer, which is linear
+    assert (log_std + 1).abs().max() < 0.01 * 3.5
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "tanh_gaussian"])
 def test_log_std_is_where_the_standard_deviation_begins(kind):
     torch.manual_seed(0)
     shape = {"obs_dim": 3, "action_dim": 2, "obs_steps": 1, "action_steps": 1}
