@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta p
 DEVICE = "meta"
 TABLES = algorithms.tables()
 ANSWERS = {torch.bool: False, torch.int64: 0}  # what a number that is asked for is taken to be; else 1.0
+CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.reward=env", "checkpoint=none"]
 
 
 class Generator(torch.Generator):
@@ -121,10 +122,10 @@ def made(name: str):
     return held, policy, envs
 
 
-def drawn_from(name: str, held, policy, envs, folder, device=DEVICE):
+def drawn_from(name: str, held, policy, envs, folder):
     """A source with some episodes of the policy's own."""
     episodes, _ = env.rollout(envs, policy, range(8), origin="test")
-    shape = {"obs_steps": 1, "action_steps": 1, "batch_size": 16, "reward": "env", "device": device}
+    shape = {"obs_steps": 1, "action_steps": 1, "batch_size": 16, "reward": "env", "device": DEVICE}
     if TABLES[name]["source"] == "on_policy":
         source = OnPolicy(gather_round=lambda held, memory: episodes, memory={}, **shape)
         source.collect(held)
@@ -149,6 +150,13 @@ def test_of_every_table_an_index_goes_there_a_batch_and_a_number_comes_back_for_
             assert count == {"to": 1, "back": nets + stops * (act == "improve")}, act
     held.load_state(held.state())
     assert all(p.is_meta for net in held.nets.values() for p in (*net.parameters(), *net.buffers()))
+
+
+def test_a_run_goes_on_only_on_the_kind_of_device_that_it_was_begun_on(elsewhere):
+    held = made("sac")[0]
+    state = held.state() | {"rng": torch.zeros(16, dtype=torch.uint8)}  # as large as a GPU's
+    with pytest.raises(ValueError, match="begun on another kind of device than meta.*device="):
+        held.load_state(state)
 
 
 def test_a_batch_that_is_not_kept_there_goes_there_at_once(elsewhere, tmp_path, monkeypatch):
@@ -180,15 +188,8 @@ def test_a_device_that_is_not_there_is_refused_with_what_would_work(tmp_path, ca
     )
 
 
-CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.reward=env", "checkpoint=none"]
-ROUNDS = [
-    "rounds=2",
-    "algorithm.cadence.evaluate=3",
-    "algorithm.cadence.improve=3",
-    "batch_size=16",
-    "score_every=1",
-    "score_episodes=4",
-]
+ROUNDS = ["rounds=2", "algorithm.cadence.evaluate=3", "algorithm.cadence.improve=3", "batch_size=16", "score_every=1",
+          "score_episodes=4"]  # fmt: skip
 ROUND = [*ROUNDS, "algorithm.collect.steps=60", "num_envs=4", "warmup=40"]
 FEW = "algorithm.cadence={rounds: 2, evaluate: 2, improve: 2}"
 BC = "algorithm.cadence.improve=4"

@@ -268,7 +268,12 @@ class Learner:
         return {k: v.detach().cpu().clone() for k, v in flat.items()}
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Take over what `state` returned. ValueError where that was on another kind of device, whose random numbers these are not."""
+        if flat["rng"].shape != self.rng.get_state().shape:
+            raise ValueError(
+                f"this run was begun on another kind of device than {self.device}: its random numbers go on only there. Name that "
+                "one with device=, or remove the run's folder to begin again"
+            )
         for kept in (self.sums, self.counts, self.acts):
             kept.clear()
         nets: dict[str, dict] = defaultdict(dict)
