@@ -14,7 +14,9 @@ one of the policy. With one thread the clock is the processor's, so that a busy 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -88,7 +90,7 @@ def parts(case: str):
     return algorithm, nets(algorithm, policy)
 
 
-def ours(case: str, precision: str, device: str = "cpu"):
+def ours(case: str, device: str = "cpu", **how):
     """Some updates of ours as a function that returns how many: cadence, table and source as a stage would have them."""
     from flywheel.corpus import Corpus
     from flywheel.episode import Episode
@@ -96,7 +98,7 @@ def ours(case: str, precision: str, device: str = "cpu"):
     from flywheel.rl.source import Offline
 
     if case == "ppo":
-        return on_policy(precision, device)
+        return on_policy(device, **how)
     obs_dim, action_dim, _, batch = CASES[case][-1]
     folder, rows = Path(tempfile.mkdtemp()), random_rows(obs_dim, action_dim)
     if case == "dqn":
@@ -118,7 +120,7 @@ def ours(case: str, precision: str, device: str = "cpu"):
     source = Offline(*drawn, device=device, **steps)
     learner = Learner(
         made, evaluate=algorithm["evaluate"], improve=algorithm.get("improve") or {}, lag=algorithm["lag"], device=device,
-        precision=precision,
+        **how,
     )  # fmt: skip
     cadence = algorithm["cadence"]
     share = cadence["evaluate"] // (cadence["improve"] or cadence["evaluate"])
@@ -133,7 +135,7 @@ def ours(case: str, precision: str, device: str = "cpu"):
     return update
 
 
-def on_policy(precision: str, device: str):
+def on_policy(device: str, **how):
     """A pass of PPO's updates of ours over a round that means nothing."""
     import torch
 
@@ -152,7 +154,7 @@ def on_policy(precision: str, device: str):
     improve = {"policy": {"clipped_surrogate": {"clip": 0.2}}}
     learner = Learner(
         made, evaluate=algorithm["evaluate"], improve=improve, lag={}, advantage=algorithm["advantage"], device=device,
-        precision=precision, clip=0.5,
+        clip=0.5, **how,
     )  # fmt: skip
 
     def update() -> int:
@@ -198,16 +200,17 @@ def peer(case: str):
     return lambda: (sac.train(made, batches, torch.Generator(), lr=3e-4, rate=0.005, ratio=4), 40)[1]
 
 
-def worker(case: str, side: str, threads: int, precision: str) -> None:
+def worker(case: str, side: str, threads: int, **how) -> None:
     """Print a rate for each line on stdin, the number of seconds to run."""
     import torch
 
     torch.set_num_threads(threads)
     out, sys.stdout = sys.stdout, sys.stderr
-    update = ours(case, precision) if side == "ours" else peer(case)
+    update = ours(case, **how) if side == "ours" else peer(case)
+    begin = sum(os.times()[:4])
     for _ in range(3):
         update()
-    print("ready", file=out, flush=True)
+    print("ready", sum(os.times()[:4]) - begin, file=out, flush=True)
     clock = time.process_time if threads == 1 else time.perf_counter  # one thread: a busy neighbour does not count
     for line in sys.stdin:
         begin, done = clock(), 0
@@ -216,9 +219,11 @@ def worker(case: str, side: str, threads: int, precision: str) -> None:
         print(done / (clock() - begin), file=out, flush=True)
 
 
-def measure(case: str, threads: int, seconds: float, turns: int, precision: str) -> dict:
-    """Both sides of one case, taking turns."""
-    sides = {}
+def measure(case: str, threads: int, seconds: float, turns: int, precision: str, compile: bool) -> dict:
+    """Both sides of one case, taking turns; what is compiled is compiled anew."""
+    sides, began = {}, {}
+    cache = tempfile.TemporaryDirectory()
+    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache.name}
     for side in ("ours", "peer"):
         command = [
             sys.executable,
@@ -230,11 +235,13 @@ def measure(case: str, threads: int, seconds: float, turns: int, precision: str)
             str(threads),
             "--precision",
             precision,
+            *(["--compile"] if compile else []),
         ]
         sides[side] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
         )
-        if sides[side].stdout.readline().strip() != "ready":
+        said, _, began[side] = sides[side].stdout.readline().partition(" ")
+        if said != "ready":
             sys.exit(f"{case}: {side} did not start; try: {' '.join(command)} </dev/null")
     rates = {side: [] for side in sides}
     for _ in range(turns):
@@ -244,16 +251,17 @@ def measure(case: str, threads: int, seconds: float, turns: int, precision: str)
     for process in sides.values():
         process.stdin.close()
         process.wait()
+    cache.cleanup()
     ratio = median(a / b for a, b in zip(rates["ours"], rates["peer"], strict=True))
     plain, amx = CASES[case][3]
     return {
-        "case": case, "peer": CASES[case][2], "threads": threads, "ours": median(rates["ours"]),
-        "theirs": median(rates["peer"]), "ratio": ratio, "target": amx if TENSOR_CORES else plain,
+        "case": case, "peer": CASES[case][2], "compiled": compile, "threads": threads, "ours": median(rates["ours"]),
+        "theirs": median(rates["peer"]), "ratio": ratio, "seconds_to_begin": float(began["ours"]), "target": amx if TENSOR_CORES else plain,
         "target_with_amx": amx, "target_without": plain,
     }  # fmt: skip
 
 
-def on_gpu(cases: list[str], seconds: float, precision: str) -> None:
+def on_gpu(cases: list[str], seconds: float, **how) -> None:
     """Updates a second of ours with nets, random numbers and offline data on the GPU."""
     import torch
 
@@ -261,7 +269,7 @@ def on_gpu(cases: list[str], seconds: float, precision: str) -> None:
         print("there is no GPU here: skipped")
         return
     for case in cases:
-        update = ours(case, precision, "cuda")
+        update = ours(case, "cuda", **how)
         for _ in range(10):
             update()
         torch.cuda.synchronize()
@@ -282,28 +290,31 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="a turn")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--compile", action="store_true", help="ours compiled too, as DQN is in any case")
     parser.add_argument("--gpu", action="store_true", help="ours alone, on a GPU")
     parser.add_argument("--json", action="store_true", help="one JSON object a case")
     parser.add_argument("--worker", choices=("ours", "peer"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return worker(args.cases[0], args.worker, args.threads[0], args.precision)
+        return worker(args.cases[0], args.worker, args.threads[0], precision=args.precision, compile=args.compile)
     if args.gpu:
-        return on_gpu(args.cases or list(CASES), args.seconds, args.precision)
+        return on_gpu(args.cases or list(CASES), args.seconds, precision=args.precision, compile=args.compile)
     for case in args.cases or CASES:
         needed = NEEDS.get(CASES[case][2])
         if needed and not _peers.folder(needed):
             print(f"{case}: left out, {needed} names no checkout")
             continue
-        for threads in args.threads or (1, 2):
-            result = measure(case, threads, args.seconds, args.turns, args.precision)
+        forms = (False, True) if args.compile or case == "dqn" else (False,)
+        for threads, compile in itertools.product(args.threads or (1, 2), forms):
+            result = measure(case, threads, args.seconds, args.turns, args.precision, compile)
             if args.json:
                 print(json.dumps(result), flush=True)
                 continue
             print(
-                f"{case:8} {threads} thread(s): ours {result['ours']:7.1f} updates/s, {result['peer']} {result['theirs']:7.1f}, "
+                f"{case:8} {threads} thread(s){', compiled' * compile}: ours {result['ours']:7.1f} updates/s, {result['peer']} {result['theirs']:7.1f}, "
                 f"ratio {result['ratio']:.2f}; target {result['target_without']} without AMX, {result['target_with_amx']} with "
-                f"({'with' if TENSOR_CORES else 'without'} applies)",
+                f"({'with' if TENSOR_CORES else 'without'} applies)"
+                + (f"; {result['seconds_to_begin']:.0f} s to compile" if compile else ""),
                 flush=True,
             )
 

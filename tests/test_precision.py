@@ -21,8 +21,8 @@ def learner(precision):
     torch.manual_seed(0)
     shape = {"obs_dim": 3, "action_dim": 2, "obs_steps": 1, "action_steps": 1}
     nets = {
-        "policy": base.build({"kind": "tanh_gaussian", "width": 96, **shape}),
-        "q": Critic(**shape, members=2, width=96),
+        "policy": base.build({"kind": "tanh_gaussian", "width": 128, **shape}),
+        "q": Critic(**shape, members=2, width=128),
         "alpha": Temperature(),
     }
     return Learner(nets, **TABLES, lag={"q": 0.01}, precision=precision)

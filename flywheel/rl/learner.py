@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from flywheel.nets import Rounded, multiplies_bf16
 from flywheel.rl import advantage, evaluate, gate, improve
+from flywheel.rl.compiled import Compiled, compiler
 from flywheel.rl.optimiser import KINDS
 
 ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
@@ -46,6 +48,15 @@ def _function(module, spec: str | dict[str, Any]):
         there = [k for k, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
         raise ValueError(f"no function {name!r} in {module.__name__}. There are: {', '.join(sorted(there))}")
     return functools.partial(found, **args) if args else found
+
+
+def gradient(losses: list[tuple], nets: dict[str, nn.Module], leaves: list[Tensor], batch: dict[str, Any]) -> tuple:
+    """One row of a table: (the sum of its losses, what they say of `stop`, the gradient of the sum with respect to `leaves` and to
+    nothing else, and of each loss its name, value and info)."""
+    parts = [(name, *loss(nets, batch, **args)) for name, loss, args in losses]
+    total = functools.reduce(torch.add, [value for _, value, _ in parts])
+    stops = [info.pop("stop") for *_, info in parts if "stop" in info]
+    return total, stops, torch.autograd.grad(total, leaves), parts
 
 
 class Flat:
@@ -81,9 +92,9 @@ class Flat:
         if self.half is not None:
             self.half.data.copy_(self.values)
 
-    def backward(self, loss: Tensor) -> float:
-        """The gradient of `loss`, and of nothing else, with respect to the values; its norm."""
-        torch._foreach_copy_(self.grads, torch.autograd.grad(loss, self.leaves))
+    def take(self, gradient: Sequence[Tensor]) -> float:
+        """Take over the gradient of the leaves; its norm."""
+        torch._foreach_copy_(self.grads, gradient)
         return self.values.grad.norm().item()
 
     def cut(self, norm: float, most: float) -> None:
@@ -99,7 +110,8 @@ class Learner:
     `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the policy as
     it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins from the policy as it
     is now (the anchor), not from the last round's. `precision` bf16 lets a processor that multiplies bfloat16 do so in the hidden
-    layers of an update; weights, losses and all that acts stay float32.
+    layers of an update; weights, losses and all that acts stay float32. `compile` makes each row's gradient one compiled function,
+    where a C++ compiler is there (rl/compiled.py); an update that is told, each eighth, is not.
     """
 
     def __init__(
@@ -118,6 +130,7 @@ class Learner:
         optimiser: str = "adamw",
         advantage: dict | None = None,
         precision: str = "bf16",
+        compile: bool = False,
     ):
         if optimiser == "sgd":
             clip, weight_decay = float("inf"), 0.0
@@ -147,6 +160,15 @@ class Learner:
             net: KINDS[optimiser](self.flat[net].values, lr[net] if isinstance(lr, dict) else lr, weight_decay)
             for net in sorted(moved)
         }
+        self.rows = {
+            (act, net): functools.partial(gradient, losses, self.nets, self.flat[net].leaves)
+            for act, table in self.tables.items()
+            for net, losses in table.items()
+        }
+        self.quick = self.rows  # where nothing is told
+        if compile and compiler():
+            policy = self.nets.get("policy")
+            self.quick = {(act, net): Compiled(f"{net} of {act}", row, policy) for (act, net), row in self.rows.items()}
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
@@ -176,17 +198,15 @@ class Learner:
         batch = self.complete(act, batch)
         told = self.acts[act] % TOLD == 0
         self.acts[act] += 1
-        for net, losses in self.tables[act].items():
-            total = None
-            for name, loss, args in losses:
-                value, info = loss(self.nets, batch, **args)
-                if info.pop("stop", False):
-                    return True
-                total = value if total is None else total + value
-                for key, number in ({name: lambda value=value: value} | info).items() if told else ():
+        for net in self.tables[act]:
+            total, stops, grads, parts = (self.rows if told else self.quick)[act, net](batch)
+            if any(stops):
+                return True
+            for name, value, info in parts if told else ():
+                for key, number in ({name: lambda value=value: value} | info).items():
                     self._note(f"{net}.{key}", number())
             flat = self.flat[net]
-            norm = flat.backward(total)
+            norm = flat.take(grads)
             if not math.isfinite(norm):
                 raise FloatingPointError(f"{act}: the gradient of {net} is not finite (loss {float(total):.3g})")
             flat.cut(norm, self.clip)

@@ -71,7 +71,7 @@ def learner(algorithm: dict[str, Any], policy, cfg: dict[str, Any], **more):
     """A learner for an algorithm's tables."""
     from flywheel.rl.learner import Learner
 
-    keys = ("lr", "clip", "weight_decay", "optimiser", "advantage", "precision")
+    keys = ("lr", "clip", "weight_decay", "optimiser", "advantage", "precision", "compile")
     return Learner(
         nets(algorithm, policy, cfg["task"].get("reward") or "success") | more.pop("nets", {}),
         evaluate=algorithm.get("evaluate") or {},
