@@ -1,10 +1,11 @@
-"""A small nightly on the toy task, and how tests call the command line."""
+"""A small nightly on the toy task, how tests call the command line, and a small learner of any table."""
 
 import json
+import re
 
 import toy
 
-from flywheel import app
+from flywheel import algorithms, app, config
 
 SMALL = [
     "debug=tiny", "policy.width=32", "policy.depth=1", "policy.steps=4", "num_envs=8", "threads=1",
@@ -40,3 +41,26 @@ LITTLE = [
     "policy.width=16",
     "policy.depth=1",
 ]  # for stages that are only to run
+
+
+def suited(name: str) -> dict:
+    """The policy that the first line of an algorithm's table names, small."""
+    comment = config.options("algorithm")[name].read_text().splitlines()[0]
+    (kind,) = re.findall(r"policy=(\w+)", comment) or ["flow"]
+    more = {"condition": True} if "condition=true" in comment else {}
+    return {"kind": kind, "obs_steps": 1, "action_steps": 1, "width": 16, "depth": 2, **more}
+
+
+def learner(name: str, shape: dict, device: str = "cpu", **more):
+    """The learner of an algorithm's table, with `more` in the table, as a stage makes it; `shape` is what a task gives a policy."""
+    from flywheel.policy import base
+    from flywheel.stages import pretrain
+
+    table, spec = algorithms.tables()[name] | more, suited(name) | shape
+    policy, acting = base.build(spec), table.get("collect") or table
+    policy.explores(float(acting.get("explore", 0.0)))
+    if acting.get("learn_noise"):
+        policy.learn_noise()
+    teacher = {"teacher": base.build({**spec, "kind": "flow"})} if name == "consistency" else {}
+    table["critic"] = {**(table.get("critic") or {}), "width": 16}
+    return pretrain.learner(table, policy, {"seed": 1, "device": device, "task": {"reward": "env"}}, nets=teacher)

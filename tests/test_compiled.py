@@ -1,40 +1,21 @@
 """Compiled updates are the updates: as traced, to the last bit; as compiled, to float32's rounding. What cannot be compiled says so."""
 
-import re
 import shutil
 
 import pytest
+import small
 import torch
 
-from flywheel import algorithms, config
-from flywheel.policy import base
+from flywheel import algorithms
 from flywheel.policy.categorical import one_hot
 from flywheel.rl import learner as learning
-from flywheel.rl.learner import Learner
-from flywheel.stages.pretrain import nets
 
 UNTRACED = {"recap"}  # torch.quantile looks at its argument
 
 
 def learner(name, **more):
-    """A small learner of an algorithm's table, with the policy that its file names, and a batch that it can learn from."""
     torch.manual_seed(0)
-    table, text = algorithms.tables()[name], config.options("algorithm")[name].read_text()
-    kind = (re.findall(r"policy=(\w+)", text) or ["diffusion" if table.get("advantage") else "gaussian"])[0]
-    shape = {"obs_dim": 3, "action_dim": 2, "obs_steps": 1, "action_steps": 1 if kind == "greedy_q" else 2}
-    policy = base.build({"kind": kind, **shape, "width": 16, "depth": 2, "condition": "policy.condition=true" in text})
-    if table.get("advantage"):
-        policy.explores(1.0)
-    if (table.get("collect") or {}).get("learn_noise"):
-        policy.learn_noise()
-    table["critic"] = {**(table.get("critic") or {}), "width": 16}
-    made = nets(table, policy)
-    if name == "consistency":
-        made["teacher"] = base.build({"kind": "flow", **shape, "width": 16, "depth": 2})
-    keys = ("lag", "lr", "advantage", "optimiser")
-    rest = {key: table[key] for key in keys if key in table}
-    acts = {act: table.get(act) or {} for act in ("evaluate", "improve")}
-    return Learner(made, **acts, **{"lag": {}, **rest, **more})
+    return small.learner(name, {"obs_dim": 3, "action_dim": 2}, **more)
 
 
 def batch(held, seed=0, n=32):
@@ -42,7 +23,7 @@ def batch(held, seed=0, n=32):
     rng, policy = torch.Generator().manual_seed(seed), held.nets["policy"]
     draw = lambda *shape: torch.randn(n, *shape, generator=rng)  # noqa: E731
     made = {
-        "obs": draw(1, 3), "next_obs": draw(1, 3), "action": draw(policy.action_steps, 2).tanh(), "next_action": draw(policy.action_steps, 2),
+        "obs": draw(1, 3), "next_obs": draw(1, 3), "action": draw(1, 2).tanh(), "next_action": draw(1, 2),
         "reward": draw(), "discount": torch.full((n,), 0.9), "return": draw(),
     }  # fmt: skip
     if policy.discrete:

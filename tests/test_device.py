@@ -11,17 +11,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from small import LITTLE, call
+from small import LITTLE, call, learner, suited
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flywheel import algorithms, config, env
+from flywheel import algorithms, env
 from flywheel.corpus import Corpus
 from flywheel.policy import base
 from flywheel.rl import learner as learning
 from flywheel.rl import packed
 from flywheel.rl.source import FIELDS, Offline, OnPolicy
-from flywheel.stages import _inputs, pretrain
+from flywheel.stages import _inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 DEVICE = "meta"
@@ -88,16 +88,9 @@ class Elsewhere(TorchDispatchMode):
 def elsewhere(monkeypatch):
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(learning, "multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("flywheel.nets.LARGE", 0)
     with Elsewhere() as mode:
         yield mode
-
-
-def suited(name: str) -> dict:
-    """The policy that the first line of a table names, small."""
-    comment = config.options("algorithm")[name].read_text().splitlines()[0]
-    (kind,) = re.findall(r"policy=(\w+)", comment) or ["flow"]
-    more = {"condition": True} if "condition=true" in comment else {}
-    return {"kind": kind, "obs_steps": 1, "action_steps": 1, "width": 96, "depth": 2, **more}
 
 
 def task(discrete: bool):
@@ -108,18 +101,9 @@ def task(discrete: bool):
 
 def made(name: str):
     """(learner, policy, environments) of a table, as a stage makes them."""
-    table, spec = TABLES[name], suited(name)
-    envs = task(spec["kind"] in ("greedy_q", "categorical"))
-    policy = base.build({**spec, **_inputs.shape(envs)})
-    acting = table.get("collect") or table
-    policy.explores(float(acting.get("explore", 0.0)))
-    if acting.get("learn_noise"):
-        policy.learn_noise()
-    teacher = base.build({**spec, "kind": "flow", **_inputs.shape(envs)})
-    table = {**table, "critic": {**(table.get("critic") or {}), "width": 96}}
-    cfg = {"seed": 1, "device": DEVICE, "task": {"reward": "env"}}
-    held = pretrain.learner(table, policy, cfg, nets={"teacher": teacher} if name == "consistency" else {})
-    return held, policy, envs
+    envs = task(suited(name)["kind"] in ("greedy_q", "categorical"))
+    held = learner(name, _inputs.shape(envs), device=DEVICE)
+    return held, held.nets["policy"], envs
 
 
 def drawn_from(name: str, held, policy, envs, folder):
