@@ -6,8 +6,9 @@ of its own; the two take turns, and the ratio of each turn counts (median). CORL
 peer that is not there is left out, with a word. Nets: 256 x 2 (CQL's policy x 3, as CORL's), ReLU, no LayerNorm, batch 256;
 CORL's cases have 39 observations and 28 actions, cleanrl's 17 and 6. DQN: 100 x 2, as many weights as cleanrl's 120 and 84, batch 128. PPO: 64 x 2. RLPD: our
 own nets (LayerNorm, SiLU) on both sides, against the SAC of tests/reference with 10 critics in a loop, four critic updates to
-one of the policy. With one thread the clock is the processor's, so that a busy neighbour does not count.
+one of the policy. With one thread the clock is the processor's, so that a busy neighbour does not count. DQN has a second line: ours with `compile=true`.
 
+    --compile  such a line for every case
     --gpu      ours alone, on a GPU; skipped without one
 """
 
