@@ -302,6 +302,15 @@ def test_with_a_small_last_layer_a_policy_begins_near_its_middle_whatever_it_obs
     assert (log_std + 1).abs().max() < 0.01 * 3.5
 
 
+def test_the_standard_deviation_of_a_tanh_gaussian_stays_within_its_span():
+    shape = {"kind": "tanh_gaussian", "obs_dim": 3, "action_dim": 2, "obs_steps": 1, "action_steps": 1, "log_std": -1.0}
+    for span in (1.0, 3.5):
+        policy = base.build({**shape, "log_std_span": span})
+        torch.nn.init.constant_(policy.net[-1].bias, 100.0)
+        assert policy.distribution(torch.zeros(1, 3))[1].tolist() == [[[span - 1.0, span - 1.0]]]
+        assert base.build(policy.spec).log_std_span == span
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "tanh_gaussian"])
 def test_log_std_is_where_the_standard_deviation_begins(kind):
     torch.manual_seed(0)

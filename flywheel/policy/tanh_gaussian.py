@@ -16,7 +16,7 @@ from flywheel.policy.base import Policy
 
 class TanhGaussian(Policy):
     """Mean and log standard deviation of the chunk before the squashing, from one MLP; the latter begins at about `log_std` and stays
-    within 3.5 of it."""
+    within `log_std_span` of it; the wider, the faster it moves at first: log_std + span * tanh(output)."""
 
     def __init__(
         self,
@@ -25,18 +25,20 @@ class TanhGaussian(Policy):
         depth: int = 2,
         activation: str = "silu",
         log_std: float = -1.5,
+        log_std_span: float = 3.5,
         last_scale: float = 1.0,
         **base,
     ):
-        super().__init__(width=width, depth=depth, activation=activation, log_std=log_std, **base)
-        self.log_std = log_std
+        own = dict(log_std=log_std, log_std_span=log_std_span)
+        super().__init__(width=width, depth=depth, activation=activation, **own, **base)
+        self.log_std, self.log_std_span = log_std, log_std_span
         self.net = mlp(self.features, 2 * self.action_steps * self.action_dim, width, depth, activation, last_scale)
         self.steepest = self.action_steps * float((4 * self.half_range.double()).log().sum())
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features [B, F] -> mean, log std before the squashing, both [B, Ta, Da]."""
         mean, log_std = self.net(features).view(len(features), 2, self.action_steps, self.action_dim).unbind(1)
-        return mean, self.log_std + 3.5 * torch.tanh(log_std)
+        return mean, self.log_std + self.log_std_span * torch.tanh(log_std)
 
     def squash(self, u: Tensor) -> Tensor:
         return torch.addcmul(self.middle.to(u), self.half_range.to(u), torch.tanh(u))
