@@ -87,7 +87,7 @@ JOBS: dict[str, tuple[int, list[list[str]], str]] = {
     "pendulum-sac": (5, pendulum("sac", "tanh_gaussian"), "-157 +- 89 (SB3 zoo)"),
     "pendulum-ppo": (
         5,
-        [["online", *PENDULUM, *SCRATCH, "algorithm=ppo", "policy=gaussian", "policy.log_std=0", "max_steps=100000", "gamma=0.9", "algorithm.lr=0.001", "batch_size=64", "algorithm.cadence.evaluate=320", "algorithm.cadence.improve=320", "algorithm.improve.policy.clipped_surrogate.target_kl=null"]],
+        [["online", *PENDULUM, *SCRATCH, "algorithm=ppo", "policy=gaussian", "policy.log_std=0", "max_steps=100000", "gamma=0.9", "algorithm.lr={policy: 0.001, v: 0.003}", "batch_size=64", "algorithm.cadence.evaluate=320", "algorithm.cadence.improve=320", "algorithm.improve.policy.clipped_surrogate.target_kl=null"]],
         "-172 +- 104, with state-dependent exploration (SB3 zoo)",
     ),
     "push-bc": (3, push("policy=tanh_gaussian"), ""),
@@ -97,12 +97,12 @@ JOBS: dict[str, tuple[int, list[list[str]], str]] = {
     "push-ppo": (3, push("policy=tanh_gaussian", ["online", "algorithm=ppo", *FROM_BC]), ""),
     "push-sac": (
         3,
-        push("policy=tanh_gaussian", ["online", "algorithm=sac", "task.reward=env", "checkpoint=none", "max_steps=40000", "score_every=25"], base=False),
+        push("policy=tanh_gaussian", ["online", "algorithm=sac", "task.reward=env", "checkpoint=none", "max_steps=100000", "score_every=25"], base=False),
         "",
     ),
     "push-td3": (
         3,
-        push("policy=deterministic", ["online", "algorithm=td3", "task.reward=env", "checkpoint=none", "max_steps=40000", "score_every=25"], base=False),
+        push("policy=deterministic", ["online", "algorithm=td3", "task.reward=env", "checkpoint=none", "max_steps=100000", "score_every=25"], base=False),
         "",
     ),
     "push-bc-flow": (3, push("policy=flow"), ""),
