@@ -1,7 +1,7 @@
 """Collection of on-policy data, steps a second: `env.rollout` against the loop of cleanrl's PPO over a vector environment.
 
-The same task, number of environments and net (256 x 2, one action a step, noise on it) in one process, taking turns; median of the
-ratios. The peers are cleanrl's own vector environment (its `make_env`, from the checkout that CLEANRL_DIR names: Gymnasium's
+An episode of the same task in each of as many environments, by the same net (256 x 2, one action a step, noise on it), in one
+process, taking turns; median of the ratios. The peers are cleanrl's own vector environment (its `make_env`, from the checkout that CLEANRL_DIR names: Gymnasium's
 SyncVectorEnv of environments that clip, count and normalise) and a bare SyncVectorEnv. Ours makes episodes, with the guard, the
 proposed action and the environment's reward kept, and normalises observations in the policy; the loop fills buffers.
 """
@@ -31,15 +31,15 @@ def ours(batch, policy, seeds: range) -> float:
     return sum(len(e) for e in done) / (time.perf_counter() - began)
 
 
-def theirs(vector, policy, low: np.ndarray, high: np.ndarray, seed: int, steps: int = 100) -> float:
-    """Steps a second of the loop that fills observations, actions and rewards [steps, N, ...]."""
+def theirs(vector, policy, low: np.ndarray, high: np.ndarray, seed: int, steps: int) -> float:
+    """Steps a second of the loop that fills observations, actions and rewards [steps, N, ...], from a reset on."""
     import torch
 
     count, wide = vector.num_envs, vector.single_observation_space.shape[0]
     seen = np.zeros((steps, count, wide), np.float32)
     acted, rewards = np.zeros((steps, count, len(low)), np.float32), np.zeros((steps, count), np.float32)
-    now, _ = vector.reset(seed=seed)
     began = time.perf_counter()
+    now, _ = vector.reset(seed=seed)
     for t in range(steps):
         seen[t] = now
         with torch.no_grad():
@@ -77,7 +77,7 @@ def main() -> None:
         for turn in range(args.turns + 1):
             rates["ours"].append(ours(batch, policy, range(1000 * turn, 1000 * turn + args.envs)))
             for side, vector in vectors.items():
-                rates[side].append(theirs(vector, policy, batch.action_low, batch.action_high, turn))
+                rates[side].append(theirs(vector, policy, batch.action_low, batch.action_high, turn, batch.max_steps))
         for side, vector in vectors.items():
             ratio = median(a / b for a, b in zip(rates["ours"][1:], rates[side][1:], strict=True))
             print(

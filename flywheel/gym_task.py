@@ -9,11 +9,37 @@ from typing import Any
 
 import numpy as np
 
-TIMED = 8  # calls at first without threads, and as many with, of which the faster way is then taken
+TIMED, LASTED = (
+    8,
+    0.05,
+)  # calls without threads at first, and seconds, and then as many with: the faster way is then taken
+AGAIN = 5000  # calls after which both are timed again: a busy neighbour may have come or gone
 
 
 class TaskError(ValueError):
     """An environment that cannot be a task; the message names what it lacks."""
+
+
+class Faster:
+    """Whether threads step faster, by timing both ways: what holds the interpreter's lock for long gains nothing by them."""
+
+    def __init__(self):
+        self.calls, self.lasted, self.best = [0, 0], [0.0, 0.0], [float("inf")] * 2  # without threads, with
+
+    def threads(self) -> bool:
+        """Which way to take next."""
+        for way in (False, True):
+            if self.calls[way] < TIMED or self.lasted[way] < LASTED:
+                return way
+        return self.best[True] < self.best[False]
+
+    def took(self, way: bool, seconds: float, environments: int) -> None:
+        """What a call that stepped so many environments took."""
+        self.calls[way] += 1
+        self.lasted[way] += seconds
+        self.best[way] = min(self.best[way], seconds / environments)
+        if sum(self.calls) >= AGAIN:
+            self.__init__()
 
 
 class GymBatch:
@@ -83,7 +109,7 @@ class GymBatch:
         self.fps = float(env.unwrapped.metadata.get("render_fps") or 0)
         self._threads = min(threads, num_envs)
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
-        self._took: dict[bool, list[float]] = {False: [], True: []}  # s an environment, without threads and with
+        self._faster = Faster()
 
     def _flat(self, obs) -> np.ndarray:
         if self.one_hot is not None:
@@ -126,13 +152,14 @@ class GymBatch:
                 )
                 obs[i], success[i] = self._flat(o), self._success(info)
 
-        began, together = time.perf_counter(), self._together(len(active))
+        choice = self._pool is not None and len(active) > 1
+        began, together = time.perf_counter(), choice and self._faster.threads()
         if together:
-            list(self._pool.map(some, [active[k :: self._threads] for k in range(self._threads)]))
+            list(self._pool.map(some, [iter(active)] * self._threads))  # whichever is free takes the next
         else:
             some(active)
-        if len(self._took[together]) < TIMED:
-            self._took[together].append((time.perf_counter() - began) / max(1, len(active)))
+        if choice:
+            self._faster.took(together, time.perf_counter() - began, len(active))
         return obs, reward, terminated, truncated, {"success": success}
 
     def _mujoco(self, i: int):
@@ -140,13 +167,6 @@ class GymBatch:
         if not (hasattr(env, "model") and hasattr(env, "data") and hasattr(env, "_get_obs")):
             raise TaskError(f"{self.task} cannot set its state: it is not a MuJoCo environment of Gymnasium's kind")
         return env
-
-    def _together(self, count: int) -> bool:
-        """Whether threads shall step `count` environments: as was faster. What holds the interpreter's lock for long gains nothing."""
-        if self._pool is None or count < 2:
-            return False
-        alone, shared = self._took.values()
-        return len(alone) >= TIMED and (len(shared) < TIMED or min(shared) < min(alone))
 
     def physics(self, i: int):
         """MuJoCo's (model, data) of environment `i`."""

@@ -5,6 +5,7 @@ import pytest
 import toy  # noqa: F401 (registers toy:Reach-v0)
 
 from flywheel import env as envs
+from flywheel import gym_task
 from flywheel.guard import Guard
 from flywheel.gym_task import TaskError
 
@@ -181,3 +182,17 @@ def test_what_cannot_be_drawn_has_no_clip(capsys):
     from flywheel.stages.evaluate import clip
 
     assert clip(Left(), corridor(), 0) == [] and "is not a MuJoCo environment" in capsys.readouterr().err
+
+
+def test_threads_step_where_they_were_faster_and_both_are_timed_again():
+    faster, ways = gym_task.Faster(), []
+    cost = {False: 0.01, True: 0.006}  # s an environment
+    for call in range(2 * gym_task.AGAIN):
+        if call == gym_task.AGAIN:
+            cost[True] = 0.02  # a neighbour has come
+        ways.append(faster.threads())
+        faster.took(ways[-1], 4 * cost[ways[-1]], 4)
+    first, second = ways[: gym_task.AGAIN], ways[gym_task.AGAIN :]
+    tried = gym_task.TIMED
+    assert not any(first[:tried]) and all(first[tried:])
+    assert not any(second[:tried]) and all(second[tried : 2 * tried]) and not any(second[2 * tried :])
