@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-TIMED, LASTED = (
-    8,
-    0.05,
-)  # calls without threads at first, and seconds, and then as many with: the faster way is then taken
+TIMED, LASTED = 8, 0.05  # calls without threads at first, and seconds, and then as many with, before one way is taken
+SLACK = (
+    1.25  # threads that are so much slower are taken all the same: they fall into step for a while, and out of it again
+)
 AGAIN = 5000  # calls after which both are timed again: a busy neighbour may have come or gone
 
 
@@ -21,7 +21,7 @@ class TaskError(ValueError):
 
 
 class Faster:
-    """Whether threads step faster, by timing both ways: what holds the interpreter's lock for long gains nothing by them."""
+    """Whether threads shall step, by timing both ways: what holds the interpreter's lock for long only loses by them."""
 
     def __init__(self):
         self.calls, self.lasted, self.best = [0, 0], [0.0, 0.0], [float("inf")] * 2  # without threads, with
@@ -31,7 +31,7 @@ class Faster:
         for way in (False, True):
             if self.calls[way] < TIMED or self.lasted[way] < LASTED:
                 return way
-        return self.best[True] < self.best[False]
+        return self.best[True] < SLACK * self.best[False]
 
     def took(self, way: bool, seconds: float, environments: int) -> None:
         """What a call that stepped so many environments took."""
@@ -108,7 +108,7 @@ class GymBatch:
             raise TaskError(f"{id} has no step limit of its own; give one with task.max_steps=200")
         self.fps = float(env.unwrapped.metadata.get("render_fps") or 0)
         self._threads = min(threads, num_envs)
-        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
         self._faster = Faster()
 
     def _flat(self, obs) -> np.ndarray:
@@ -155,7 +155,11 @@ class GymBatch:
         choice = self._pool is not None and len(active) > 1
         began, together = time.perf_counter(), choice and self._faster.threads()
         if together:
-            list(self._pool.map(some, [iter(active)] * self._threads))  # whichever is free takes the next
+            rows = iter(active)  # whichever thread is free takes the next, this one too
+            others = [self._pool.submit(some, rows) for _ in range(self._threads - 1)]
+            some(rows)
+            for other in others:
+                other.result()
         else:
             some(active)
         if choice:
