@@ -243,6 +243,7 @@ def test_discrete_actions_offline(tmp_path, capsys, algorithm):
         ("online", ["algorithm=ppo", "policy=deterministic", "task.reward=env"], "a deterministic policy has no log pi of the steps"),
         ("online", ["algorithm=sac", "policy=flow", "task.reward=env"], "a flow policy has no log pi.*policy=tanh_gaussian"),
         ("online", [*CORRIDOR[1:], "algorithm=sac"], "takes one of 2 as an action.*use policy=categorical"),
+        ("online", ["algorithm=dqn", "algorithm.cadence.improve=3"], "of algorithm dqn improves nothing.*take 0"),
         ("pretrain", ["algorithm=ppo"], "algorithm ppo asks for source on_policy: that is `flywheel online`"),
         ("pretrain", ["algorithm=rounds"], "that is `flywheel retrain`"),
         ("pretrain", ["algorithm=consistency", "policy=one_step"], "needs the net or batch entry 'teacher'.*flywheel distil"),

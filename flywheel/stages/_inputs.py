@@ -22,8 +22,13 @@ LEARNS = {
 
 
 def belongs(stage: str, algorithm: dict[str, Any]) -> None:
-    """ValueError, with the stage that would do, where an algorithm's data is not what `stage` learns from."""
+    """ValueError, with what would do, where an algorithm's data is not what `stage` learns from, or nothing is there to improve."""
     source, act = algorithm["source"], algorithm.get("act")
+    if algorithm["cadence"]["improve"] and not algorithm.get("improve"):
+        raise ValueError(
+            f"algorithm.cadence.improve={algorithm['cadence']['improve']}: the table of algorithm {algorithm.get('name')} improves "
+            "nothing, for its policy is the argmax of its critic; take 0"
+        )
     home = "pretrain" if source == "offline" else "retrain" if act else "online"
     if LEARNS[stage] != LEARNS[home]:
         raise ValueError(
