@@ -182,7 +182,7 @@ def section() -> list[str]:
 def told(means: list[float]) -> str:
     """Mean and deviation of the seeds' means, as a cell."""
     spread = f" +- {np.std(means, ddof=1):.1f}" if len(means) > 1 else ""
-    return f"{np.mean(means):.0f}{spread}" if means else "-"
+    return f"{np.mean(means):.1f}{spread}" if means else "-"
 
 
 def reached(corl: list[float], ours: list[float]) -> str:
