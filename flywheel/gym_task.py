@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -157,7 +157,10 @@ class GymBatch:
         if together:
             rows = iter(active)  # whichever thread is free takes the next, this one too
             others = [self._pool.submit(some, rows) for _ in range(self._threads - 1)]
-            some(rows)
+            try:
+                some(rows)
+            finally:
+                wait(others)  # nobody may close an environment that is being stepped
             for other in others:
                 other.result()
         else:
