@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
+
+
+def pytest_itemcollected(item):
+    """A test whose docstring names a finding ("findings A1") is selected by `-k findings`, and by `-k findings_a1`."""
+    words = re.findall(r"findings ([A-F]\d+)", getattr(item.obj, "__doc__", None) or "")
+    item.extra_keyword_matches.update(["findings", *(f"findings_{word.lower()}_" for word in words)] if words else [])
 
 
 @pytest.fixture(scope="session")
