@@ -14,8 +14,6 @@ __version__ = "0.1.0"
 
 def load(ref: str, store: str | None = None, device: str = "cpu"):
     """The policy that NAME, NAME@production or NAME@ID names in a store (default: $FLYWHEEL_STORE, else ./store)."""
-    from flywheel.policy.base import load as load_policy
     from flywheel.run import Store
 
-    place = Store(store or os.environ.get("FLYWHEEL_STORE") or "store")
-    return load_policy(place.checkpoint(ref)["file"], device)
+    return Store(store or os.environ.get("FLYWHEEL_STORE") or "store").load(ref, device)

@@ -5,6 +5,8 @@ flywheel STAGE key=value ... [--json] [--dry-run] [--help]
 
 from __future__ import annotations
 
+import ast
+import difflib
 import importlib.util
 import json
 import os
@@ -12,28 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HELP = """flywheel: robot learning that keeps getting better by itself, with proof.
-
-  flywheel ingest   source=GLOB format=robomimic_hdf5 task=lift       recordings into the corpus
-  flywheel pretrain corpus=latest task=lift policy=flow algorithm=bc  imitation, offline RL
-  flywheel retrain  checkpoint=NAME[@ID] task=lift rounds=3           collect, evaluate, improve
-  flywheel refit    checkpoint=NAME[@ID] corpus=42 task=lift          its normaliser, fitted anew on a corpus version
-  flywheel evaluate checkpoint=NAME[@ID] task=lift episodes=200 [against=NAME[@ID]] [video=FILE]
-  flywheel export   out=DIR format=lerobot_v3 task=lift               episodes of the corpus as files for others
-  flywheel nightly  [source=GLOB format=... task=...] [experiment=NAME] [rounds=+N] [budget=8h]
-  flywheel replay   RUN                                               exit 0 only if every output hash is equal
-  flywheel promote  NAME@ID [force=REASON] | rollback NAME | lineage NAME[@ID] | runs | report | gc
-  flywheel corpus   log | show | stats | diff A B | query "SQL" | view NAME "CONDITION" | tag TAG VERSION
-                    | tombstone EPISODE message=... | fsck | compact | expire | gc | export out=DIR   [at=VERSION]
-  flywheel tasks | formats | algorithms [out=map.svg] | show algorithm=NAME
-
+OPTIONS = """
   store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
   --json       the last line on stdout is one object: status, run, inputs, outputs, metrics, seconds, error
   --dry-run    say for each stage: hit, resume or miss, and why
-  --help       after a stage: its keys with their defaults
-"""
+  --help       after a command: what it takes
 
-COMMANDS = ("replay", "rollback", "lineage", "runs", "report", "gc", "corpus", "tasks", "formats", "algorithms", "show")
+Exit code: 0 done, noop or refused; 1 failed; 2 not understood; 130 or 143 stopped by a signal. README has all on one page.
+"""
 FLAGS = ("--json", "--dry-run", "--help", "-h", "--version")
 
 
@@ -48,7 +36,7 @@ def conf() -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; its exit code: 0 done, noop or refused, 1 failed, 2 bad usage."""
+    """Run a command; its exit code (ending.py): 0 done, noop or refused, 1 failed, 2 bad usage, 128 + n stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     flags = {w for w in words if w in FLAGS}
     words = [w for w in words if w not in FLAGS]
@@ -60,66 +48,97 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if not words:
-        print(HELP, end="")
+        print(_overview(), end="")
         return 0 if flags & {"--help", "-h"} else 2
     command, *rest = words
     if command == "corpus" and rest[:1] == ["export"]:  # the stage under its other name, where a version is at=
         command, rest = "export", [f"corpus={w[3:]}" if w.startswith("at=") else w for w in rest[1:]]
-    if command not in (*stages(), *COMMANDS):
-        return _usage(f"no command {command!r}. There are: {', '.join((*stages(), *COMMANDS))}")
+    if command not in (*stages(), *commands()):
+        near = difflib.get_close_matches(command, (*stages(), *commands()), 1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        return _usage(f"no command {command!r}{hint} There are: {', '.join((*stages(), *commands()))}")
     if flags & {"--help", "-h"}:
         print(_help(command), end="")
         return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lerobot would turn to the network
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # small nets: a busy neighbour stalls two threads; the simulator has its own
+    # small nets: a busy neighbour stalls two threads; the simulator has its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return _ended(command, rest, flags)
+
+
+def _ended(command: str, words: list[str], flags: set[str]) -> int:
+    """Run a command that exists and tell how it ended, whatever happened: a line for people or for programs, and the exit code."""
+    from flywheel import ending
     from flywheel.config import UsageError
 
     try:
-        result = _dispatch(command, rest, "--dry-run" in flags)
+        result = _dispatch(command, words, "--dry-run" in flags)
+        code = ending.CODES[result["status"]]
     except UsageError as error:
-        return _usage(str(error))
-    except KeyboardInterrupt:
-        return _failed("interrupted; the same command goes on where it stopped", flags)
+        return _usage(str(error), flags)
     except BrokenPipeError:  # `flywheel runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+    except BaseException as error:
         if os.environ.get("FLYWHEEL_TRACEBACK"):
             raise
-        return _failed(f"{error}", flags)
+        result, code = ending.told(error, getattr(error, "flywheel_run", None))
+    if result.get("error"):
+        print(f"flywheel: {result['error']}", file=sys.stderr)
     if "--json" in flags:
         print(json.dumps(result, default=str))
-    elif command in stages() or command == "replay":
+    elif (command in stages() or command == "replay") and code in (0, 1) and "run" in result:
         _tell(result)
-    return 1 if result.get("status") == "failed" else 0
+    return code
 
 
-def _usage(text: str) -> int:
-    print(f"flywheel: {text}", file=sys.stderr)
-    return 2
-
-
-def _failed(text: str, flags: set[str]) -> int:
+def _usage(text: str, flags: set[str] = frozenset()) -> int:
     print(f"flywheel: {text}", file=sys.stderr)
     if "--json" in flags:
         print(json.dumps({"status": "failed", "error": text}))
-    return 1
+    return 2
+
+
+def commands() -> dict[str, str]:
+    """{command: what it does} of those that are no stages: the public functions of commands.py, and replay."""
+    tree = ast.parse(Path(__file__).with_name("commands.py").read_text(encoding="utf-8"))
+    made = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    listed = {node.name: ast.get_docstring(node).split("\n")[0] for node in made}
+    return {
+        "replay": "RUN: do a finished run again and compare every output hash; exit code 0 only if all are equal.",
+        **listed,
+    }
+
+
+def _overview() -> str:
+    """The general help, made of what is there: conf/stage/, whose second line says what a stage does, and commands.py."""
+    lines = [
+        "flywheel: robot learning that keeps getting better by itself, with proof.",
+        "",
+        "  Stages, flywheel STAGE key=value ...:",
+    ]
+    for stage in stages():
+        about = (conf() / "stage" / f"{stage}.yaml").read_text().splitlines()[1].lstrip("# ")
+        lines.append(f"    {stage:10} {about}")
+    lines += ["", "  Commands:"]
+    lines += [f"    {name:10} {about}" for name, about in commands().items()]
+    return "\n".join(lines) + "\n" + OPTIONS
 
 
 def _help(command: str) -> str:
-    """The general help's line of a command and, for a stage, its keys from conf/stage/."""
-    text = "\n".join(line for line in HELP.splitlines() if f" {command} " in f"{line} ".replace("|", " ")) + "\n"
-    if command == "corpus":
-        from flywheel.commands import CORPUS
+    """What a command does and, for a stage, its keys from conf/stage/."""
+    if command in commands():
+        text = f"flywheel {command}: {commands()[command]}\n"
+        if command == "corpus":
+            from flywheel.commands import CORPUS
 
-        text += "".join(f"\n  {words:36} {what}" for words, what in CORPUS.items())
-        text += "\n\nAll take store=DIR and --json. FLYWHEEL_CORPUS=s3://BUCKET/PREFIX (gs://, az://): the corpus is there.\n"
-    if command in stages():
-        text += f"\nKeys and defaults (conf/stage/{command}.yaml; task, policy, algorithm are groups of conf/):\n\n"
-        text += "".join(f"  {line}\n" for line in (conf() / "stage" / f"{command}.yaml").read_text().splitlines()[1:])
-    return text
+            text += "".join(f"\n  {words:36} {what}" for words, what in CORPUS.items())
+            text += "\n\nAll take store=DIR and --json. FLYWHEEL_CORPUS=s3://BUCKET/PREFIX (gs://, az://): the corpus is there.\n"
+        return text
+    first, *lines = (conf() / "stage" / f"{command}.yaml").read_text().splitlines()[1:]
+    text = f"flywheel {command} key=value ...: {first.lstrip('# ')}\n"
+    text += f"\nKeys and defaults (conf/stage/{command}.yaml; task, policy, algorithm are groups of conf/):\n\n"
+    return text + "".join(f"  {line}\n" for line in lines)
 
 
 def _store(words: list[str]):
@@ -147,14 +166,14 @@ def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
     if stage == "promote" and words and "=" not in words[0]:
         words = [f"checkpoint={words[0]}", *words[1:]]
     cfg = config.load(stage, words, place.root)
-    if cfg.get("checkpoint") and not any(w.startswith("task") for w in words):
+    if cfg.get("checkpoint") not in (None, "none") and not any(w.startswith("task") for w in words):
         cfg["task"] = place.names.resolve(cfg["checkpoint"]).get("task") or cfg["task"]  # the one it was trained on
     if stage == "nightly":
         from flywheel import nightly
 
-        return nightly.plan(cfg, place) if dry else nightly.nightly(cfg, place, config.seconds(cfg.get("budget")))
+        return (nightly.plan if dry else nightly.nightly)(cfg, place, config.seconds(cfg.get("budget")))
     if dry:
-        planned = run.plan(stage, cfg, place)
+        planned = run.plan(stage, cfg, place, bool(cfg.get("budget")))
         print(f"{stage}: {planned['action']} {planned['run']} ({planned['why']})")
         return {"status": "noop", "run": planned["run"], "action": planned["action"], "why": planned["why"]}
     budget = config.seconds(cfg.get("budget"))

@@ -6,13 +6,18 @@ Paths and free text are taken as typed, before Hydra's grammar sees them. The co
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from flywheel import limits
 from flywheel import store as files
+from flywheel.limits import UsageError
 
 AS_TYPED = {
     "store",
@@ -28,13 +33,14 @@ AS_TYPED = {
     "rounds",
     "budget",
 }
-PARTS = ("ingest", "pretrain", "retrain", "promote", "evaluate")  # what a nightly hands its own keys down to
-SHARED = ("task", "policy", "seed", "night", "device", "threads", "num_envs", "log", "name", "demos")
-RESERVED = {"latest", "null", "true", "false"}
-
-
-class UsageError(ValueError):
-    """Words that the command line does not understand; exit code 2."""
+PARTS = ("ingest", "pretrain", "retrain", "choose", "promote", "evaluate")  # what a nightly hands its own keys down to
+SHARED = ("task", "seed", "night", "device", "threads", "num_envs", "log", "name", "demos")
+FREE = (
+    "algorithm.",
+    "policy.",
+    "task.",
+    "log.",
+)  # what a name stands for may be added to: what is unknown is refused below
 
 
 def split(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -90,7 +96,8 @@ def load(stage: str, words: list[str], root: Path) -> dict[str, Any]:
     digest.update((os.environ.get("FLYWHEEL_DEMOS") or "").encode())
     kept = root / "cache" / "commands" / f"{digest.hexdigest()[:24]}.json"
     if kept.exists():
-        return files.read_json(kept)
+        with contextlib.suppress(ValueError):  # damaged: composed again
+            return files.read_json(kept)
     cfg = compose(stage, typed, overrides)
     kept.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(
@@ -112,9 +119,11 @@ def _conf_state() -> str:
 
 def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     """Compose with Hydra, resolve, and lay the typed values on top; a nightly's stages are composed with it."""
+    policy: list[str] = []
     if stage == "nightly":  # what it hands down is checked against the stage that gets it, below
-        overrides = [f"++{word}" if word.split(".")[0] in PARTS else word for word in overrides]
-    cfg = _hydra(f"stage/{stage}", overrides)
+        policy = [word for word in overrides if re.match(r"\+*policy[.=]", word)]
+        overrides = [routed(word) for word in overrides if word not in policy]
+    cfg = _hydra(f"stage/{stage}", [f"++{word}" if word.startswith(FREE) else word for word in overrides])
     for key, value in typed.items():
         if key not in cfg:
             raise UsageError(f"{stage} has no {key}=; it has: {', '.join(sorted(cfg))}")
@@ -122,11 +131,63 @@ def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str
     for key in missing(cfg):
         raise UsageError(f"{stage} needs {key}=...")
     if stage == "nightly":
+        cfg["policies"] = policies(policy, cfg.pop("policy"))
         for part in PARTS:
             cfg[part] = handed_down(part, cfg)
+            limits.check(cfg[part], f"{part}.")
     elif cfg.get("rounds") is not None:
         cfg["rounds"] = count(cfg["rounds"])
+    limits.check(cfg)
+    seconds(cfg.get("budget"))
     return cfg
+
+
+def policies(words: list[str], default: list[str]) -> dict[str, dict[str, Any]]:
+    """The classes of policy that a nightly compares: policy=[flow, gaussian], or policy=flow; {name: config}.
+
+    Words such as policy.width=512 count for each class that has the key.
+    """
+    chosen = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("policy=")]
+    names = [name.strip() for name in chosen[-1].strip("[]").split(",")] if chosen else list(default)
+    more = {word: word.lstrip("+").partition("=")[0].partition(".")[2] for word in words if "policy." in word}
+    found = {}
+    for name in names:
+        if name not in choices("policy"):
+            raise UsageError(f"no policy {name!r}. There are: {', '.join(choices('policy'))}")
+        base = _hydra("stage/pretrain", [f"policy={name}"])["policy"]
+        kind = limits.arguments(str(base["kind"]))
+        mine = [f"++{word.lstrip('+')}" for word, key in more.items() if key.split(".")[0] in {*kind, *base}]
+        found[name] = _hydra("stage/pretrain", [f"policy={name}", *mine])["policy"] if mine else base
+        limits.check({"policy": found[name]})
+    if unknown := [
+        w
+        for w, key in more.items()
+        if not any(key.split(".")[0] in limits.arguments(str(p["kind"])) for p in found.values())
+    ]:
+        raise UsageError(f"{unknown[0]}: none of the policies {', '.join(found)} has that")
+    return found
+
+
+def own_keys(stage: str) -> set[str]:
+    """The keys of a stage's own file in conf/stage/, without its groups."""
+    lines = (folder() / "stage" / f"{stage}.yaml").read_text().splitlines()
+    return {found[1] for line in lines if (found := re.match(r"([a-z_]+):", line)) and found[1] != "defaults"}
+
+
+def routed(word: str) -> str:
+    """A word of a nightly's command line; a key that only one of its stages has goes to that stage: obs_keys= is ingest.obs_keys=."""
+    key = word.lstrip("+").partition("=")[0]
+    top = key.split(".")[0]
+    if top in PARTS:
+        return f"++{word.lstrip('+')}"
+    if top in own_keys("nightly") or top in ("task", "policy", "log", "experiment", "debug"):
+        return word
+    homes = [
+        part for part in PARTS if top in own_keys(part) or (top == "algorithm" and part in ("pretrain", "retrain"))
+    ]
+    if len(homes) > 1:
+        raise UsageError(f"nightly: {top}= could be {' or '.join(f'{home}.{top}=' for home in homes)}; say which")
+    return f"++{homes[0]}.{word.lstrip('+')}" if homes else word
 
 
 def handed_down(part: str, cfg: dict[str, Any]) -> dict[str, Any]:
@@ -154,12 +215,17 @@ def merge(base: dict[str, Any], own: dict[str, Any], where: str = "") -> dict[st
     """`own` laid over `base`; UsageError for a key that base does not have."""
     out = dict(base)
     for key, value in own.items():
-        if key not in base:
+        if key not in base and not _open(where):
             raise UsageError(f"there is no {where}{key}; there are: {', '.join(sorted(base))}")
-        free = where.endswith(("evaluate.", "improve.", "lag.", "mixture.")) or not base[key]
-        nested = isinstance(value, dict) and isinstance(base[key], dict) and not free
+        free = where.endswith(("evaluate.", "improve.", "lag.", "mixture.")) or not base.get(key)
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict) and not free
         out[key] = merge(base[key], value, f"{where}{key}.") if nested else value
     return out
+
+
+def _open(where: str) -> bool:
+    """May a part of a stage's config get keys that its file does not list? What is unknown there is refused by `limits`."""
+    return any(f".{part}" in f".{where}" for part in FREE)
 
 
 def count(text: str) -> int:
@@ -170,14 +236,13 @@ def count(text: str) -> int:
 
 
 def seconds(text: str | None) -> float | None:
-    """A duration: 8h, 30m, 90s, 120 (seconds) -> seconds."""
+    """A duration with its unit, 8h, 30m or 90s, in seconds; UsageError for one without."""
     if not text:
         return None
-    unit = {"h": 3600.0, "m": 60.0, "s": 1.0}.get(text[-1])
-    try:
-        return float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        raise UsageError(f"budget={text!r}; expected a duration such as 8h, 30m or 90s") from None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", str(text))
+    if not found or not float(found[1]):
+        raise UsageError(f"budget={text}; expected a duration with its unit, such as 8h, 30m or 90s")
+    return float(found[1]) * {"h": 3600.0, "m": 60.0, "s": 1.0}[found[2]]
 
 
 def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
@@ -193,7 +258,7 @@ def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
     for task in flywheel_sim.tasks():
         ConfigStore.instance().store(group="task", name=task, node={"name": task, "reward": None, "solved": None})
     for word in overrides:
-        group, _, choice = word.partition("=")
+        group, _, choice = word.lstrip("+").partition("=")
         if (folder() / group).is_dir() and group != "stage" and choice not in (*choices(group), "null"):
             raise UsageError(f"no {group} {choice!r}. There are: {', '.join(choices(group))}")
     try:
@@ -215,5 +280,7 @@ def _words(error: Exception, stage: str) -> str:
     if "Missing mandatory" in text and key:
         return f"{stage} needs {key}=..."
     if "not in struct" in text or "Could not override" in str(error):
-        return f"{stage} does not know {key or text}: {text}. `flywheel {stage} --help` lists its keys"
+        key = str(key or text).split("'")[1] if "'" in str(key or text) else str(key or text)
+        near = difflib.get_close_matches(key.split(".")[0], own_keys(stage), 1)
+        return f"{stage} does not know {key}{f'; did you mean {near[0]}=?' if near else '.'} `flywheel {stage} --help` lists its keys"
     return f"{stage}: {text}"

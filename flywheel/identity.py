@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
-RUNTIME = {"store", "log", "device", "video", "threads"}  # steer a run, decide no output
+# Steer a run, decide no output. Of `device` its kind decides (fingerprint); what a budget cut short is an output of the run.
+RUNTIME = {"store", "log", "device", "video", "threads", "budget", "asked_by"}
 
 
 def canonical(value: Any) -> bytes:
@@ -35,8 +38,29 @@ def modules(start: Path, seen: set[Path] | None = None) -> set[Path]:
     return seen
 
 
-def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, str]:
-    """Which code and which libraries decide what this stage makes: {"code": sha256, library: version}."""
+def deciding(cfg: dict[str, Any], parts: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A config without what only steers; in the `parts` of a nightly's config, which are those of its stages, too."""
+    return {k: deciding(v) if k in parts else v for k, v in cfg.items() if k not in RUNTIME}
+
+
+def device_kind(device: str | None) -> str:
+    """The kind of device that `device` stands for, "cpu", "cuda" or another of PyTorch's; without importing torch.
+
+    `auto` is a GPU where there is one that the installed PyTorch is built for.
+    """
+    if device and device != "auto":
+        return str(device).partition(":")[0]
+    torch = importlib.util.find_spec("torch")
+    built = Path(torch.origin).with_name("version.py") if torch and torch.origin else None
+    text = built.read_text(encoding="utf-8") if built and built.exists() else ""
+    for_gpu = re.search(r"^(cuda|hip)\b[^=]*=\s*'", text, re.M)
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "any").strip() in ("", "-1")
+    here = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return "cuda" if for_gpu and here and not hidden else "cpu"
+
+
+def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, Any]:
+    """Which code, libraries, environment and kind of device decide what this stage makes: {"code": sha256, library: version, ...}."""
     here = PACKAGE
     files = modules(here / "stages" / f"{stage}.py")
     if any(path.parent.name == "policy" for path in files):
@@ -63,14 +87,17 @@ def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, str]:
             versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             versions[library] = "none"
-    return {"code": digest.hexdigest()[:16], **versions}
+    found = {"code": digest.hexdigest()[:16], **versions}
+    if "device" in cfg:
+        found["device"] = device_kind(cfg["device"])
+    return found
 
 
 def identity(stage: str, cfg: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     """All that decides the outputs of a run; its sha256 is the key."""
     return {
         "stage": stage,
-        "config": {k: v for k, v in cfg.items() if k not in RUNTIME and k not in inputs},
+        "config": deciding({k: v for k, v in cfg.items() if k not in inputs}),
         "inputs": {kind: value["id"] for kind, value in inputs.items()},
         "fingerprint": fingerprint(stage, cfg),
     }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from flywheel import log
-from flywheel.run import Run, RunError, Store, hashes, stage_module
+from flywheel.ending import Signals
+from flywheel.run import Run, RunError, Store, content, hashes, stage_module
+from flywheel.stages._ancestry import graph
 
 
 def scratch(place: Store, folder: Path, leave_out: set[str]) -> Store:
@@ -28,8 +31,9 @@ def scratch(place: Store, folder: Path, leave_out: set[str]) -> Store:
         )
     if place.has_corpus:
         shutil.copytree(place.corpus_path, folder / "corpus", copy_function=link)
-    if (place.root / "names").exists():
-        shutil.copytree(place.root / "names", folder / "names")
+    for part in ("names", "ledger"):
+        if (place.root / part).exists():
+            shutil.copytree(place.root / part, folder / part)
     for done in place.runs():
         if f"{done['stage']}/{done['key']}" not in leave_out:
             shutil.copytree(place.dir(done), folder / "runs" / done["stage"] / done["key"], copy_function=link)
@@ -53,15 +57,15 @@ def replay(name: str, place: Store) -> dict[str, Any]:
             one = Path(folder) / part["key"]
             copy = scratch(place, one, {f"{part['stage']}/{part['key']}"})
             cfg = yaml.safe_load((place.dir(part) / "config.yaml").read_text())
-            run = Run(part["stage"], part["key"], cfg, copy, part["inputs"])
-            with run.careful():
+            run = Run(part["stage"], part["key"], cfg, copy, part["inputs"], recorded=part)
+            with nullcontext() if Signals.now else Signals():
                 run.begin()
                 log.say(f"replay {run.name}")
-                made = stage_module(part["stage"]).run(cfg, run)
+                made = stage_module(part["stage"]).run(run.cfg, run)
                 run.log.close()
             for what, old, new in (
                 ("outputs", part["result"]["outputs"], made.get("outputs", {})),
-                ("content", part["content"], made.get("content", {})),
+                ("content", part["content"], content(run, made)),
                 ("files", part["files"], hashes(run.out)),
             ):
                 for item in sorted({*old, *new}):
@@ -83,31 +87,31 @@ def replay(name: str, place: Store) -> dict[str, Any]:
 
 
 def lineage(ref: str, place: Store) -> list[dict[str, Any]]:
-    """From a checkpoint back to the demonstrations: [{"depth", "what", "run", "detail"}], a walk in depth."""
+    """From a checkpoint back to the files of its demonstrations: [{"depth", "what", "run", "detail"}], a walk in depth."""
+    nodes, parents = graph(place, place.runs(), ref)
+    known = {node["node"]: node for node in nodes}
     lines: list[dict[str, Any]] = []
-    seen: set[str] = set()
 
-    def checkpoint(ref: str, depth: int) -> None:
-        record = place.names.resolve(ref)
-        lines.append({"depth": depth, "what": f"{record['name']}@{record['id']}", "run": record["run"], "detail": ""})
-        walk(record["run"], depth + 1)
-
-    def walk(run: str, depth: int) -> None:
-        if run in seen:
+    def walk(node: str, depth: int, run: str) -> None:
+        told = known.pop(node, None)
+        if told is None:  # listed above
             return
-        seen.add(run)
-        try:
-            done = place.find(run)
-        except RunError:
+        if told["kind"] == "run":  # it stands beside what it made
+            for parent in parents[node]:
+                walk(parent, depth, told["title"])
             return
-        for kind, value in done["inputs"].items():
-            if kind in ("checkpoint", "against"):
-                checkpoint(value["ref"], depth)
-            elif kind == "corpus":
-                detail = ", ".join(f"{n} {origin}" for origin, n in value.get("origins", {}).items())
-                files = ", ".join(value.get("files", []))
-                what = f"corpus@{value.get('version')} ({value['id'][:12]})"
-                lines.append({"depth": depth, "what": what, "run": run, "detail": f"{detail} {files}".strip()})
+        maker = next((known[p]["title"] for p in parents[node] if p in known and known[p]["kind"] == "run"), run)
+        detail = told["detail"]
+        if told["kind"] == "corpus":
+            detail += "".join(f" {p.removeprefix('file ')}" for p in _files(node, parents))
+        lines.append({"depth": depth, "what": told["title"], "run": maker, "detail": detail})
+        for parent in parents[node]:
+            walk(parent, depth + 1, maker)
 
-    checkpoint(ref, 0)
+    walk(nodes[0]["node"], 0, "")
     return lines
+
+
+def _files(node: str, parents: dict[str, list[str]]) -> list[str]:
+    """The files that a corpus version was read from, by whichever ingest."""
+    return [p for run in [node, *parents[node]] for p in parents.get(run, []) if p.startswith("file ")]

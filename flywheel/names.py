@@ -1,8 +1,9 @@
 """Names of checkpoints, such as policy/lift: small append-only logs that a gate moves forward and a person moves back.
 
-    <store>/names/policy/lift/00000007.json   {"op": make | promote | refuse | rollback, "id", "run", "reason", "time"}
+    <store>/names/policy/lift/00000007.json   {"op": make | promote | refuse | rollback, "id", "run", "reason", "time", "hash"}
 
-An entry is created whole or not at all (store.link_new), so of two writers one takes the number, the other the next.
+Each entry is chained to the one before (flywheel.chain). Of two writers one takes the number, the other looks again: a promotion
+that was decided against one incumbent is not made over another (`over`).
     policy/lift@production    what was promoted last and not rolled back
     policy/lift@9bd1c0        a checkpoint by its id, or a unique beginning of it
     policy/lift               production, or the newest checkpoint made where nothing was promoted yet
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flywheel import store
+from flywheel import chain
 
 ID_DIGITS = 12
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -23,6 +24,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 class NamesError(ValueError):
     """A name or a checkpoint that is not there; the message lists what there is."""
+
+
+class Moved(NamesError):
+    """Production is no longer what the decision was made against; decide again."""
 
 
 class Names:
@@ -50,16 +55,24 @@ class Names:
 
         return self._append(name, entry)
 
-    def promote(self, name: str, id: str, run: str, reason: str, **more: Any) -> dict[str, Any]:
+    def promote(
+        self, name: str, id: str, run: str, reason: str, over: str | None = "any", **more: Any
+    ) -> dict[str, Any]:
         """Make a checkpoint production; the entry. The same run promoting the same id again adds nothing.
 
         So a nightly that was killed and goes on does not undo a rollback made since. run="" (a person) always counts.
+        `over` is the id that production must be at this moment (None: there is none yet): else Moved is raised, nothing added.
         """
-        return self._decide("promote", name, id, run, reason, more)
+        return self._decide("promote", name, id, run, reason, more, over)
 
     def refuse(self, name: str, id: str, run: str, reason: str, **more: Any) -> dict[str, Any]:
         """Record that the gate refused a checkpoint, and why; production does not move."""
         return self._decide("refuse", name, id, run, reason, more)
+
+    def production(self, name: str) -> str | None:
+        """The id in production, or None where nothing was promoted yet or there is no such name."""
+        stack = _productions(chain.entries(self._folder(name)))
+        return stack[-1] if stack else None
 
     def rollback(self, name: str, reason: str) -> str:
         """Move production back to what it was before; that id. NamesError where there is nothing to go back to."""
@@ -96,10 +109,7 @@ class Names:
 
     def log(self, name: str) -> list[dict[str, Any]]:
         """The entries of a name, oldest first. NamesError lists the names that there are."""
-        folder = self._folder(name)
-        entries: list[dict[str, Any]] = []
-        while (path := folder / f"{len(entries) + 1:08d}.json").exists():
-            entries.append(store.read_json(path))
+        entries = chain.entries(self._folder(name))
         if not entries:
             raise NamesError(f"no name {name!r} in {self.path}. There are: {', '.join(self.names()) or 'none yet'}")
         return entries
@@ -109,31 +119,27 @@ class Names:
         found = self.path.rglob("00000001.json")
         return sorted(path.parent.relative_to(self.path).as_posix() for path in found)
 
-    def _decide(self, op: str, name: str, ref: str, run: str, reason: str, more: dict[str, Any]) -> dict[str, Any]:
+    def _decide(
+        self, op: str, name: str, ref: str, run: str, reason: str, more: dict[str, Any], over: str | None = "any"
+    ) -> dict[str, Any]:
         id = self.resolve(f"{name}@{ref}")["id"]
 
         def entry(log: list[dict[str, Any]]) -> dict[str, Any]:
             for old in log:
                 if run and old["op"] == op and (old["id"], old["run"]) == (id, run):
                     return old
+            stack = _productions(log)
+            now = stack[-1] if stack else None
+            if over not in ("any", now):
+                raise Moved(
+                    f"{name}: production is {now or 'nothing'}, the decision was made against {over or 'nothing'}"
+                )
             return {"op": op, "id": id, "run": run, "reason": reason, **more}
 
         return self._append(name, entry)
 
     def _append(self, name: str, make: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any]:
-        """Add what `make` returns for the log as it is, or nothing where it returns an entry that is there already."""
-        folder = store.make_dirs(self._folder(name))
-        while True:
-            try:
-                log = self.log(name)
-            except NamesError:
-                log = []
-            entry = make(log)
-            if entry in log:
-                return entry
-            entry = {"time": store.now(), **entry}
-            if store.link_new(folder / f"{len(log) + 1:08d}.json", store.to_json(entry)):
-                return entry
+        return chain.append(self._folder(name), make)
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):

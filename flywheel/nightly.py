@@ -2,24 +2,38 @@
 
 Its inputs are the episodes not made by a policy, the incumbent and the config; its own rollouts do not make it new.
 
-    ingest -> pretrain -> retrain -> gate -> evaluate (each policy once, on report seeds) -> report
+    ingest -> pretrain (each class of policy) -> choose the base -> retrain -> choose the candidate -> gate
+           -> evaluate (each policy once, on report seeds) -> report
+
+`plan` (--dry-run) walks the same steps, and looks each up in place of doing it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flywheel import ending, stats, store
 from flywheel import run as runs
-from flywheel import stats, store
-from flywheel.identity import RUNTIME, fingerprint, key_of
+from flywheel.identity import deciding, fingerprint, key_of
 from flywheel.log import say
 from flywheel.stages import _inputs
 
-SHARE = {"pretrain": 0.35, "retrain": 0.7}  # of a budget: by then pretraining ends, no new round begins
+PARTS = ("ingest", "pretrain", "retrain", "choose", "promote", "evaluate")
+SHARE = {
+    "pretrain": 0.4,
+    "base": 0.45,
+    "retrain": 0.68,
+    "candidate": 0.73,
+    "gate": 0.82,
+    "evaluate": 0.97,
+}  # of a budget: done by
 
 
 def default_source(cfg: dict[str, Any]) -> str | None:
@@ -35,151 +49,292 @@ def default_source(cfg: dict[str, Any]) -> str | None:
     return str(found[0])
 
 
-def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None) -> dict[str, Any]:
-    """Run, go on with, or look up a nightly; its result. `rounds="+N"` in the config asks for rounds from the incumbent."""
-    began = time.monotonic()
-    source = default_source(cfg)
-    done: list[str] = []
+def production(place: runs.Store, name: str) -> str | None:
+    """NAME@ID in production, or None."""
+    id_ = place.names.production(name)
+    return f"{name}@{id_}" if id_ else None
 
-    def stage(name: str, part: dict[str, Any], deadline: float | None = None, lock: bool = False) -> dict[str, Any]:
-        result = runs.execute(name, part, place, lock=lock, deadline=deadline)
-        done.append(result["run"])
+
+@dataclass
+class Work:
+    """How the stages of a night are done: one after the other, each by its share of the budget."""
+
+    place: runs.Store
+    budget: float | None = None
+    began: float = field(default_factory=time.monotonic)
+    done: list[str] = field(default_factory=list)  # the runs, in order
+    stopped: list[str] = field(default_factory=list)  # those that the budget cut short
+
+    def __call__(self, stage: str, part: dict[str, Any], by: float = 1.0, lock: bool = False) -> dict[str, Any]:
+        """Do a stage, or look it up; its result."""
+        ending.check()
+        deadline = self.began + by * self.budget if self.budget else None
+        result = runs.execute(stage, part, self.place, lock=lock, deadline=deadline)
+        self.done.append(result["run"])
+        self.stopped += [result["run"]] if result.get("stopped") == "budget" else []
         return result
 
+
+class Waits(Exception):
+    """A stage that was not done yet: what comes after it cannot be foreseen."""
+
+
+@dataclass
+class Plan(Work):
+    """How they are foreseen: each is looked up; the first that is not there ends the list."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, stage: str, part: dict[str, Any], by: float = 1.0, lock: bool = False) -> dict[str, Any]:
+        planned = runs.plan(stage, part, self.place, self.budget is not None)
+        self.lines.append(planned)
+        if planned["action"] != "hit":
+            raise Waits(stage)
+        return store.read_json(self.place.root / "runs" / planned["run"] / "_DONE.json")["result"]
+
+
+def nightly(cfg: dict[str, Any], place: runs.Store, budget: float | None = None) -> dict[str, Any]:
+    """Run, go on with, or look up a nightly; its result. `rounds="+N"` in the config asks for rounds from the incumbent."""
+    work = Work(place, budget)
+    with nullcontext() if ending.Signals.now else ending.Signals():
+        night = look(cfg, place, work)
+        if "result" in night:
+            return {**night["result"], "status": "noop", "seconds": round(time.monotonic() - work.began, 1)}
+        with store.Lock(place.root, "nightly"):
+            return _night(cfg, place, night, work)
+
+
+def plan(cfg: dict[str, Any], place: runs.Store, budget: float | None = None) -> dict[str, Any]:
+    """--dry-run: print for each stage hit, resume or miss, and why; what depends on a stage not yet done is said so."""
+    work, after = Plan(place, budget), None
+    try:
+        night = look(cfg, place, work)
+        if "result" in night:
+            print(
+                f"hit     {night['result']['run']}  nothing is new: no episode that no policy made, no other incumbent or config"
+            )
+        else:
+            _stages(cfg, place, night, work)
+    except Waits as stage:
+        after = str(stage)
+    for line in work.lines:
+        print(f"{line['action']:7} {line['run']}  {line['why']}")
+    if after:
+        print(f"all after {after}: wait for it")
+    known = [{k: x[k] for k in ("action", "run", "why")} for x in work.lines]
+    return {
+        "status": "noop",
+        "run": night["result"]["run"] if not after and "result" in night else None,
+        "stages": known,
+    }
+
+
+def look(cfg: dict[str, Any], place: runs.Store, work: Work) -> dict[str, Any]:
+    """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or a new one."""
+    source = default_source(cfg)
     if source is not None:
-        part = {**cfg["ingest"], "source": source}
-        ingested = stage("ingest", part, lock=True)
-        say(f"  demonstrations: {ingested['metrics']['added']} added by {ingested['run']}")
+        _ingest({**cfg["ingest"], "source": source}, work)
     pre = {**cfg["pretrain"], "demos": cfg["demos"], "data": cfg["data"]}
     demos = _inputs.pools(pre, place)[0]
-    more = str(cfg["rounds"]) if cfg.get("rounds") and str(cfg["rounds"]).startswith("+") else None
-    known = {k: v for k, v in cfg.items() if k not in RUNTIME and k != "source"}  # where it lies is no input
-    code = {name: fingerprint(name, cfg) for name in ("pretrain", "retrain", "promote", "evaluate")}
+    more = _more(cfg)
+    known = deciding({k: v for k, v in cfg.items() if k not in ("source", *PARTS)})  # where the source lies is no input
+    known |= {part: {k: v for k, v in deciding(cfg[part]).items() if k != "source"} for part in PARTS}
+    code = {name: fingerprint(name, {**cfg, **cfg[name]}) for name in PARTS[1:]}
     base = key_of({"config": known, "demos": demos.id, "code": code})
     name = _inputs.name_of(cfg)
     incumbent = production(place, name)
 
-    begun = [store.read_json(p) for p in sorted((place.root / "runs" / "nightly").glob("*/begin.json"))]
+    begun = [store.read_json(p) for p in (place.root / "runs" / "nightly").glob("*/begin.json")]
     finished = {r["key"]: r for r in place.runs("nightly")}
-    same = [b for b in begun if b["base"] == base]
+    same = sorted((b for b in begun if b["base"] == base), key=lambda b: b["night"])
     state = next((b for b in same if b["key"] not in finished), None)
     if state is None and not more:
         for b in same:
             result = finished[b["key"]]["result"]
             if incumbent in (b["incumbent"], result["outputs"].get("checkpoint")):
-                return {**result, "status": "noop", "seconds": round(time.monotonic() - began, 1)}
+                return {"result": result}
     if state is None:
-        night = int(cfg.get("night") or 0) + len(begun)
-        what = {"base": base, "incumbent": incumbent, "again": night if more else 0}
-        state = {"key": key_of(what), **what, "night": night, "corpus": demos.number if cfg["data"] else demos.ref}
-    with store.Lock(place.root, "nightly"):
-        return _work(cfg, place, state, stage, done, pre, more, budget, began, name)
+        again = 1 + len(place.ledger.taken("night")) if more else 0
+        what = {"base": base, "incumbent": incumbent, "again": again}
+        corpus = demos.number if cfg["data"] else demos.ref
+        start = _start(name, incumbent, finished.values()) if more else None
+        state = {"key": key_of(what), **what, "night": None, "corpus": corpus, "start": start}
+    return state
 
 
-def production(place: runs.Store, name: str) -> str | None:
-    """NAME@ID in production, or None."""
-    if name not in place.names.names():
-        return None
-    record = place.names.resolve(name)
-    return f"{name}@{record['id']}" if record["production"] else None
+def _more(cfg: dict[str, Any]) -> str | None:
+    """+N, where so many further rounds are asked for."""
+    return str(cfg["rounds"]) if cfg.get("rounds") and str(cfg["rounds"]).startswith("+") else None
 
 
-def _work(cfg, place, state, stage, done, pre, more, budget, began, name):
+def _start(name: str, incumbent: str | None, finished) -> str:
+    """Where further rounds begin: at the incumbent, or at what the last night made and the gate refused, if it was made to beat it."""
+    if not incumbent:
+        raise runs.RunError(f"rounds=+N goes on from the incumbent, but nothing of {name} is in production yet")
+    mine = [r for r in finished if r["content"].get("name") == name]
+    last = max(mine, key=lambda r: r["content"]["night"], default=None)
+    if last and last["result"]["status"] == "refused" and last["result"]["outputs"]["checkpoint"] == incumbent:
+        return last["content"]["candidate"]
+    return incumbent
+
+
+def _ingest(part: dict[str, Any], work: Work) -> None:
+    """Take in what is there. Files that failed are said; a source of which nothing at all could be taken is a failure."""
+    try:
+        result = work("ingest", part, lock=True)
+    except ending.Failed as error:
+        counts = error.result.get("metrics", {})
+        if not counts.get("added") and not counts.get("duplicates"):
+            raise
+        say(f"  going on without what ingest could not take: {error}")
+        return
+    say(f"  demonstrations: {result['metrics']['added']} added by {result['run']}")
+
+
+def _night(cfg: dict[str, Any], place: runs.Store, state: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Do the stages of a night, write its record and the page; its result."""
     folder = place.root / "runs" / "nightly" / state["key"]
     store.make_dirs(folder / "out")
-    store.write_json(folder / "begin.json", state, indent=1)
+    if state["night"] is None:
+        state["night"] = _number(cfg, place, state["key"])
+        store.write_json(folder / "begin.json", state, indent=1)
     run = f"nightly/{state['key']}"
-    shared = {"night": state["night"], "corpus": str(state["corpus"])}
-    incumbent = state["incumbent"]
-    deadline = {part: began + share * budget if budget else None for part, share in SHARE.items()}
-    bounded = {"budget": cfg["budget"]} if budget else {}
-    table: list[tuple[str, str]] = []
-
-    if more and not incumbent:
-        raise runs.RunError(f"rounds={more} goes on from the incumbent, but nothing of {name} is in production yet")
-    if more:
-        anchor, first, extra = incumbent, incumbent, {"rounds": int(more)}
-        table.append(("incumbent", incumbent))
-    else:
-        pretrained = stage("pretrain", {**pre, **shared, **bounded}, deadline["pretrain"])
-        first, anchor = pretrained["outputs"]["checkpoint"], pretrained["outputs"]["anchor"]
-        extra = {"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {}
-        table.append(("pretrained", first))
-        if incumbent is None:
-            place.names.promote(
-                name, first.partition("@")[2], run, "the first of its name: there is no incumbent to beat"
-            )
-        elif incumbent != first:
-            table.append(("incumbent", incumbent))
-    retrain = {
-        **cfg["retrain"],
-        **shared,
-        "demos": cfg["demos"],
-        "data": cfg["data"],
-        "checkpoint": anchor,
-        "prior": bool(incumbent),
-        **extra,
-    }
-    retrained = stage("retrain", {**retrain, **bounded}, deadline["retrain"])
-    table.append(("retrained", retrained["outputs"]["policy"]))
-    candidate = retrained["outputs"]["checkpoint"]
-    if candidate != retrained["outputs"]["policy"]:
-        table.append(("best-of-N", candidate))
-    gate = stage(
-        "promote", {**cfg["promote"], "night": state["night"], "checkpoint": candidate, "against": incumbent or first}
-    )
-    rows = _table(table, stage, {**cfg["evaluate"], "night": state["night"]}, place)
-    steps = {
-        "collection": retrained["metrics"]["steps"],
-        "gate": gate["metrics"].get("environment_steps", 0),
-        "report": sum(row["environment_steps"] for row in rows),
-    }
+    made = _stages(cfg, place, state, work)
+    rows, gate = made["rows"], made["gate"]
     standing = gate["outputs"]["checkpoint"]
     row = next((r for r in rows if r["checkpoint"] == standing), rows[0])
     result = {
         "status": "refused" if gate["status"] == "refused" else "done",
         "run": run,
-        "inputs": {"corpus": state["corpus"], "checkpoint": incumbent},
-        "outputs": {"checkpoint": standing, "corpus": retrained["outputs"]["corpus"]},
+        "inputs": {"corpus": state["corpus"], "checkpoint": state["incumbent"]},
+        "outputs": {"checkpoint": standing, "corpus": made["retrained"]["outputs"]["corpus"]},
         "metrics": {k: v for k, v in row.items() if k not in ("policy", "checkpoint")},
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - work.began, 1),
+        **({"stopped": "budget"} if work.stopped else {}),
     }
     record = {
         "stage": "nightly",
         "key": state["key"],
-        "identity": {"config": {k: v for k, v in cfg.items() if k not in RUNTIME}},
+        "identity": {"config": deciding(cfg, PARTS)},
         "inputs": {},
         "result": result,
-        "content": {"runs": done, "table": rows, "night": state["night"], "steps": steps},
+        "content": {
+            "runs": work.done, "table": rows, "night": state["night"], "steps": made["steps"], "tournament": made["tournament"],
+            "name": _inputs.name_of(cfg), "candidate": made["candidate"], **({"cut": work.stopped} if work.stopped else {}),
+        },
         "files": {},
         "finished": store.now(),
-    }
-    show(rows)
-    say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in steps.items()))
+        "order": 1 + max((done.get("order", 0) for done in place.runs()), default=0),
+    }  # fmt: skip
+    show(rows, made["tournament"])
+    say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in made["steps"].items()))
     store.write_json(folder / "_DONE.json", record, indent=1)
     from flywheel.stages import report
 
     page = report.build(place)
     say(f"  report: {page}")
-    return {**result, "seconds": round(time.monotonic() - began, 1)}
+    seconds = time.monotonic() - work.began
+    if work.stopped:
+        say(f"  cut short by the budget: {', '.join(work.stopped)}")
+    if work.budget and seconds > work.budget:
+        say(f"  over its budget of {cfg['budget']} by {seconds - work.budget:.0f} s")
+    return {**result, "seconds": round(seconds, 1)}
 
 
-def _table(table, stage, part, place) -> list[dict[str, Any]]:
+def _stages(cfg: dict[str, Any], place: runs.Store, state: dict[str, Any], work: Callable) -> dict[str, Any]:
+    """The stages after ingest, by whatever `work` does with each: the table, the gate's answer, and what the record tells."""
+    run, incumbent, start = f"nightly/{state['key']}", state["incumbent"], state.get("start")
+    night = {"night": state["night"] if state["night"] is not None else _number(cfg, place)}
+    shared = {**night, "corpus": str(state["corpus"]), "demos": cfg["demos"], "data": cfg["data"]}
+    name, rows, tournament = _inputs.name_of(cfg), [], []
+    if start:
+        anchor = start
+        rows.append(("incumbent", incumbent))
+        if start != incumbent:
+            say(f"  going on from {start}, which the gate refused last night")
+    else:
+        base, anchor, tournament = _base(cfg, shared, work)
+        rows.append(("pretrained", base))
+        if incumbent is None:
+            if not isinstance(work, Plan):
+                reason = "the first of its name: there is no incumbent to beat"
+                place.names.promote(name, base.partition("@")[2], run, reason)
+        elif incumbent != base:
+            rows.append(("incumbent", incumbent))
+    rounds = {"rounds": int(_more(cfg) or cfg["rounds"])} if cfg.get("rounds") else {}
+    part = {**cfg["retrain"], **shared, "checkpoint": anchor, "prior": bool(incumbent), **rounds}
+    retrained = work("retrain", part, SHARE["retrain"])
+    made = [("retrained", retrained["outputs"]["policy"]), ("best-of-N", retrained["outputs"]["checkpoint"])]
+    rows += made[: 1 + (made[0][1] != made[1][1])]
+    able = list(dict.fromkeys(ref for kind, ref in rows if kind != "incumbent" and (incumbent or kind != "pretrained")))
+    candidate = _choose(cfg, night, able, "candidate", work)["outputs"]["checkpoint"]
+    gate = work("promote", {**cfg["promote"], **night, "checkpoint": candidate, "asked_by": run}, SHARE["gate"])
+    table = _table(rows, work, {**cfg["evaluate"], **night}, place)
+    steps = {
+        "collection": retrained["metrics"]["steps"],
+        "gate": gate["metrics"].get("environment_steps", 0),
+        "report": sum(row["environment_steps"] for row in table),
+    }
+    return {
+        "rows": table, "gate": gate, "retrained": retrained, "steps": steps, "tournament": tournament, "candidate": candidate,
+    }  # fmt: skip
+
+
+def _number(cfg: dict[str, Any], place: runs.Store, key: str | None = None) -> int:
+    """The number of the night `key`, its own for ever; without a key, that of a night which began now."""
+    first = int(cfg.get("night") or 0)
+    begun = [store.read_json(p)["night"] for p in (place.root / "runs" / "nightly").glob("*/begin.json")]
+    least = 1 + max(begun, default=first - 1) - first  # also of nights from before there was a ledger
+    taken = place.ledger.taken("night")
+    return first + (
+        place.ledger.take("night", key, least=least) if key else max([least, *(e["first"] + 1 for e in taken)])
+    )
+
+
+def _base(cfg: dict[str, Any], shared: dict[str, Any], work: Callable) -> tuple[str, str, list[dict[str, Any]]]:
+    """The best imitation there is: each class of policy is trained, and they are compared. (base, anchor, the tournament's table)."""
+    made = {}
+    for number, (kind, policy) in enumerate(cfg["policies"].items()):
+        by = SHARE["pretrain"] * (number + 1) / len(cfg["policies"])
+        result = work("pretrain", {**cfg["pretrain"], **shared, "policy": policy}, by)
+        made[result["outputs"]["checkpoint"]] = (kind, result["outputs"]["anchor"])
+    chosen = _choose(cfg, {"night": shared["night"]}, list(made), "base", work)
+    base = chosen["outputs"]["checkpoint"]
+    table = [{**row, "policy": made[row["checkpoint"]][0]} for row in chosen["metrics"].get("table", [])]
+    return base, made[base][1], table
+
+
+def _choose(cfg: dict[str, Any], night: dict[str, Any], refs: list[str], what: str, work: Callable) -> dict[str, Any]:
+    """The best of some checkpoints; of one, itself."""
+    if len(refs) == 1:
+        return {"outputs": {"checkpoint": refs[0]}, "metrics": {}}
+    return work("choose", {**cfg["choose"], **night, "checkpoints": refs, "what": what}, SHARE[what])
+
+
+def _table(
+    table: list[tuple[str, str]], work: Callable, part: dict[str, Any], place: runs.Store
+) -> list[dict[str, Any]]:
     """Each policy once on the report seeds; paired against the first row."""
     rows, outcomes = [], []
-    for kind, ref in table:
-        result = stage("evaluate", {**part, "checkpoint": ref})
+    for number, (kind, ref) in enumerate(table):
+        by = SHARE["gate"] + (SHARE["evaluate"] - SHARE["gate"]) * (number + 1) / len(table)
+        result = work("evaluate", {**part, "checkpoint": ref}, by)
         rows.append({"policy": kind, "checkpoint": ref, **result["metrics"]})
         with np.load(place.root / "runs" / result["run"] / "out" / "checkpoint.npz") as columns:
             outcomes.append(columns["success"])
         if len(rows) > 1:
-            rows[-1]["paired"] = stats.mcnemar(outcomes[-1], outcomes[0])
+            n = min(len(outcomes[-1]), len(outcomes[0]))
+            rows[-1]["paired"] = stats.mcnemar(outcomes[-1][:n], outcomes[0][:n])
             rows[-1]["p"] = rows[-1]["paired"]["p"]
     return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table that ends a nightly."""
+def show(rows: list[dict[str, Any]], tournament: list[dict[str, Any]] = ()) -> None:
+    """Print the tables that end a nightly: the classes of policy that were compared, and each policy on report seeds."""
+    for row in tournament:
+        say(
+            f"  {row['policy']:14} {row['checkpoint']:34} {row['success']:7.3f}  of {row['n']} to choose by{'  <- the base' if row['chosen'] else ''}"
+        )
     say("")
     say(
         f"  {'policy':12} {'checkpoint':34} success  95 % interval     at the end     n  p (better than {rows[0]['policy']})"
@@ -195,23 +350,3 @@ def show(rows: list[dict[str, Any]]) -> None:
             if "_within_" in key:
                 a, b = value["ci95"]
                 say(f"  {'':12} {key:34} {value['success']:7.3f}  [{a:.3f}, {b:.3f}]")
-
-
-def plan(cfg: dict[str, Any], place: runs.Store) -> dict[str, Any]:
-    """--dry-run: print for each stage hit, resume or miss, and why. What depends on a stage not yet done is said so."""
-    source = default_source(cfg)
-    lines = []
-    if source is not None:
-        lines.append(runs.plan("ingest", {**cfg["ingest"], "source": source}, place))
-    begun = [store.read_json(p) for p in sorted((place.root / "runs" / "nightly").glob("*/begin.json"))]
-    night = max((b["night"] for b in begun), default=int(cfg.get("night") or 0))
-    pre = {**cfg["pretrain"], "demos": cfg["demos"], "data": cfg["data"], "night": night}
-    if lines and lines[-1]["action"] != "hit":
-        print("pretrain and all after it: wait for ingest")
-    else:
-        lines.append(runs.plan("pretrain", pre, place))
-        if lines[-1]["action"] != "hit":
-            print("retrain and all after it: wait for pretrain")
-    for line in lines:
-        print(f"{line['action']:7} {line['run']}  {line['why']}")
-    return {"status": "noop", "run": None, "stages": [{k: x[k] for k in ("action", "run", "why")} for x in lines]}

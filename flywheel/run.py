@@ -12,15 +12,17 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from flywheel import log, store
+from flywheel.ending import Failed, OutOfTime, Signals, check
 from flywheel.identity import PACKAGE, identity, key_of
+from flywheel.ledger import Ledger
 from flywheel.names import Names
 
 
@@ -53,6 +55,10 @@ class Store:
     def names(self) -> Names:
         return Names(self.root)
 
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.root)
+
     def corpus(self, create: bool = False):
         """The corpus of this store; an error that says what to do where there is none yet."""
         from flywheel.corpus import Corpus
@@ -60,9 +66,14 @@ class Store:
         return Corpus(self.corpus_path, create=create)
 
     def runs(self, stage: str = "*") -> list[dict[str, Any]]:
-        """The finished runs, oldest first: what their _DONE.json says."""
-        paths = sorted(self.root.glob(f"runs/{stage}/*/_DONE.json"), key=lambda p: p.stat().st_mtime_ns)
-        return [store.read_json(path) for path in paths]
+        """The finished runs, oldest first: what their _DONE.json says. A damaged one is named and left out."""
+        found = []
+        for path in self.root.glob(f"runs/{stage}/*/_DONE.json"):
+            try:
+                found.append(store.read_json(path))
+            except ValueError as error:
+                log.say(f"  left out: {error}; `flywheel fsck` checks the whole store")
+        return sorted(found, key=lambda done: (done.get("order", 0), done["finished"], done["key"]))
 
     def find(self, run: str) -> dict[str, Any]:
         """The finished run that `run` names: stage/key, or a beginning of key; RunError lists the newest."""
@@ -82,22 +93,42 @@ class Store:
         record = self.names.resolve(ref)
         return {**record, "file": self.root / record["path"]}
 
+    def load(self, ref: str, device: str = "cpu"):
+        """The policy of NAME or NAME@ID, its weights compared with the hash that they are named by (a millisecond a megabyte)."""
+        from flywheel.policy import base
+
+        record = self.checkpoint(ref)
+        if (found := store.sha256_file(record["file"])) != record["sha256"]:
+            raise RunError(
+                f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is {found[:12]}. Bring the "
+                f"file back from a copy, or make it again: `flywheel replay {record['run']}` says how; `flywheel fsck` checks all"
+            )
+        return base.load(record["file"], device)
+
 
 class Run:
-    """What a stage is given: its folder, its inputs, a log, and a place to save its state."""
+    """What a stage is given: its folder, its inputs, a log, and a place to save its state.
 
-    def __init__(self, stage: str, key: str, cfg: dict, store_: Store, inputs: dict, deadline: float | None = None):
-        self.stage, self.key, self.cfg, self.store, self.inputs, self.deadline = (
-            stage,
-            key,
-            cfg,
-            store_,
-            inputs,
-            deadline,
-        )
+    What is decided when a run is planned is decided: `cfg` names the very versions and checkpoints of `inputs`. `recorded` is the
+    record of the run that this one repeats; it ends where that one was ended.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        key: str,
+        cfg: dict,
+        store_: Store,
+        inputs: dict,
+        deadline: float | None = None,
+        recorded: dict | None = None,
+    ):
+        self.stage, self.key, self.store, self.inputs, self.deadline = stage, key, store_, inputs, deadline
+        self.cfg = pinned(cfg, inputs)
         self.dir = store_.root / "runs" / stage / key
         self.out, self.ckpt = self.dir / "out", self.dir / "ckpt"
-        self.stopping = False
+        self.recorded = (recorded or {}).get("content") or {}
+        self.stopped: dict[str, Any] | None = None  # what ended it early: {"why", "at"}
         self.saved = time.monotonic()
 
     @property
@@ -124,14 +155,23 @@ class Run:
         self.saved = time.monotonic()
 
     def load(self) -> tuple[dict, dict[str, Any]] | None:
-        """What `save` wrote last, or None."""
-        from safetensors import safe_open
+        """What `save` wrote last, or None; also where that cannot be read any more, which is said."""
+        from safetensors import SafetensorError, safe_open
 
         path = self.ckpt / "state.safetensors"
         if not path.exists():
             return None
-        with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+        try:
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            log.say(f"  {path} cannot be read ({error}): the run begins again")
+            return None
+
+    @property
+    def stopping(self) -> bool:
+        """Did somebody ask the process to stop?"""
+        return Signals.now is not None and Signals.now.number is not None
 
     def due(self, seconds: float = 20.0) -> bool:
         """Time to save? Also when someone asked the run to stop."""
@@ -139,11 +179,33 @@ class Run:
 
     def stop_if_asked(self) -> None:
         """Call right after `save`."""
-        if self.stopping:
-            raise KeyboardInterrupt
+        check()
 
-    def out_of_time(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
+    def out_of_time(self, at: Any) -> bool:
+        """Is the budget spent? `at` says how far the run is (a number, or a list of them, that grows): it becomes an output of the
+        run, and a replay is out of time at the same place."""
+        before = self.recorded.get("stopped")
+        if self.recorded:
+            late = before is not None and before["why"] == "budget" and at >= before["at"]
+        else:
+            late = self.deadline is not None and time.monotonic() > self.deadline
+        if late and self.stopped is None:
+            self.stopped = {"why": "budget", "at": before["at"] if before else at}
+        return late
+
+    @contextmanager
+    def ended_early(self, at: Callable[[], Any]) -> Iterator[None]:
+        """What ends learning early is no error: a spent budget, or gradients that are not finite; it is said, and an output of the run.
+
+        `at()` says how far it came, as `out_of_time` is told.
+        """
+        try:
+            yield
+        except OutOfTime:
+            log.say(f"  {self.name}: the budget is spent; it ends here with what it has")
+        except FloatingPointError as error:
+            log.say(f"  {self.name} ends here, with what it had before: {error}")
+            self.stopped = {"why": str(error), "at": at()}
 
     def publish(self, file: str, name: str, **more: Any) -> str:
         """Give the checkpoint out/`file` a place under `name`; its reference NAME@ID."""
@@ -154,25 +216,13 @@ class Run:
         )  # fmt: skip
         return f"{name}@{record['id']}"
 
-    @contextmanager
-    def careful(self):
-        """The first Ctrl-C or SIGTERM asks the run to save and stop; the second stops it at once."""
 
-        def ask(number, frame):
-            if self.stopping:
-                raise KeyboardInterrupt
-            self.stopping = True
-            log.say("Saving and stopping; once more to stop at once.")
-
-        try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def pinned(cfg: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """The config with the versions and checkpoints that `inputs` found in the place of names that may come to mean others."""
+    fixed = {kind: value["ref"] for kind, value in inputs.items() if kind in cfg and "ref" in value}
+    if cfg.get("data"):  # views are named for good
+        fixed.pop("corpus", None)
+    return {**cfg, **fixed}
 
 
 def stage_module(stage: str):
@@ -182,18 +232,24 @@ def stage_module(stage: str):
     return importlib.import_module(f"flywheel.stages.{stage}")
 
 
-def plan(stage: str, cfg: dict[str, Any], place: Store) -> dict[str, Any]:
-    """What `execute` would do: {"action": hit | resume | miss, "run", "inputs", "why"}."""
+def plan(stage: str, cfg: dict[str, Any], place: Store, bounded: bool = False) -> dict[str, Any]:
+    """What `execute` would do: {"action": hit | resume | miss, "run", "inputs", "why"}.
+
+    A run that its budget cut short is found again by commands that are `bounded` by one too; without, the whole is another run.
+    """
     inputs = stage_module(stage).inputs(cfg, place)
     what = identity(stage, cfg, inputs)
-    key = key_of(what)
-    folder = place.root / "runs" / stage / key
-    if (folder / "_DONE.json").exists():
+    for what in (what, {**what, "whole": True}):  # noqa: B020 (the first is the run itself)
+        key = key_of(what)
+        folder = place.root / "runs" / stage / key
+        if not (folder / "_DONE.json").exists():
+            begun = (folder / "config.yaml").exists()
+            action, why = ("resume", "begun before and not finished") if begun else ("miss", difference(what, place))
+            break
+        stopped = (store.read_json(folder / "_DONE.json").get("content") or {}).get("stopped")
         action, why = "hit", "done before"
-    elif (folder / "config.yaml").exists():
-        action, why = "resume", "begun before and not finished"
-    else:
-        action, why = "miss", difference(what, place)
+        if bounded or "whole" in what or not stopped or stopped["why"] != "budget":
+            break
     return {"action": action, "run": f"{stage}/{key}", "key": key, "inputs": inputs, "identity": what, "why": why}
 
 
@@ -233,45 +289,71 @@ def execute(
     deadline: float | None = None,
     again: bool = False,
 ) -> dict[str, Any]:
-    """Look the run up, or go on with it, or do it; the result (see README, --json). Raises what the stage raises."""
-    planned = plan(stage, cfg, place)
+    """Look the run up, or go on with it, or do it; the result (see README, --json). Raises what the stage raises, and
+    ending.Failed where the stage itself says that it failed."""
+    planned = plan(stage, cfg, place, deadline is not None)
     folder = place.root / "runs" / planned["run"]
     if planned["action"] == "hit" and not again:
         done = store.read_json(folder / "_DONE.json")
         return {**done["result"], "status": "noop" if done["result"]["status"] == "done" else done["result"]["status"]}
+    module = stage_module(stage)
     run = Run(stage, planned["key"], cfg, place, planned["inputs"], deadline)
-    with store.Lock(place.root, stage) if lock else nullcontext(), run.careful():
+    alone = lock and not getattr(module, "READS", False)  # what only reads may run beside others
+    with (
+        store.Lock(place.root, stage) if alone else nullcontext(),
+        store.Lock(run.dir, stage),
+        nullcontext() if Signals.now else Signals(),
+    ):
+        if not again and (folder / "_DONE.json").exists():  # somebody did it while we came to the lock
+            return execute(stage, cfg, place, lock=lock, deadline=deadline)
         began = time.monotonic()
         run.begin()
         log.say(f"{run.name}: {planned['why']}" if planned["action"] != "resume" else f"{run.name}: going on")
         try:
-            made = stage_module(stage).run(cfg, run)
+            made = module.run(run.cfg, run)
+        except Exception as error:
+            error.flywheel_run = run.dir  # where its traceback may be kept
+            raise
         finally:
             run.log.close()
-        seconds = round(time.monotonic() - began, 1)
         result = {
             "status": made.get("status", "done"),
             "run": run.name,
             "inputs": {kind: value.get("ref", value["id"]) for kind, value in run.inputs.items()},
             "outputs": made.get("outputs", {}),
             "metrics": made.get("metrics", {}),
-            "seconds": seconds,
+            "seconds": round(time.monotonic() - began, 1),
+            **({"stopped": run.stopped["why"]} if run.stopped else {}),
         }
-        done = {
-            "stage": stage,
-            "key": run.key,
-            "identity": planned["identity"],
-            "inputs": run.inputs,
-            "result": result,
-            "content": made.get("content", {}),
-            "files": hashes(run.out),
-            "finished": store.now(),
-        }
-        store.write_json(run.dir / "_DONE.json", done, indent=1)
-        state = run.ckpt / "state.safetensors"
-        if state.exists():
-            os.remove(state)
+        if result["status"] == "failed":
+            raise Failed(made.get("error") or f"{run.name} failed", result)
+        commit(run, planned["identity"], result, made)
+    if deadline is not None and (over := time.monotonic() - deadline) > 1:
+        log.say(f"  {run.name} ended {over:.0f} s after its budget")
     return result
+
+
+def commit(run: Run, what: dict[str, Any], result: dict[str, Any], made: dict[str, Any]) -> None:
+    """Write the record that makes a run a finished one, and drop what it needed to go on."""
+    done = {
+        "stage": run.stage,
+        "key": run.key,
+        "identity": what,
+        "inputs": run.inputs,
+        "result": result,
+        "content": content(run, made),
+        "files": hashes(run.out),
+        "finished": store.now(),
+        "order": 1 + max((done.get("order", 0) for done in run.store.runs()), default=0),
+    }
+    store.write_json(run.dir / "_DONE.json", done, indent=1)
+    for left in (run.ckpt / "state.safetensors", run.dir / "lock", run.dir / "error.txt"):
+        left.unlink(missing_ok=True)
+
+
+def content(run: Run, made: dict[str, Any]) -> dict[str, Any]:
+    """What a run made that is no file: what its stage says, and what ended it early."""
+    return {**made.get("content", {}), **({"stopped": run.stopped} if run.stopped else {})}
 
 
 def hashes(folder: Path) -> dict[str, str]:

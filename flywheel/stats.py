@@ -32,6 +32,18 @@ def mcnemar(candidate: np.ndarray, incumbent: np.ndarray) -> dict[str, float]:
     return {"won": won, "lost": lost, "p": p}
 
 
+def fisher(candidate: np.ndarray, incumbent: np.ndarray) -> dict[str, float]:
+    """Exact one-sided test of unpaired successes [n], [m] bool (Fisher 1935): is the candidate better?
+
+    Given how many succeeded in all, p = P(Hypergeometric >= the candidate's successes). {"won", "lost", "p"}: the successes of each.
+    """
+    candidate, incumbent = np.asarray(candidate, bool), np.asarray(incumbent, bool)
+    n, m, a, b = len(candidate), len(incumbent), int(candidate.sum()), int(incumbent.sum())
+    total = math.comb(n + m, a + b)
+    p = sum(math.comb(n, k) * math.comb(m, a + b - k) for k in range(a, min(n, a + b) + 1)) / total
+    return {"won": a, "lost": b, "p": p}
+
+
 def rate(success: np.ndarray) -> dict[str, object]:
     """{"success", "n", "ci95"} of outcomes [n] bool."""
     n, k = len(success), int(np.sum(success))

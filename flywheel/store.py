@@ -12,6 +12,7 @@ folder is fsynced so that the name survives a power cut as well.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -178,7 +179,17 @@ class Lock:
 
     def __enter__(self) -> Lock:
         make_dirs(self.path.parent)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666
+            )  # less the umask: a group may share a store
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise LockError(
+                f"{self.path} is a link to {os.readlink(self.path)}; expected a file of the store itself. Nothing was written: remove "
+                "the link, and see who made it"
+            ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
         except BlockingIOError:

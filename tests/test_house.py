@@ -1,6 +1,7 @@
 """The house keeps its shape: imports go down, no folder shadows another, every config can be composed."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,11 @@ from flywheel import config
 ROOT = Path(flywheel.__file__).parent
 FLOORS = [
     {"episode", "frames", "log", "stats"},
-    {"store", "corpus", "nets", "names"},
+    {"store", "corpus", "nets", "chain", "names", "ledger", "ending"},
     {"policy", "critic", "env", "gym_task", "guard", "replay"},
     {"rl"},
     {"stages"},
-    {"identity", "config"},
+    {"identity", "config", "limits"},
     {"run", "algorithms"},
     {"lineage", "nightly", "curation", "commands"},
     {"app"},
@@ -69,20 +70,39 @@ def test_help_imports_neither_hydra_nor_torch(words):
     assert out.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(
-    "stage", ["ingest", "pretrain", "retrain", "refit", "evaluate", "promote", "export", "nightly"]
-)
+STAGES = sorted(p.stem for p in (config.folder() / "stage").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_composes(stage):
     needed = {
-        "ingest": {"source": "x"},
-        "evaluate": {"checkpoint": "x"},
-        "promote": {"checkpoint": "x"},
-        "export": {"out": "x"},
-    }.get(stage, {})
-    extra = [f"{key}=x" for key in needed]
-    cfg = config.compose(stage, {}, extra)
-    assert cfg["task"] == {"name": "lift", "reward": None, "solved": None}
+        "ingest": ["source=x"],
+        "evaluate": ["checkpoint=x"],
+        "promote": ["checkpoint=x"],
+        "export": ["out=x"],
+        "choose": ["checkpoints=[x]"],
+    }.get(stage, [])
+    cfg = config.compose(stage, *config.split(needed))
+    assert cfg["task"]["name"] == "lift"
     assert cfg["seed"] == 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_lists_every_stage_and_command(stage, capsys):
+    """findings E1: the help is made from what there is; each stage has its own page, with each of its keys."""
+    from flywheel import app, commands
+
+    assert app.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    made = [
+        n
+        for n, f in vars(commands).items()
+        if inspect.isfunction(f) and f.__module__ == commands.__name__ and n[0] != "_"
+    ]
+    assert all(f"    {name} " in out for name in [stage, "replay", *made])
+    assert app.main([stage, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"flywheel {stage} ") and all(f"  {key}:" in out for key in config.own_keys(stage))
 
 
 @pytest.mark.parametrize("group", ["algorithm", "policy", "log"])

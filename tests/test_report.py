@@ -18,7 +18,7 @@ import pytest
 from flywheel import stats, store
 from flywheel.episode import Episode
 from flywheel.run import Store
-from flywheel.stages import _report_clip, _report_lineage, _report_page, _report_starts, report
+from flywheel.stages import _ancestry, _report_clip, _report_lineage, _report_page, _report_starts, report
 
 TASK = {"name": "gym", "id": "NoSuchTask-v0", "max_steps": 40}
 HOSTILE = "<script>hacked=1</script>\"'><img src=x onerror=hacked=1></style>&amp; $\\frac{ \x1b[1m 🤖 \ud800"
@@ -400,7 +400,7 @@ def test_tasks_of_sim_name_their_initial_conditions():
 
 def test_lineage_reaches_the_files_and_draws_every_edge_once(tmp_path):
     place = whole(tmp_path)
-    nodes, parents = _report_lineage.graph(place, place.runs(), f"policy/NoSuchTask-v0@{'c' * 12}")
+    nodes, parents = _ancestry.graph(place, place.runs(), f"policy/NoSuchTask-v0@{'c' * 12}")
     order = [n["node"] for n in nodes]
     kinds = [n["kind"] for n in nodes]
     assert kinds[0] == "checkpoint" and kinds[-1] == "file" and len(set(order)) == len(order)

@@ -29,6 +29,7 @@ def test_a_nightly_ends_with_a_table_and_a_report(night):
         "ingest",
         "pretrain",
         "retrain",
+        "choose",
         "promote",
         *["evaluate"] * 3,
     ]
@@ -37,20 +38,20 @@ def test_a_nightly_ends_with_a_table_and_a_report(night):
 def test_its_seeds_never_overlap(night):
     _, place, done = night
     corpus = [int(s) for s in place.corpus().at("latest").select(origin="policy:*").table["seed"]]
-    blocks = {"collect": corpus, "gate": [], "report": []}
+    blocks = {"collect": corpus, "question": [], "report": []}
     for name in done["content"]["runs"]:
         stage = name.split("/")[0]
         for path in (place.root / "runs" / name / "out").glob("*.npz"):
-            blocks["gate" if stage == "promote" else "report"] += np.load(path)["seed"].tolist()
+            blocks["question" if stage == "promote" else "report"] += np.load(path)["seed"].tolist()
     assert len(corpus) == len(set(corpus)) == 16
     assert all(s < 100_000_000 for s in blocks["collect"])
-    assert all(100_000_000 <= s < 200_000_000 for s in blocks["gate"]) and blocks["gate"]
-    assert all(s >= 200_000_000 for s in blocks["report"]) and blocks["report"]
+    assert all(s >= 300_000_000 for s in blocks["question"]) and blocks["question"]
+    assert all(200_000_000 <= s < 300_000_000 for s in blocks["report"]) and blocks["report"]
     cfg = {"seed": 1, "night": 0}
     from flywheel.stages import _inputs
 
-    curve = set(_inputs.seeds("gate", cfg, _inputs.CURVE, 8))
-    assert not curve & set(blocks["gate"])
+    chosen_by = {s for b in ("gate", "collect", "report") for s in _inputs.seeds(b, cfg, 0, _inputs.NIGHT)}
+    assert not chosen_by & set(blocks["question"])
     assert not set(_inputs.seeds("collect", cfg, 0, 9)) & set(_inputs.seeds("collect", {**cfg, "night": 1}, 0, 9))
 
 

@@ -22,6 +22,7 @@ ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate"
 PARTS = ("next_value", "baseline")  # functions, named: state_value, or with arguments: {smoothed: {noise: 0.2}}
 TOLD = 8  # of so many updates one says its numbers: they are small kernels, too
 PRECISIONS = ("bf16", "float32")
+SKIPS = 10  # updates of a net in a row whose gradient is not finite, and then nothing is to be hoped for
 
 
 def resolve(act: str, name: str, args: dict[str, Any]):
@@ -174,6 +175,7 @@ class Learner:
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         self.counts: dict[str, int] = defaultdict(int)
         self.acts: dict[str, int] = defaultdict(int)  # since the last `metrics`
+        self.skipped: dict[str, int] = defaultdict(int)  # updates of a net in a row that were left out: {net: n}
 
     def _table(self, act: str, rows: dict) -> dict:
         table = {}
@@ -207,8 +209,15 @@ class Learner:
                     self._note(f"{net}.{key}", number())
             flat = self.flat[net]
             norm = flat.take(grads)
-            if not math.isfinite(norm):
-                raise FloatingPointError(f"{act}: the gradient of {net} is not finite (loss {float(total):.3g})")
+            if not math.isfinite(norm):  # left out: the weights stay what they are
+                self.skipped[net] += 1
+                if self.skipped[net] >= SKIPS:
+                    raise FloatingPointError(
+                        f"{act}: the gradient of {net} was not finite in {SKIPS} updates in a row (loss {float(total):.3g}). Look for "
+                        "values far outside the others in the data (`flywheel corpus stats`), or take a smaller algorithm.lr"
+                    )
+                continue
+            self.skipped[net] = 0
             flat.cut(norm, self.clip)
             self.optim[net].step()
             flat.refresh()
@@ -285,6 +294,7 @@ class Learner:
         flat |= {f"sums/{k}": v for k, v in self.sums.items()}
         flat |= {f"counts/{k}": torch.tensor(v) for k, v in self.counts.items()}
         flat |= {f"acts/{k}": torch.tensor(v) for k, v in self.acts.items()}
+        flat |= {f"skipped/{k}": torch.tensor(v) for k, v in self.skipped.items()}
         return {k: v.detach().cpu().clone() for k, v in flat.items()}
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
@@ -294,7 +304,7 @@ class Learner:
                 f"this run was begun on another kind of device than {self.device}: its random numbers go on only there. Name that "
                 "one with device=, or remove the run's folder to begin again"
             )
-        for kept in (self.sums, self.counts, self.acts):
+        for kept in (self.sums, self.counts, self.acts, self.skipped):
             kept.clear()
         nets: dict[str, dict] = defaultdict(dict)
         for key, value in flat.items():
@@ -306,9 +316,9 @@ class Learner:
                 self.optim[net].slots[name].copy_(value)
             elif key.startswith("sums/"):
                 self.sums[key.removeprefix("sums/")] = value.to(self.device)
-            elif key.startswith(("counts/", "acts/")):
+            elif key.startswith(("counts/", "acts/", "skipped/")):
                 kind, name = key.split("/", 1)
-                (self.counts if kind == "counts" else self.acts)[name] = int(value)
+                getattr(self, kind)[name] = int(value)
         for net, state in nets.items():
             self.nets[net].load_state_dict(state)
             if net in self.flat:

@@ -8,7 +8,7 @@ import numpy as np
 
 from flywheel.log import progress
 
-BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000}
+BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000, "question": 300_000_000}
 MASKS = ("obs.state.mask", "action.mask")
 NIGHT = 10_000  # seeds a night in each block
 CURVE = 5_000  # within the gate's: where the seeds that choose a checkpoint on its training curve begin
@@ -49,6 +49,20 @@ def seeds(block: str, cfg: dict[str, Any], first: int, count: int) -> list[int]:
             f"seeds: night {night}, seeds {first} to {first + count}; there are 1,000 nights of {NIGHT} each"
         )
     begin = BLOCKS[block] + (int(cfg.get("seed") or 0) % 10 * 1000 + night) * NIGHT + first
+    return list(range(begin, begin + count))
+
+
+def questioned(cfg: dict[str, Any], first: int, count: int) -> list[int]:
+    """The environment seeds of a question to the gate: `count` from `first` on, which the ledger gave to this question alone.
+
+    ValueError once a store has asked its ten million.
+    """
+    most = 1000 * NIGHT
+    if first + count > most:
+        raise ValueError(
+            f"seeds: this store has asked the gate for {first:,} episodes; there are {most:,}. Begin a new store"
+        )
+    begin = BLOCKS["question"] + int(cfg.get("seed") or 0) % 10 * most + first
     return list(range(begin, begin + count))
 
 
@@ -150,9 +164,11 @@ def describe(version) -> dict[str, Any]:
     table = version.table
     origins = {str(o): int((table["origin"] == o).sum()) for o in np.unique(table["origin"])}
     files = sorted({str(m["file"]) for m in table["meta"] if "file" in m})
+    entry = version.corpus.history.entry
+    by = sorted({entry(int(added))["author"] for added in np.unique(table["added"])})  # the runs that added them
     return {
         "id": version.id, "version": version.ref, "ref": version.ref,
-        "episodes": len(version), "origins": origins, "files": files,
+        "episodes": len(version), "origins": origins, "files": files, "by": by,
     }  # fmt: skip
 
 

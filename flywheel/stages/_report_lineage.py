@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flywheel.stages._report_page import esc, moment
+from flywheel.stages._report_page import esc
 
 MOST = 40  # nodes shown
 LANE = 18  # px between two rails
@@ -25,66 +25,6 @@ MARKS = {  # kind: colour and shape
     "corpus": ("--green", "border-radius:2px;rotate:45deg"),
     "file": ("--grey", "border-radius:6px 6px 0 0"),
 }
-
-
-def graph(place, runs: list[dict], ref: str) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Nodes in an order in which each comes before what it was made from, and {node: what it was made from}."""
-    by_name = {f"{r['stage']}/{r['key']}": r for r in runs}
-    ingests = [r for r in runs if r["stage"] == "ingest"]
-    nodes: dict[str, dict[str, Any]] = {}
-    parents: dict[str, list[str]] = {}
-    done: list[str] = []
-
-    def add(kind: str, title: str, detail: str, made_from: list[tuple]) -> str:
-        node = f"{kind} {title}"
-        if node not in nodes:
-            nodes[node] = {"kind": kind, "title": title, "detail": detail}
-            parents[node] = []
-            for visit in made_from:
-                parents[node].append(visit[0](*visit[1:]))
-            done.append(node)
-        return node
-
-    def checkpoint(name: str) -> str:
-        try:
-            record = place.names.resolve(name)
-        except ValueError:
-            return add("checkpoint", name, "no longer in the store", [])
-        title = f"{record['name']}@{record['id']}"
-        detail = ", ".join(
-            [str(record.get("kind") or "checkpoint"), *(["in production"] if record["production"] else [])]
-            + ([f"{record['updates']} updates"] if record.get("updates") else [])
-        )
-        return add("checkpoint", title, detail, [(run, record["run"])])
-
-    def run(name: str) -> str:
-        record = by_name.get(name)
-        if record is None:
-            return add("run", name, "not finished, or pruned", [])
-        made: list[tuple] = []
-        for kind, value in record["inputs"].items():
-            if kind in ("checkpoint", "against"):
-                made.append((checkpoint, value["ref"]))
-            elif kind == "corpus":
-                made.append((corpus, value))
-            elif kind == "source":
-                made += [(file, name) for name in value.get("files", [])]
-        told = record["result"].get("metrics", {})
-        words = [f"{told[k]} {k}" for k in ("rounds", "added", "demonstrations") if k in told]
-        return add("run", name, ", ".join([*words, moment(record.get("finished", ""))]), made)
-
-    def corpus(value: dict[str, Any]) -> str:
-        files = set(value.get("files", []))
-        feeding = [r for r in ingests if files & set(r["inputs"].get("source", {}).get("files", []))]
-        origins = ", ".join(f"{n} {origin}" for origin, n in value.get("origins", {}).items())
-        made = [(run, f"{r['stage']}/{r['key']}") for r in feeding] or [(file, name) for name in sorted(files)]
-        return add("corpus", f"corpus@{value.get('version')} ({str(value['id'])[:12]})", origins, made)
-
-    def file(name: str) -> str:
-        return add("file", name, "demonstrations", [])
-
-    checkpoint(ref)
-    return [{"node": n, **nodes[n]} for n in reversed(done)], parents
 
 
 def rails(nodes: list[dict[str, Any]], parents: dict[str, list[str]]) -> tuple[list[tuple[int, list]], int]:

@@ -16,7 +16,7 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     from flywheel.policy import base
 
-    teacher = base.load(run.store.checkpoint(run.inputs["checkpoint"]["ref"])["file"]).requires_grad_(False)
+    teacher = run.store.load(run.inputs["checkpoint"]["ref"]).requires_grad_(False)
     _inputs.one_robot(cfg, teacher)
     if not hasattr(teacher, "step_mean"):
         raise ValueError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel.ending import OutOfTime
 from flywheel.log import progress, say
 from flywheel.stages import _inputs, _rounds
 from flywheel.stages.evaluate import rate, score
@@ -66,7 +67,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     first, hashes = [], demos.hashes if demos is not None else []
     saved = run.load()
     if record:
-        policy = base.load(record["file"]).requires_grad_(True)
+        policy = run.store.load(run.inputs["checkpoint"]["ref"]).requires_grad_(True)
         _inputs.suits(policy, env)
     else:
         policy = base.build({**cfg["policy"], **_inputs.shape(env)})
@@ -128,6 +129,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             data = {f"data/{k}": v for k, v in source.data.items()} if source_kind == "on_policy" else {}
             run.save(learning.state() | data, {"source": source.state(), "at": vars(at)})
             run.stop_if_asked()
+        if at.round and run.out_of_time([at.round, at.phase, at.step]):
+            raise OutOfTime
 
     def each(round: int) -> bool:
         note = memory["history"][-1]
@@ -160,12 +163,15 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         full = len(memory["episodes"]) >= _inputs.NIGHT
         if full:
             say(f"  this night's {_inputs.NIGHT:,} collect seeds are used up; go on with night={int(cfg['night']) + 1}")
-        return full or run.out_of_time() or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
+        return full or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
 
     if record and scoring and not saved:
         scored_now("as it begins")
     if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
-        with progress("online", cadence.rounds, at.round) as tick:
+        with (
+            progress("online", cadence.rounds, at.round) as tick,
+            run.ended_early(lambda: [at.round, at.phase, at.step]),
+        ):
             fit(learning, source, cadence, at=at, pause=pause, each=each)
     scored_now("at the end")
     env.close()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from flywheel.ending import OutOfTime
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
 from flywheel.stages.evaluate import rate, score
@@ -21,10 +21,6 @@ START = {
     "success": 0.01,  # SAC's temperature at first: rewards are 0 and 1, and a policy that can do something should keep it
     "env": 1.0,
 }
-
-
-class OutOfTime(Exception):
-    """The budget is spent: what the curve has so far is what there is."""
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
@@ -126,12 +122,10 @@ def fit_normaliser(policy, env, obs, action, *masks) -> None:
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
-    from flywheel.policy import base
-
     def begin(env, windows):
         if "checkpoint" not in run.inputs:
             return new_policy(cfg, env, windows)
-        policy = base.load(run.store.checkpoint(run.inputs["checkpoint"]["ref"])["file"])
+        policy = run.store.load(run.inputs["checkpoint"]["ref"])
         _inputs.suits(policy, env)
         if policy.robot != _inputs.robot(cfg, windows, env):
             raise ValueError(
@@ -211,8 +205,8 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
             tick(note=loss)
             if updates and (updates % every == 0 or updates == total) and (not curve or curve[-1]["updates"] < updates):
                 point(updates)
-                if run.out_of_time():
-                    raise OutOfTime
+            if updates and run.out_of_time(updates):
+                raise OutOfTime
         if run.due():
             save()
             run.stop_if_asked()
@@ -234,9 +228,16 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
         name = "policy." + next(iter(algorithm["improve"]["policy"]))
         return f"loss {float(learning.sums[name]) / max(1, learning.counts[name]):.3f}"
 
-    with progress("pretrain", total, at.round * cadence.improve + at.step) as tick, suppress(OutOfTime):
+    def updates() -> int:
+        return at.round * cadence.improve + at.step
+
+    with progress("pretrain", total, updates()) as tick, run.ended_early(updates):
         fit(learning, source, cadence, gate, at=at, pause=pause)
+    if run.stopped and run.stopped["why"] == "budget" and (not curve or curve[-1]["updates"] < run.stopped["at"]):
+        point(run.stopped["at"])
     env.close()
+    if not curve:
+        raise FloatingPointError(run.stopped["why"])
 
     best = max(curve, key=lambda e: (e.get("success", 0), e["updates"]))
     early = [e for e in curve if e["updates"] <= (cfg.get("anchor_until") or total)] or curve[:1]

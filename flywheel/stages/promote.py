@@ -1,6 +1,7 @@
-"""promote: the gate. Candidate against incumbent on the same seeds; only a better one moves the name.
+"""promote: the gate. Candidate against production on the same seeds; only a better one moves the name.
 
-Accepted if the exact paired test says "better" at `alpha`. Refused: it stays in the store with the reason.
+Production is what the name means at the moment it moves: if that changed meanwhile, the question is asked again. Every question has
+seeds of its own (ledger.py), so no answer is looked up. `against=` measures against something else and moves nothing.
 """
 
 from __future__ import annotations
@@ -11,61 +12,113 @@ import numpy as np
 
 from flywheel import stats
 from flywheel.log import say
-from flywheel.stages import _inputs, evaluate
+from flywheel.names import Moved
+from flywheel.stages import _inputs
+
+TRIES = 3  # how often a question is asked again because production moved under it
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
     candidate = _inputs.checkpoint(cfg["checkpoint"], store)
-    found = {"checkpoint": candidate}
     name = candidate["ref"].partition("@")[0]
-    log = store.names.log(name)
-    incumbent = cfg.get("against") or (f"{name}@production" if any(e["op"] == "promote" for e in log) else None)
-    if incumbent:
-        found["against"] = _inputs.checkpoint(incumbent, store)
-    return found
+    asked = cfg.get("asked_by") or f"by hand, {name} entry {len(store.names.log(name)) + 1}"
+    found = {"checkpoint": candidate, "question": {"id": asked}}
+    return found | ({"against": _inputs.checkpoint(cfg["against"], store)} if cfg.get("against") else {})
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     ref = run.inputs["checkpoint"]["ref"]
     name, _, id_ = ref.partition("@")
     names = run.store.names
-    against = run.inputs.get("against")
     if cfg.get("force"):
-        names.promote(name, id_, run.name, f"forced: {cfg['force']}")
-        return {"outputs": {"checkpoint": ref}, "metrics": {}, "content": {"reason": f"forced: {cfg['force']}"}}
-    if against and against["id"] == run.inputs["checkpoint"]["id"]:
-        return {
-            "outputs": {"checkpoint": ref},
-            "metrics": {},
-            "content": {"reason": "it is the incumbent"},
-            "status": "noop",
-        }
-    if not against:
+        names.promote(name, id_, run.name, f"forced: {cfg['force']}", forced=True)
+        return {"outputs": {"checkpoint": ref}, "content": {"reason": f"forced: {cfg['force']}"}}
+    measured = run.inputs.get("against")
+    for attempt in range(TRIES):
+        standing = _standing(run, name)
+        if measured and measured["ref"] != f"{name}@{standing}":
+            return _measure(cfg, run, measured["ref"])
+        if standing == id_:
+            say("  it is the incumbent")
+            return {"status": "noop", "outputs": {"checkpoint": ref}, "content": {"reason": "it is the incumbent"}}
+        try:
+            return _decide(cfg, run, name, id_, standing, attempt)
+        except Moved as moved:
+            say(f"  {moved}: asked again")
+    raise RuntimeError(
+        f"{name}: production moved {TRIES} times while {ref} was judged; nothing was decided. Ask again: flywheel promote {ref}"
+    )
+
+
+def _standing(run, name: str) -> str | None:
+    """What the candidate has to beat: production as it is now, or as it was when this very run decided (a replay, or a kill since)."""
+    if "over" in run.recorded:
+        return run.recorded["over"]
+    decided = [e for e in run.store.names.log(name) if e["run"] == run.name and e["op"] in ("promote", "refuse")]
+    return decided[-1].get("over") if decided else run.store.names.production(name)
+
+
+def _decide(cfg: dict[str, Any], run, name: str, id_: str, standing: str | None, attempt: int) -> dict[str, Any]:
+    """Ask the question and move the name, or refuse. Moved if production is another one by then."""
+    names, ref = run.store.names, f"{name}@{id_}"
+    if standing is None:
         reason = "the first of its name: there is no incumbent to beat"
-        names.promote(name, id_, run.name, reason)
-        return {"outputs": {"checkpoint": ref}, "metrics": {}, "content": {"reason": reason}}
-    env = _inputs.open_env(cfg)
-    seeds = _inputs.seeds("gate", cfg, 0, int(cfg["episodes"]))
-    results = {}
-    for kind, entry in (("candidate", run.inputs["checkpoint"]), ("incumbent", against)):
-        policy = evaluate.load(entry["ref"], run.store, cfg)
-        results[kind] = evaluate.score(policy, env, seeds, what=f"{kind} {entry['ref']}", stop_at_success=True)
-        np.savez(run.out / f"{kind}.npz", **results[kind])
-    env.close()
-    test = stats.mcnemar(results["candidate"]["success"], results["incumbent"]["success"])
-    rates = {kind: stats.rate(result["success"]) for kind, result in results.items()}
-    better = test["p"] < float(cfg["alpha"])
-    words = ", ".join(f"{k} {r['success']:.3f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]" for k, r in rates.items())
-    reason = f"{words} on {len(seeds)} paired gate seeds; won {test['won']}, lost {test['lost']}, p = {test['p']:.2g}"
-    (names.promote if better else names.refuse)(name, id_, run.name, reason)
-    say(f"  {'accepted' if better else 'refused'}: {reason}")
-    steps = sum(int(result["length"].sum()) for result in results.values())
-    metrics = {**rates["candidate"], "incumbent": rates["incumbent"], **test, "environment_steps": steps}
-    run.log("gate", accepted=better, **{k: v for k, v in metrics.items() if not isinstance(v, dict)})
-    outputs = {"checkpoint": ref if better else against["ref"]}
+        names.promote(name, id_, run.name, reason, over=None)
+        return {"outputs": {"checkpoint": ref}, "content": {"reason": reason, "over": None}}
+    told = _compare(cfg, run, f"{name}@{standing}", attempt)
+    better = told["metrics"]["p"] < float(cfg["alpha"])
+    more = {"alpha": float(cfg["alpha"]), "p": told["metrics"]["p"], "test": told["test"], "over": standing}
+    if better:
+        names.promote(name, id_, run.name, told["reason"], **more)
+    else:
+        names.refuse(name, id_, run.name, told["reason"], **more)
+    say(f"  {'accepted' if better else 'refused'}: {told['reason']}")
+    run.log("gate", accepted=better, **{k: v for k, v in told["metrics"].items() if not isinstance(v, dict)})
     return {
         "status": "done" if better else "refused",
-        "outputs": outputs,
-        "metrics": metrics,
-        "content": {"reason": reason},
+        "outputs": {"checkpoint": ref if better else f"{name}@{standing}"},
+        "metrics": told["metrics"],
+        "content": {"reason": told["reason"], "over": standing},
+    }
+
+
+def _measure(cfg: dict[str, Any], run, other: str) -> dict[str, Any]:
+    """Compare with something that is not production: an answer, and no decision."""
+    told = _compare(cfg, run, other, 0)
+    say(
+        f"  measured: {told['reason']}. Nothing was promoted: {other} is not in production; leave out against= to ask the gate"
+    )
+    return {"metrics": told["metrics"], "content": {"reason": f"measured only: {told['reason']}"}}
+
+
+def _compare(cfg: dict[str, Any], run, incumbent: str, attempt: int) -> dict[str, Any]:
+    """Candidate and incumbent on seeds that no question had before: {"metrics", "reason", "test"}."""
+    from flywheel import env as environments
+
+    honours_seeds = getattr(environments, "honours_seeds", lambda env: (True, ""))
+    from flywheel.stages._paired import scored
+
+    env = _inputs.open_env(cfg)
+    count = int(cfg["episodes"])
+    first = run.store.ledger.take("gate", f"{run.name}{f' {attempt}' if attempt else ''}", count)
+    who = {"candidate": run.inputs["checkpoint"]["ref"], "incumbent": incumbent}
+    policies = {kind: run.store.load(ref, _inputs.device(cfg)) for kind, ref in who.items()}
+    paired, why = honours_seeds(env)
+    if not paired:
+        say(f"  {env.task} does not honour seeds ({why}): its episodes cannot be paired, Fisher's exact test is used")
+    what = {kind: f"{kind} {ref}" for kind, ref in who.items()}
+    results = scored(run, env, policies, _inputs.questioned(cfg, first, count), what, stop_at_success=True)
+    env.close()
+    for kind, result in results.items():
+        np.savez(run.out / f"{kind}.npz", **result)
+    won, lost = (results[kind]["success"] for kind in ("candidate", "incumbent"))
+    test = stats.mcnemar(won, lost) if paired else stats.fisher(won, lost)
+    rates = {kind: stats.rate(result["success"]) for kind, result in results.items()}
+    words = ", ".join(f"{k} {r['success']:.3f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]" for k, r in rates.items())
+    how = f"paired gate seeds; won {test['won']}, lost {test['lost']}" if paired else "gate episodes that no seed pairs"
+    steps = sum(int(result["length"].sum()) for result in results.values())
+    return {
+        "reason": f"{words} on {len(won)} {how}, p = {test['p']:.2g}, alpha = {float(cfg['alpha']):g}",
+        "metrics": {**rates["candidate"], "incumbent": rates["incumbent"], **test, "environment_steps": steps},
+        "test": "mcnemar" if paired else "fisher",
     }

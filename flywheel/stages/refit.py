@@ -31,8 +31,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     from flywheel import nets
     from flywheel.policy import base
 
-    record = run.store.checkpoint(run.inputs["checkpoint"]["ref"])
-    policy = base.load(record["file"])
+    record, policy = (look(run.inputs["checkpoint"]["ref"]) for look in (run.store.checkpoint, run.store.load))
     before = copy.deepcopy(policy)
     version, _, _ = _inputs.pools(cfg, run.store)
     windows, env = _inputs.windows(run.store.corpus(), version, cfg, run.store), _inputs.open_env(cfg, 1)

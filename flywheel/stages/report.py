@@ -12,7 +12,7 @@ from typing import Any
 
 from flywheel import store
 from flywheel.log import say
-from flywheel.stages import _report_data, _report_learning, _report_lineage
+from flywheel.stages import _ancestry, _report_data, _report_learning, _report_lineage
 from flywheel.stages import _report_facts as facts
 from flywheel.stages import _report_page as html
 from flywheel.stages._report_page import esc
@@ -179,7 +179,7 @@ def lineage(seen: dict[str, Any]) -> str:
         "lineage",
         "Lineage",
         lead,
-        html.card(ref, _report_lineage.draw(*_report_lineage.graph(seen["place"], seen["runs"], ref))),
+        html.card(ref, _report_lineage.draw(*_ancestry.graph(seen["place"], seen["runs"], ref))),
     )
 
 

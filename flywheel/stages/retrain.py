@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flywheel import stats
+from flywheel.ending import OutOfTime
 from flywheel.log import progress, say
 from flywheel.stages import _inputs, _rounds
 from flywheel.stages._backward import Backward
@@ -57,7 +58,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     demos, parts, shares = _inputs.pools(cfg, run.store)
     inputs, parts = _episodes(cfg, run.store, demos).hashes, _rounds.named(demos, parts)
     record = run.store.checkpoint(run.inputs["checkpoint"]["ref"])
-    loaded = base.load(record["file"])
+    loaded = run.store.load(run.inputs["checkpoint"]["ref"])
     critic = None
     if isinstance(loaded, BestOfN):
         loaded, critic = loaded.base, loaded.critic
@@ -132,6 +133,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         if run.due():
             run.save(learning.state(), {"source": source.state(), "at": vars(at)})
             run.stop_if_asked()
+        if at.round and run.out_of_time([at.round, at.phase, at.step]):
+            raise OutOfTime
 
     def each(round: int) -> bool:
         run.log("learned", round=round, **learning.metrics())
@@ -143,10 +146,10 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return over()
 
     def over() -> bool:
-        return run.out_of_time() or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
+        return bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
 
     if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
-        with progress("retrain", total, done_before) as tick:
+        with progress("retrain", total, done_before) as tick, run.ended_early(lambda: [at.round, at.phase, at.step]):
             fit(learning, source, cadence, at=at, pause=pause, each=each)
     env.close()
 

@@ -1,0 +1,51 @@
+"""choose: the best of some checkpoints, by successive halving on the same seeds; which classes of policy a night begins from.
+
+All play the first seeds; the better half goes on to as many new ones as were played so far, until one is left or the seeds are used
+up (Karnin et al., ICML 2013). These seeds are no one else's, and what is chosen is reported on others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flywheel.log import say
+from flywheel.stages import _inputs
+
+OFFSET = {"base": 0, "candidate": 2500}  # within the night's gate block, apart from those of curves
+
+
+def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    refs = [_inputs.checkpoint(ref, store) for ref in cfg["checkpoints"]]
+    return {"checkpoints": {"id": " ".join(ref["id"] for ref in refs), "refs": [ref["ref"] for ref in refs]}}
+
+
+def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    from flywheel.stages._paired import scored
+
+    env, refs = _inputs.open_env(cfg), run.inputs["checkpoints"]["refs"]
+    seeds = _inputs.seeds("gate", cfg, OFFSET[cfg["what"]], int(cfg["episodes"]))
+    policies = {ref: run.store.load(ref, _inputs.device(cfg)) for ref in refs}
+    won: dict[str, np.ndarray] = {ref: np.zeros(0, bool) for ref in refs}
+    alive, played = list(refs), 0
+    while played < len(seeds) and len(alive) > 1 and not run.stopped:
+        until = len(seeds) if len(alive) == 2 else max(len(seeds) // 2 ** (len(refs) - 1).bit_length(), 2 * played, 1)
+        who = {ref: policies[ref] for ref in alive}
+        results = scored(run, env, who, seeds[played:until], {ref: ref for ref in alive}, stop_at_success=True)
+        for ref, result in results.items():
+            won[ref] = np.concatenate([won[ref], result["success"]])
+        played += len(next(iter(results.values()))["success"])
+        alive = better(alive, won)
+    env.close()
+    best = alive[0]
+    table = [{"checkpoint": r, "success": float(won[r].mean()), "n": len(won[r]), "chosen": r == best} for r in refs]
+    for row in table:
+        say(f"  {row['checkpoint']}: {row['success']:.3f} of {row['n']}{', chosen' if row['chosen'] else ''}")
+    return {"outputs": {"checkpoint": best}, "metrics": {"table": table}, "content": {"table": table}}
+
+
+def better(alive: list[str], won: dict[str, np.ndarray]) -> list[str]:
+    """The better half by successes on the seeds that all of them played, of equal ones the first; best first."""
+    order = sorted(alive, key=lambda ref: (-int(won[ref].sum()), alive.index(ref)))
+    return order[: max(1, (len(order) + 1) // 2)]
