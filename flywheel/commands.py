@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -273,13 +274,33 @@ def _corpus_gc(place, apply: bool) -> list:
     return wasted
 
 
+def fsck(words, place) -> dict[str, Any]:
+    """Is everything as it was written: runs, names, weights, corpus? Exit code 1 where something is not."""
+    from flywheel.integrity import fsck as check
+    from flywheel.log import progress
+
+    _words(words, 0, "fsck")
+    found = []
+    for finding in check(place, progress):
+        print(finding)
+        found.append(finding)
+    print(f"{len(found)} findings in {place.root}")
+    more = {"status": "failed", "error": f"{len(found)} findings, the first: {found[0]}"} if found else {}
+    return _result(metrics={"findings": len(found)}, findings=found, **more)
+
+
 def gc(words, place) -> dict[str, Any]:
     """Leftovers that nothing names: runs never finished, orphaned segments, composed commands. `apply=true` removes."""
     apply = _apply(words)
+    with store.Lock(place.root, "gc") if apply else nullcontext():
+        return _gc(place, apply)
+
+
+def _gc(place, apply: bool) -> dict[str, Any]:
     old = time.time() - GRACE
     found: list[Path] = []
     for folder in place.root.glob("runs/*/*"):
-        if not (folder / "_DONE.json").exists() and _newest(folder) < old:
+        if not (folder / "_DONE.json").exists() and _newest(folder) < old and not _at_work(folder):
             found.append(folder)
     found += [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
     wasted = _corpus_gc(place, apply) if place.has_corpus else []
@@ -294,6 +315,17 @@ def gc(words, place) -> dict[str, Any]:
         f"{freed / 1e6:.1f} MB in {places + len(found)} places{'' if apply or not places + len(found) else '; apply=true removes them'}"
     )
     return _result(metrics={"bytes": freed, "places": places + len(found), "applied": apply})
+
+
+def _at_work(folder: Path) -> bool:
+    """Does a process hold this run's lock?"""
+    if not (folder / "lock").exists():
+        return False
+    try:
+        with store.Lock(folder, "gc"):
+            return False
+    except store.LockError:
+        return True
 
 
 def _newest(path: Path) -> float:

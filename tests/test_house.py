@@ -20,7 +20,7 @@ FLOORS = [
     {"stages"},
     {"identity", "config", "limits"},
     {"run", "algorithms"},
-    {"lineage", "nightly", "curation", "commands"},
+    {"lineage", "nightly", "curation", "integrity", "commands"},
     {"app"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
