@@ -48,6 +48,7 @@ class Task:
     module: ModuleType
     model: mujoco.MjModel
     max_steps: int
+    success: str  # which steps count: "any", "last" or "held:N"
     fps: float
     frame_skip: int
     action_names: tuple[str, ...]
@@ -152,6 +153,7 @@ def load_task(name: str) -> Task:
         module=module,
         model=model,
         max_steps=module.MAX_STEPS,
+        success=getattr(module, "SUCCESS", "any"),
         fps=float(module.FPS),
         frame_skip=frame_skip,
         action_names=tuple(module.ACTION),
