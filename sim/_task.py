@@ -64,6 +64,11 @@ class Task:
     def obs_dim(self) -> int:
         return sum(size for size, _ in self.obs_keys.values())
 
+    @property
+    def obs_names(self) -> list[str]:
+        """What each number of the flat observation is: "cube_pos[2]"."""
+        return [f"{key}[{i}]" if size > 1 else key for key, (size, _) in self.obs_keys.items() for i in range(size)]
+
     def init(self, seed: int) -> dict[str, float]:
         """The initial conditions of this seed by name, in metres and radians: a pure function of `seed`."""
         return self.module.start(np.random.default_rng(seed))
