@@ -1,45 +1,89 @@
 """Environments in batches, and the one rollout that makes episodes: collection, gate, report and tests all use it.
 
-A batch (a task of sim/, or `GymBatch` around any Gymnasium environment) offers: num_envs, obs_dim, action_dim,
-action_low, action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da]) -> obs, reward,
-terminated, truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width, height), close(). What a task is learnt from is its
-`reward`: "success" (1 at the first success) or "env" (the environment's own).
+A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in a process of its own: `Apart`) offers: task, num_envs, obs_dim, obs_names,
+action_dim, action_low, action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da], active) -> obs, reward,
+terminated, truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width, height), close(). `make` adds `reward`, what is
+learnt from: "success" or "env" (the environment's own); `success`, which steps count (flywheel.success); and `tally` of faults.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from flywheel import success
+from flywheel.apart import Apart
 from flywheel.episode import Episode
+from flywheel.faults import SHARE, Fault, Lost, Tally, finite
 from flywheel.guard import Guard
-from flywheel.gym_task import GymBatch
+from flywheel.gym_task import GymBatch, TaskError
+from flywheel.log import say
+from flywheel.trust import honours_seeds
+
+__all__ = ["honours_seeds", "make", "rollout"]
 
 MEASURED = ("also", "within", "compare")  # keys of a task's config that say what to measure, not what to make
+JUDGED = ("reward", "solved", "success", "faults", "step_seconds")  # and how to judge it
+STEP_SECONDS = 30.0
 
 
 def make(task: dict[str, Any], num_envs: int = 32, threads: int = 2):
     """The batch for a task's config: {"name": "lift"}, or {"name": "gym", "id": ..., "max_steps": ...}.
 
-    With `reward: env` the return that counts as success may be given as `solved`.
+    With `reward: env` the return that counts as success may be given as `solved`. `success` is any, last or held:N; `faults` the
+    share of episodes that may fail by the environment's fault; `step_seconds` how long a step of a Gymnasium environment may take
+    (0: it is stepped in this process, and nothing ends it).
     """
-    options = {k: v for k, v in task.items() if k not in ("name", "reward", "solved", *MEASURED)}
+    options = {k: v for k, v in task.items() if k not in ("name", *JUDGED, *MEASURED) and v is not None}
     reward, solved = task.get("reward") or "success", task.get("solved")
     if reward not in ("success", "env") or (solved is not None and reward != "env"):
         raise ValueError(
             f"task.reward={reward} task.solved={solved}; expected reward success (1 at the first success), or env (the "
             "environment's own), and solved, a return, only with env"
         )
+    seconds, share = (
+        _number(task, key, default) for key, default in (("step_seconds", STEP_SECONDS), ("faults", SHARE))
+    )
+    success.parse(task.get("success"))
     if task["name"] == "gym":
-        batch = GymBatch(num_envs=num_envs, threads=threads, **options)
+        batch = _gym({**options, "reward": reward}, num_envs, threads, seconds)
     else:
         import flywheel_sim
 
+        options |= options.pop("kwargs", None) or {}
         batch = flywheel_sim.make_batch(task["name"], num_envs, threads, **options)
     batch.reward, batch.solved = reward, solved
+    batch.success = task.get("success") or batch.success
+    batch.tally = Tally(batch.task, share)
     return batch
+
+
+def _number(task: dict[str, Any], key: str, default: float) -> float:
+    """A number of a task's config that is not below 0."""
+    value = default if task.get(key) is None else task[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+        raise ValueError(f"task.{key}={value}; expected a number of at least 0, such as {default:g}")
+    return float(value)
+
+
+def _gym(options: dict[str, Any], num_envs: int, threads: int, seconds: float):
+    """A Gymnasium environment in a process of its own, or in this one where it must be."""
+    if not seconds:
+        return GymBatch(num_envs=num_envs, threads=threads, **options)
+    try:
+        return Apart(seconds, threads, num_envs=num_envs, **options)
+    except TaskError:
+        gym = sys.modules.get("gymnasium")
+        if gym is None or options["id"] not in gym.registry:
+            raise
+        batch = GymBatch(num_envs=num_envs, threads=threads, **options)  # or it says what is wrong
+        say(
+            f"  {options['id']} is registered in this process only: it is stepped here, and a step that hangs is not ended"
+        )
+        return batch
 
 
 def rollout(
@@ -57,81 +101,174 @@ def rollout(
 ) -> tuple[list[Episode], dict[str, int]]:
     """One episode for each seed, in the order of the seeds, and the guard's counts.
 
-    Every episode counts, whenever it ends (no bias to short ones). reward is 1 at the first success, which terminates
-    the episode for the learner; `stop_at_success=False` goes on to the time limit to see whether success lasts
-    (meta["success_at_end"]). The environment's own reward is kept in extras["env_reward"]; where that is learnt from, an
-    episode ends, and is `terminated`, only where the environment says so. `starts[k]`: {"state": ..., "meta": ...} to begin at a state, not at a reset. With `steps` no episode is begun
-    once so many steps were made in all: every one that was begun is finished and returned.
+    Every episode counts, whenever it ends (no bias to short ones). reward is 1 at the step that decides success (`env.success`:
+    any, last or held:N), which terminates the episode for the learner; `stop_at_success=False` goes on to the time limit to see
+    whether success lasts (meta["success_at_end"]). The environment's own reward is kept in extras["env_reward"]; where that is
+    learnt from, an episode ends only where the environment says so. `terminated` is the environment's own end, or success.
+    `starts[k]`: {"state": ..., "meta": ...} to begin at a state, not at a reset. With `steps` no episode is begun once so many
+    steps were made in all: every one that was begun is finished and returned.
+
+    An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps before, or,
+    where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is one of too many.
     `watch(k, obs)` is called before each step of the first environment's first episode.
     """
-    own = getattr(env, "reward", "success") == "env"
-    n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
-    low, high = np.asarray(env.action_low, np.float32), np.asarray(env.action_high, np.float32)
-    guard = Guard(low, high, env.num_envs)
-    obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
-    all_obs = np.zeros((n, env.max_steps + 1, env.obs_dim), np.float32)
-    executed = np.zeros((n, env.max_steps, env.action_dim), np.float32)
-    proposed = np.zeros_like(executed)
-    own_reward = np.zeros((n, env.max_steps), np.float32)
-    success = np.zeros((n, env.max_steps), bool)
-    episode_of, step_of = np.full(n, -1), np.zeros(n, int)
-    done: list[Episode | None] = [None] * len(seeds)
-    waiting, made = iter(range(len(seeds))), 0
+    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress)
+    going.fill()
+    while len(active := np.flatnonzero(going.episode >= 0)):
+        if watch and going.episode[0] == 0:
+            watch(int(going.step[0]), going.obs[0])
+        going.advance(active)
+    return [episode for episode in going.done if episode is not None], dict(going.guard.count)
 
-    def begin(slot: int) -> None:
-        k = -1 if steps and made >= steps else next(waiting, -1)
-        episode_of[slot], step_of[slot] = k, 0
-        if k >= 0:
-            start = starts[k] if starts else None
-            obs[slot] = env.reset_at(slot, seeds[k], start["state"] if start else None)
-            all_obs[slot, 0] = obs[slot]
-            policy.reset([slot], [seeds[k]])
 
-    def finish(slot: int) -> None:
-        k, length = episode_of[slot], step_of[slot]
-        won = success[slot, :length]
-        if own and env.solved is not None:
-            won[-1] = own_reward[slot, :length].sum() >= env.solved
-        reached, reward = bool(won.any()), np.zeros(length, np.float32)
-        reward[won.argmax()] = reached
-        start = starts[k] if starts else None
-        done[k] = Episode(
-            task=env.task,
-            obs={"state": all_obs[slot, : length + 1].copy()},
-            action=executed[slot, :length].copy(),
+class _Rollout:
+    """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps of it."""
+
+    def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress):
+        self.env, self.policy, self.seeds, self.origin, self.starts = env, policy, seeds, origin, starts
+        self.own, self.stop = getattr(env, "reward", "success") == "env", stop_at_success
+        self.steps, self.fps, self.progress = steps, env.fps if fps is None else fps, progress
+        self.mode, self.tally = getattr(env, "success", "any"), getattr(env, "tally", None) or Tally(env.task)
+        self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
+        kind, self.needed = success.parse(self.mode)
+        self.early = stop_at_success and not self.own and kind != "last"
+        n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
+        self.guard = Guard.of(env)
+        self.action = np.zeros((env.num_envs, env.action_dim), np.float32)
+        self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
+        self.all_obs = np.zeros((n, env.max_steps + 1, env.obs_dim), np.float32)
+        self.executed = np.zeros((n, env.max_steps, env.action_dim), np.float32)
+        self.proposed = np.zeros_like(self.executed)
+        self.own_reward = np.zeros((n, env.max_steps), np.float32)
+        self.flags, self.ended = np.zeros((n, env.max_steps), bool), np.zeros(n, bool)
+        self.episode, self.step, self.streak = np.full(n, -1), np.zeros(n, int), np.zeros(n, int)
+        self.done: list[Episode | None] = [None] * len(seeds)
+        self.waiting, self.made = iter(range(len(seeds))), 0
+        self.due: dict[int, int | None] = dict.fromkeys(
+            range(n)
+        )  # slots to begin in, and what: None is the next that waits
+
+    def fill(self) -> None:
+        """Begin an episode in each slot that is due."""
+        while self.due:
+            slot = next(iter(self.due))
+            k = self.due.pop(slot)
+            if k is None:
+                k = -1 if self.steps and self.made >= self.steps else next(self.waiting, -1)
+                self.tally.begun += k >= 0
+            self.episode[slot], self.step[slot], self.streak[slot], self.ended[slot] = k, 0, 0, False
+            if k < 0:
+                continue
+            start = (self.starts[k] if self.starts else None) or {}
+            self.all_obs[slot, 0] = 0
+            try:
+                first = self.env.reset_at(slot, self.seeds[k], start.get("state"))
+                finite(first, self.names)
+            except Fault as fault:
+                self.fail(slot, str(fault), "at reset")
+            except Lost as lost:
+                self.lose(lost, "at reset")
+            else:
+                self.obs[slot] = self.all_obs[slot, 0] = first
+                self.policy.reset([slot], [self.seeds[k]])
+                self.guard.begin(slot)
+
+    def advance(self, active: np.ndarray) -> None:
+        """One step of every slot in `active`, and the next episode where one is over."""
+        wish = self.policy.act(self.obs[active], active)
+        self.action[active] = self.guard(wish, active)
+        t = self.step[active]
+        self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
+        try:
+            new, reward, ended, truncated, info = self.env.step(self.action, active)
+        except Lost as lost:
+            self.lose(lost)
+            self.fill()
+            return
+        faults = dict(info.get("faults") or {})
+        new, reward, won = new[active], reward[active], info["success"][active]
+        for j in np.flatnonzero(~(np.isfinite(new).all(axis=1) & np.isfinite(reward))):
+            what = "the reward" if np.isfinite(new[j]).all() else f"the observation ({self._first_odd(new[j])})"
+            faults.setdefault(int(active[j]), f"{what} is not finite")
+        self.obs[active], self.all_obs[active, t + 1] = new, new
+        self.own_reward[active, t], self.flags[active, t] = reward, won
+        self.streak[active] = np.where(won, self.streak[active] + 1, 0)
+        self.ended[active] = ended[active]
+        self.step[active] += 1
+        self.made += len(active)
+        over = truncated[active] | ended[active] | (self.step[active] >= self.env.max_steps)
+        if self.early:
+            over |= self.streak[active] >= self.needed
+        for slot in active[over] if not faults else active:
+            if slot in faults:
+                self.step[slot] -= 1  # it does not count
+                self.fail(slot, faults[slot])
+            elif over[active == slot][0]:
+                self.finish(slot)
+        if self.due:
+            self.fill()
+
+    def _first_odd(self, obs: np.ndarray) -> str:
+        return self.names[int(np.flatnonzero(~np.isfinite(obs))[0])]
+
+    def finish(self, slot: int) -> None:
+        """The slot's episode is over: record it."""
+        length = self.step[slot]
+        flags, ended = self.flags[slot, :length], bool(self.ended[slot])
+        if self.own and self.env.solved is not None:
+            flags = np.zeros(length, bool)
+            flags[-1] = self.own_reward[slot, :length].sum() >= self.env.solved
+            at = length - 1 if flags[-1] else None
+        else:  # what the environment itself ends while it succeeds cannot be held any longer
+            at = success.recorded(flags, self.mode, label=ended and bool(flags[-1]))
+        reward = np.zeros(length, np.float32)
+        if at is not None:
+            reward[at] = 1.0
+        terminated = ended or (not self.own and self.stop and at is not None)
+        self._keep(slot, length, reward, terminated, at is not None, success_at_end=bool(flags[-1]))
+
+    def fail(self, slot: int, cause: str, when: str | None = None) -> None:
+        """The slot's environment is at fault: record what there is as a failed episode."""
+        k, length = self.episode[slot], int(self.step[slot])
+        cause = f"{cause} {when or f'at step {length}'}"
+        if not length:  # an episode has at least one step
+            length = 1
+            self.all_obs[slot, 1] = self.all_obs[slot, 0]
+            for rows in (self.executed, self.proposed, self.own_reward):
+                rows[slot, 0] = 0
+        say(f"  seed {self.seeds[k]}: {cause}: a failed episode; the environment is made anew")
+        self._keep(slot, length, np.zeros(length, np.float32), False, False, success_at_end=False, cause=cause)
+        self.guard.count["faults"] += 1
+        self.tally.add(int(self.seeds[k]), cause)
+
+    def lose(self, lost: Lost, when: str | None = None) -> None:
+        """All environments are new: episodes that were under way begin again, but for those that are to blame."""
+        for slot in np.flatnonzero(self.episode >= 0):
+            if slot in lost.causes:
+                self.fail(slot, lost.causes[slot], when)
+            else:
+                self.made -= int(self.step[slot])
+                self.due[int(slot)] = int(self.episode[slot])
+        for slot in self.due:
+            self.step[slot] = 0
+
+    def _keep(self, slot: int, length: int, reward: np.ndarray, terminated: bool, won: bool, **meta: Any) -> None:
+        k = self.episode[slot]
+        start = (self.starts[k] if self.starts else None) or {}
+        extras = {"proposed": self.proposed[slot, :length], "env_reward": self.own_reward[slot, :length]}
+        self.done[k] = Episode(
+            task=self.env.task,
+            obs={"state": self.all_obs[slot, : length + 1].copy()},
+            action=self.executed[slot, :length].copy(),
             reward=reward,
-            terminated=bool(ended[slot]) if own else reached and stop_at_success,
-            success=reached,
-            origin=origin,
-            seed=int(seeds[k]),
-            fps=env.fps if fps is None else fps,
-            extras={"proposed": proposed[slot, :length].copy(), "env_reward": own_reward[slot, :length].copy()},
-            meta={"success_at_end": bool(won[-1]), **((start or {}).get("meta") or {})},
+            terminated=terminated,
+            success=won,
+            origin=self.origin,
+            seed=int(self.seeds[k]),
+            fps=self.fps,
+            extras={key: value.copy() for key, value in extras.items()},
+            meta={**meta, **(start.get("meta") or {})},
         )
-        if progress:
-            progress(1)
-        begin(slot)
-
-    for slot in range(n):
-        begin(slot)
-    action = np.zeros((env.num_envs, env.action_dim), np.float32)
-    while (episode_of >= 0).any():
-        active = np.flatnonzero(episode_of >= 0)
-        if watch and episode_of[0] == 0:
-            watch(int(step_of[0]), obs[0])
-        wish = policy.act(obs[active], active)
-        action[active] = guard(wish, active)
-        t = step_of[active]
-        proposed[active, t], executed[active, t] = wish, action[active]
-        new, reward, ended, truncated, info = env.step(action, active)
-        obs[active] = new[active]
-        own_reward[active, t], success[active, t] = reward[active], info["success"][active]
-        step_of[active] += 1
-        made += len(active)
-        all_obs[active, t + 1] = new[active]
-        over = truncated[active] | ended[active] | (step_of[active] >= env.max_steps)
-        if stop_at_success and not own:
-            over |= success[active, t]
-        for slot in active[over]:
-            finish(slot)
-    return [episode for episode in done if episode is not None], dict(guard.count)
+        self.episode[slot], self.due[int(slot)] = -1, None
+        if self.progress:
+            self.progress(1)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flywheel import success
 from flywheel.episode import Episode
+from flywheel.faults import Fault, Lost
+from flywheel.trust import keeps_state
 
 
 @dataclass(frozen=True)
@@ -19,18 +22,29 @@ class Replay:
 
 
 def replay(env, episode: Episode, keep_states: bool = False) -> Replay:
-    """Set environment 0 of `env` to the episode's start and execute its actions.
+    """Set environment 0 of `env` to the episode's start and execute its actions; success is as `env.success` counts it.
 
     A start without velocities that were measured (`qpos_next`, see `solve_velocity`) is completed first. ValueError
-    where the episode has no start and no seed.
+    where the episode has no start and no seed, where a state of the environment cannot be set again, or where it is at fault.
     """
+    name = f"episode {episode.hash[:12]} ({episode.meta})"
     if not episode.start and episode.seed is None:
-        raise ValueError(
-            f"episode {episode.hash[:12]} ({episode.meta}) holds neither a start state nor a seed: it cannot be replayed"
-        )
+        raise ValueError(f"{name} holds neither a start state nor a seed: it cannot be replayed")
+    if (episode.start or keep_states) and not (kept := keeps_state(env))[0]:
+        raise ValueError(f"{name}: {env.task} cannot be put back to a state: {kept[1]}")
+    bare = episode.replace(obs={}, extras={})
+    try:
+        if hasattr(env, "run"):  # its environments live in another process
+            return env.run(_replay, bare, keep_states)
+        return _replay(env, bare, keep_states)
+    except (Fault, Lost) as error:
+        raise ValueError(f"{name} cannot be replayed: {error}") from error
+
+
+def _replay(env, episode: Episode, keep_states: bool) -> Replay:
     start = solve_velocity(env, episode) if "qpos_next" in episode.start else dict(episode.start)
     obs = env.reset_at(0, episode.seed or 0, start or None)
-    seen, states, success = [obs], [], False
+    seen, states, flags = [obs], [], []
     action = np.zeros((env.num_envs, env.action_dim), np.float32)
     for a in np.clip(episode.action, env.action_low, env.action_high):
         if keep_states:
@@ -38,8 +52,11 @@ def replay(env, episode: Episode, keep_states: bool = False) -> Replay:
         action[0] = a
         new, _, _, _, info = env.step(action, [0])
         seen.append(new[0].copy())
-        success |= bool(info["success"][0])
-    return Replay(np.stack(seen), success, states)
+        flags.append(bool(info["success"][0]))
+        if cause := (info.get("faults") or {}).get(0):
+            raise Fault(cause)
+    at = success.recorded(np.array(flags, bool), getattr(env, "success", "any"), label=episode.success)
+    return Replay(np.stack(seen), at is not None, states)
 
 
 def solve_velocity(env, episode: Episode, iterations: int = 8) -> dict[str, np.ndarray]:

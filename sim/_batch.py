@@ -51,7 +51,8 @@ class Batch:
         self.obs_dim, self.action_dim = self._task.obs_dim, self._task.action_dim
         self.action_low = np.full(self.action_dim, -1.0, np.float32)
         self.action_high = np.full(self.action_dim, 1.0, np.float32)
-        self.max_steps, self.fps = self._task.max_steps, self._task.fps
+        self.max_steps, self.fps, self.success = self._task.max_steps, self._task.fps, self._task.success
+        self.obs_sizes, self.obs_names = None, self._task.obs_names
         self.autoreset, self.terminate_on_success = autoreset, terminate_on_success
 
         self._controller = Controller(self._task)
@@ -143,6 +144,10 @@ class Batch:
         """Put environment i at `state`, and return its obs [Do]; its seed and step counter stay as they are."""
         self._write(i, self._task.restore(self._scratch, state))
         return self._observe(slice(i, i + 1))[0]
+
+    def hold_action(self, i: int) -> np.ndarray:
+        """The action [Da] that moves nothing at an episode's start: the hand stays, the gripper, which is open, too."""
+        return np.array([-1.0 if name == "gripper" else 0.0 for name in self._task.action_names], np.float32)
 
     def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
         """A picture of environment i, uint8 [height, width, 3]; RuntimeError with what to do where there is no OpenGL."""

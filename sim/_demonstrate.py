@@ -1,12 +1,13 @@
 """Make the default demonstrations of a task again: `python -m flywheel_sim._demonstrate lift`.
 
 Writes DIR/lift_demos.hdf5 in robomimic's layout and DIR/lift_demos.yaml, its data card. The same code, seeds and libraries
-give the same episodes. An episode ends at its first success or at the task's `max_steps`; failures stay in, labelled.
+give the same episodes. An episode ends `AFTER` steps after the task's success is decided (its `SUCCESS`: held for so many
+steps) or at the task's `max_steps`; failures stay in, labelled.
 
     data/demo_0/actions          [T, Da] float32
     data/demo_0/obs/<key>        [T+1, d] float32, the last row is the final observation, which next_obs would hold;
                                  concatenated in the order of data.attrs["obs_keys"] they are the flat observation
-    data/demo_0/rewards, dones   [T], 1 at the success that ended the episode
+    data/demo_0/rewards, dones   [T], 1 at the step that decided success
     data/demo_0/states           [1, nx] float64, the physics at the start; group `start` names all that a replay sets
 """
 
@@ -25,6 +26,7 @@ import yaml
 from flywheel_sim._demonstrator import Demonstrator
 
 FIRST_SEED = 900_000_000  # above those of collection (0 ...), gate (100,000,000 ...) and report (200,000,000 ...)
+AFTER = 2  # steps that are recorded after success is decided
 HERE = Path(__file__).parent.parent / "datasets"
 
 
@@ -38,9 +40,9 @@ def play(name: str, episodes: int | None = None) -> list[dict]:
     now = batch.reset(seeds)
     starts = [batch.get_state(i) for i in range(episodes)]
     obs, actions = [[row] for row in now], [[] for _ in seeds]
-    won = np.zeros(episodes, bool)
-    active = np.arange(episodes)
-    for _ in range(task.max_steps):
+    streak, decided = np.zeros(episodes, int), np.full(episodes, -1)
+    active, needed = np.arange(episodes), needs(task.success)
+    for t in range(task.max_steps):
         action = np.zeros((episodes, task.action_dim), np.float32)
         for i in active:
             action[i] = people[i].act(obs[i][-1])
@@ -48,8 +50,9 @@ def play(name: str, episodes: int | None = None) -> list[dict]:
         for i in active:
             actions[i].append(action[i])
             obs[i].append(now[i])
-        won |= info["success"]
-        active = active[~won[active]]
+        streak = np.where(info["success"], streak + 1, 0)
+        decided[(streak >= needed) & (decided < 0)] = t
+        active = active[(decided[active] < 0) | (t < decided[active] + AFTER)]
         if not len(active):
             break
     batch.close()
@@ -59,11 +62,17 @@ def play(name: str, episodes: int | None = None) -> list[dict]:
             "action": np.stack(actions[i]),
             "start": {key: starts[i][key] for key in ("physics", "mocap")},
             "seed": seeds[i],
-            "success": bool(won[i]),
-            "outcome": people[i].outcome(bool(won[i])),
+            "decided": int(decided[i]),  # the step, -1 for none
+            "success": bool(decided[i] >= 0),
+            "outcome": people[i].outcome(bool(decided[i] >= 0)),
         }
         for i in range(episodes)
     ]
+
+
+def needs(success: str) -> int:
+    """How many steps in a row a task's success must be true: "held:10" -> 10, "any" -> 1."""
+    return int(success.partition(":")[2] or 1)
 
 
 def write_hdf5(path: Path, name: str, episodes: list[dict]) -> None:
@@ -100,7 +109,8 @@ def _write_demo(demo: h5py.Group, episode: dict, task) -> None:
     for key, value in task.split(episode["obs"]).items():
         put(obs, key, value)
     done = np.zeros(steps, np.uint8)
-    done[-1] = episode["success"]
+    if episode["success"]:
+        done[episode["decided"]] = 1
     demo["dones"] = done
     demo["rewards"] = demo["dones"]
     demo["states"] = episode["start"]["physics"][None]
@@ -133,8 +143,9 @@ def card(name: str, episodes: list[dict]) -> dict:
         "seeds": [episodes[0]["seed"], episodes[-1]["seed"]],
         "notes": [
             "obs has one row more than actions: the final observation, which others keep in next_obs.",
-            "An episode ends at its first success, or at the task's step limit; failures are kept, attrs say which and why.",
-            "rewards and dones are 1 at that success; states has one row, the start, which is what a replay needs.",
+            f"Success is {task.success}; an episode ends {AFTER} steps after that is decided, or at the task's step limit; failures "
+            "are kept, attrs say which and why.",
+            "rewards and dones are 1 at the deciding step; states has one row, the start, which is what a replay needs.",
             "The operator is a script: its noise, pauses and mistakes are drawn from the seed, not recorded from a person.",
         ],
         "regenerate": f"python -m flywheel_sim._demonstrate {name}",

@@ -36,7 +36,7 @@ class TaskEnv(gymnasium.Env):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; this environment has 'rgb_array' or None")
         self.task = flywheel_sim.load(task) if isinstance(task, str) else task
-        self.metadata = {**self.metadata, "render_fps": int(self.task.fps)}
+        self.metadata = {**self.metadata, "render_fps": int(self.task.fps), "success": self.task.success}
         self.render_mode, self.width, self.height = render_mode, width, height
         self.terminate_on_success = terminate_on_success
         self.observation_space = gymnasium.spaces.Box(-READING, READING, (self.task.obs_dim,), np.float32)
@@ -96,6 +96,10 @@ class TaskEnv(gymnasium.Env):
         """Put the environment at `state`; its step counter stays as it is."""
         start = self.task.restore(self._data, state)
         self._goal, self._readings = start.goal[:, None], start.sensors[:, None]
+
+    def hold_action(self) -> np.ndarray:
+        """The action [Da] that moves nothing at an episode's start."""
+        return np.array([-1.0 if name == "gripper" else 0.0 for name in self.task.action_names], np.float32)
 
     def render(self) -> np.ndarray | None:
         """uint8 [height, width, 3] in mode "rgb_array"; RuntimeError with what to do where there is no OpenGL."""

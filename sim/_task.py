@@ -48,6 +48,7 @@ class Task:
     module: ModuleType
     model: mujoco.MjModel
     max_steps: int
+    success: str  # which steps count: "any", "last" or "held:N"
     fps: float
     frame_skip: int
     action_names: tuple[str, ...]
@@ -62,6 +63,11 @@ class Task:
     @property
     def obs_dim(self) -> int:
         return sum(size for size, _ in self.obs_keys.values())
+
+    @property
+    def obs_names(self) -> list[str]:
+        """What each number of the flat observation is: "cube_pos[2]"."""
+        return [f"{key}[{i}]" if size > 1 else key for key, (size, _) in self.obs_keys.items() for i in range(size)]
 
     def init(self, seed: int) -> dict[str, float]:
         """The initial conditions of this seed by name, in metres and radians: a pure function of `seed`."""
@@ -152,6 +158,7 @@ def load_task(name: str) -> Task:
         module=module,
         model=model,
         max_steps=module.MAX_STEPS,
+        success=getattr(module, "SUCCESS", "any"),
         fps=float(module.FPS),
         frame_skip=frame_skip,
         action_names=tuple(module.ACTION),

@@ -12,6 +12,7 @@ from flywheel_sim._demonstrator import hold, quarter, towards
 
 FPS = 20
 MAX_STEPS = 120
+SUCCESS = "held:10"  # steps in a row: half a second
 WORKSPACE = ((0.34, 0.66), (-0.24, 0.24), (0.02, 0.30))  # m, where the controller's goal may go
 ACTION = ("dx", "dy", "dz", "dyaw", "gripper")
 OBS = {

@@ -12,6 +12,7 @@ from flywheel_sim._demonstrator import hold, quarter, towards
 
 FPS = 20
 MAX_STEPS = 80
+SUCCESS = "held:10"  # steps in a row: half a second
 WORKSPACE = ((0.32, 0.66), (-0.22, 0.22), (0.012, 0.35))  # m, where the controller's goal may go
 ACTION = ("dx", "dy", "dz", "dyaw", "gripper")
 OBS = {

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from flywheel_sim._demonstrator import hold, towards
+from flywheel_sim._demonstrator import towards
 
 FPS = 20
-MAX_STEPS = 80
+MAX_STEPS = 90
+SUCCESS = "held:10"  # steps in a row: half a second
 WORKSPACE = ((0.30, 0.72), (-0.30, 0.30), (0.015, 0.30))  # m, where the controller's goal may go
 ACTION = ("dx", "dy", "dz", "gripper")
 OBS = {
@@ -103,5 +104,6 @@ def demonstrate(see: dict[str, np.ndarray], rng: np.random.Generator, flaw: str 
         goal = see["robot0_eef_pos"] + see["robot0_eef_lag"]
         point = np.array([*(goal[:2] + along * pace + [0.0, np.clip(0.3 * slip, -0.005, 0.005)]), 0.02])
         yield towards(see, point, speed=1.0, grip=-1.0)
-    while True:
-        yield hold(see, grip=-1.0)
+    there = see["robot0_eef_pos"].copy()
+    while True:  # a hand that only rests drifts, and takes the puck with it
+        yield towards(see, there, speed=0.4, grip=-1.0)

@@ -1,5 +1,6 @@
 """Environments in batches, the guard, and the rollout that makes every episode."""
 
+import gymnasium
 import numpy as np
 import pytest
 import toy  # noqa: F401 (registers toy:Reach-v0)
@@ -90,7 +91,7 @@ def test_what_is_no_task_is_refused_by_name():
     with pytest.raises(TaskError, match="'NoSuch-v0' is not a registered Gymnasium environment"):
         envs.make({"name": "gym", "id": "NoSuch-v0"}, 1)
     silent = envs.make({"name": "gym", "id": "toy:Silent-v0"}, 1)
-    with pytest.raises(TaskError, match="info has no 'success or is_success'; it has: elsewhere"):
+    with pytest.raises(TaskError, match="info has no 'success, is_success, succeed'; it has: elsewhere"):
         envs.rollout(silent, Idle(), [0], origin="test")
     with pytest.raises(TaskError, match="cannot set its state"):
         silent.get_state(0)
@@ -111,10 +112,11 @@ def test_dict_observations_are_flattened_in_the_spaces_order():
     pytest.importorskip("gymnasium_robotics")
     batch = envs.make({"name": "gym", "id": "FetchReach-v4", "max_steps": 5}, 1)
     obs = batch.reset([3])
-    raw, _ = batch._envs[0].reset(seed=3)
-    assert np.array_equal(
-        obs[0], np.concatenate([raw[k] for k in batch._envs[0].observation_space.spaces]).astype(np.float32)
-    )
+    plain = gymnasium.make("FetchReach-v4")
+    raw, _ = plain.reset(seed=3)
+    assert np.array_equal(obs[0], np.concatenate([raw[k] for k in plain.observation_space.spaces]).astype(np.float32))
+    assert batch.obs_names[:2] == ["achieved_goal[0]", "achieved_goal[1]"] and len(batch.obs_names) == batch.obs_dim
+    plain.close()
     episodes, _ = envs.rollout(
         batch, type("P", (Straight,), {"act": lambda s, o, slots=None: np.zeros((len(o), 4))})(), [1], origin="t"
     )
@@ -181,7 +183,7 @@ def test_steps_bound_how_many_episodes_are_begun_and_all_of_them_are_finished():
 def test_what_cannot_be_drawn_has_no_clip(capsys):
     from flywheel.stages.evaluate import clip
 
-    assert clip(Left(), corridor(), 0) == [] and "is not a MuJoCo environment" in capsys.readouterr().err
+    assert clip(Left(), corridor(), 0) == [] and "name no rgb_array" in capsys.readouterr().err
 
 
 def test_threads_step_where_they_were_faster_and_both_are_timed_again():

@@ -13,9 +13,9 @@ from flywheel import config
 
 ROOT = Path(flywheel.__file__).parent
 FLOORS = [
-    {"episode", "frames", "log", "stats"},
+    {"episode", "frames", "log", "stats", "success", "faults"},
     {"store", "corpus", "nets", "chain", "names", "ledger", "ending"},
-    {"policy", "critic", "env", "gym_task", "guard", "replay"},
+    {"policy", "critic", "env", "gym_task", "gym_names", "gym_spaces", "apart", "trust", "guard", "replay"},
     {"rl"},
     {"stages"},
     {"identity", "config", "limits"},

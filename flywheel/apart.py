@@ -1,0 +1,260 @@
+"""Environments in a process of their own: what hangs or dies there is ended from outside, and the rollout goes on.
+
+    this process                 socket pair                    worker
+    Apart.step(action)  --  ("step", action, active)  -->  GymBatch.step
+                       <--  obs, reward, terminated ...  --
+                            marks [N] in shared memory     since when each environment has been stepped
+
+A step (or reset) that lasts longer than `limit` seconds cannot be ended from within: C code that holds the interpreter's lock
+listens to nobody. So the worker is killed, a new one made, and `Lost` says which environments were to blame: their episodes
+failed, all others begin anew at their seeds, and come out equal to the bit. Where several were being stepped at that moment
+(two threads, and one may only have waited for the other) nobody is blamed yet, and the next worker steps them one by one.
+
+Workers are kept for the next batch of the same process: one interpreter's start (half a second) a stage, not one a batch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from flywheel.faults import Fault, Lost
+from flywheel.gym_task import GymBatch, TaskError
+
+OPENING = 300.0  # s, for imports and the first environment
+ROOM = 4096  # environments that `marks` has room for
+KEPT = 2  # workers that wait for the next batch
+UNEXPLAINED = 3  # deaths in a row that no environment is to blame for, before that is an error
+SAYS = (  # what a batch tells of itself when it is opened
+    "id", "task", "num_envs", "obs_dim", "action_dim", "action_low", "action_high", "max_steps", "fps", "success", "obs_sizes", "obs_names",
+)  # fmt: skip
+_waiting: list[_Worker] = []
+
+
+class Apart:
+    """A `GymBatch` in a worker: the same methods; those that begin or step may raise `Lost`."""
+
+    def __init__(self, limit: float, threads: int, **options: Any):
+        self.limit, self._threads, self._options = limit, threads, options
+        self._careful, self._unexplained = False, 0
+        self._open()
+
+    def _open(self) -> None:
+        self._worker = _take()
+        self._end = weakref.finalize(self, _give_back, self._worker)
+        threads = 1 if self._careful else self._threads
+        options = {**self._options, "threads": threads, "limit": self.limit}
+        told = self._ask("open", options, limit=OPENING)
+        if told.pop("holds"):
+            self.hold_action = lambda i: self._ask("hold_action", int(i))
+        self.__dict__.update(told)
+
+    def reset_at(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """As `GymBatch.reset_at`; Fault where the environment cannot begin."""
+        return self._ask("reset_at", i, seed, state)
+
+    def reset(self, seeds) -> np.ndarray:
+        """As `GymBatch.reset`."""
+        return self._ask("reset", list(seeds))
+
+    def step(self, action: np.ndarray, active=None):
+        """As `GymBatch.step`."""
+        return self._ask("step", action, None if active is None else [int(i) for i in active])
+
+    def get_state(self, i: int) -> dict[str, np.ndarray]:
+        """As `GymBatch.get_state`."""
+        return self._ask("get_state", i)
+
+    def set_state(self, i: int, state: dict[str, np.ndarray]) -> np.ndarray:
+        """As `GymBatch.set_state`."""
+        return self._ask("set_state", i, state)
+
+    def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
+        """As `GymBatch.frame`."""
+        return self._ask("frame", i, width, height)
+
+    def drawing(self) -> dict[str, Any] | None:
+        """As `GymBatch.drawing`."""
+        return self._ask("drawing")
+
+    def run(self, function: Callable, *args: Any) -> Any:
+        """function(batch, *args) in the worker, for what needs the environments themselves; a function of a module."""
+        return self._ask("run", function, args)
+
+    def close(self) -> None:
+        """Close the environments; the worker waits for the next batch."""
+        self._end()
+
+    def _ask(self, method: str, *args: Any, limit: float | None = None) -> Any:
+        """What the worker's batch answers; Lost where there was no answer."""
+        worker = self._worker
+        if worker.busy:  # an answer that nobody waited for (Ctrl-C) is still to come
+            self._lose({})
+        worker.busy, since = True, time.monotonic()
+        try:
+            worker.pipe.send((method, args))
+            while not worker.pipe.poll(min(5.0, self.limit / 4)):
+                late = worker.late(self.limit) if limit is None else []
+                if late or (limit and time.monotonic() - since > limit):
+                    self._lose({i: f"hung: it took longer than task.step_seconds={self.limit:g}" for i in late})
+            kind, value = worker.pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._lose({i: f"its process died: {worker.ended()}" for i in worker.late(None)})
+        worker.busy, self._unexplained = False, 0 if method == "step" else self._unexplained
+        if kind == "error":
+            raise _error(*value)
+        return value
+
+    def _lose(self, causes: dict[int, str]) -> None:
+        """End the worker and make a new one; raises Lost."""
+        told = self._worker.ended() if self._worker.process.poll() is not None else "it did not answer"
+        self._end.detach()
+        self._worker.kill()
+        self._careful = len(causes) > 1
+        self._unexplained = 0 if causes else self._unexplained + 1
+        if self._unexplained > UNEXPLAINED or not hasattr(self, "num_envs"):
+            raise TaskError(
+                f"task.id={self._options.get('id')!r}: the process of its environments ended while none was being stepped: {told}. "
+                "Look for its own words above; task.step_seconds=0 steps them in this process, for a debugger"
+            )
+        self._open()
+        raise Lost(causes if len(causes) == 1 else {})
+
+
+class _Worker:
+    """A process that serves one batch after the other."""
+
+    def __init__(self):
+        self.key, self.busy = _surroundings(), False
+        shared = tempfile.TemporaryFile()  # noqa: SIM115 (mapped, then closed)
+        shared.truncate(8 * ROOM)
+        self.marks = np.frombuffer(mmap.mmap(shared.fileno(), 8 * ROOM), np.float64)
+        here, there = socket.socketpair()
+        life, self.life = (
+            os.pipe()
+        )  # nobody else holds its other end: when this process dies, whatever of, the worker is told
+        fds = (there.fileno(), shared.fileno(), life)
+        code = f"import sys; sys.path[:] = {sys.path!r}; from flywheel.apart import serve; serve{fds!r}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=2, pass_fds=fds, close_fds=True
+        )
+        self.pipe = Connection(here.detach())
+        there.close()
+        shared.close()
+        os.close(life)
+
+    def late(self, limit: float | None) -> list[int]:
+        """The environments that have been stepped for longer than `limit` seconds; None: all that are being stepped."""
+        now = time.monotonic()
+        return [int(i) for i in np.flatnonzero(self.marks) if limit is None or now - self.marks[i] >= limit]
+
+    def ended(self) -> str:
+        """How the process ended, in words."""
+        code = self.process.wait()
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        if not self.pipe.closed:
+            self.process.kill()
+            self.process.wait()
+            self.pipe.close()
+            os.close(self.life)
+
+
+def _surroundings() -> tuple:
+    """What a worker has taken from this process: it serves again only where that is the same."""
+    return os.getpid(), os.getcwd(), tuple(sys.path), tuple(sorted(os.environ.items()))
+
+
+def _take() -> _Worker:
+    """A worker that waits, or a new one."""
+    key = _surroundings()
+    for worker in list(_waiting):
+        if worker.key != key or worker.process.poll() is not None:
+            _waiting.remove(worker)
+            if worker.key[0] == os.getpid():
+                worker.kill()
+    return _waiting.pop() if _waiting else _Worker()
+
+
+def _give_back(worker: _Worker) -> None:
+    """Close a worker's batch and keep it; one that does not answer at once is ended."""
+    if worker.key[0] != os.getpid():  # a fork's copy: it is not ours
+        return
+    if not worker.busy and len(_waiting) < KEPT and not sys.is_finalizing():
+        try:
+            worker.pipe.send(("close", ()))
+            if worker.pipe.poll(5.0) and worker.pipe.recv()[0] == "done":
+                _waiting.append(worker)
+                return
+        except (OSError, EOFError):
+            pass
+    worker.kill()
+
+
+@atexit.register
+def _end_all() -> None:
+    while _waiting:
+        worker = _waiting.pop()
+        if worker.key[0] == os.getpid():
+            worker.kill()
+
+
+def _error(name: str, text: str) -> Exception:
+    """An exception of the worker, as far as it is one that callers know."""
+    known = {"TaskError": TaskError, "Fault": Fault}
+    kind = known.get(name) or getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, UnicodeError):
+        kind, text = RuntimeError, f"{name}: {text}"
+    return kind(text)
+
+
+def serve(pipe: int, shared: int, life: int) -> None:
+    """The worker's side: answer until nobody asks any more."""
+    import fcntl
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # whoever is asked to stop asks us, or dies, which we are told
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "SIGIO"):  # the kernel ends us when the other end is gone, whoever holds the interpreter's lock
+        fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    marks = np.frombuffer(mmap.mmap(shared, 8 * ROOM), np.float64)
+    asked, batch = Connection(pipe), None
+    while True:
+        try:
+            method, args = asked.recv()
+        except (EOFError, ConnectionResetError):
+            os._exit(0)
+        try:
+            if method == "open":
+                marks[:] = 0
+                batch = GymBatch(marks=marks, **args[0])
+                value = {key: getattr(batch, key) for key in SAYS}
+                value |= {"discrete": batch.discrete is not None, "holds": hasattr(batch, "hold_action")}
+            elif method == "run":
+                value = args[0](batch, *args[1])
+            elif method == "close":
+                batch = batch and batch.close()
+                asked.send(("done", None))
+                continue
+            else:
+                value = getattr(batch, method)(*args)
+            answer = ("value", value)
+        except BaseException as error:
+            marks[:] = 0
+            answer = ("error", (type(error).__name__, str(error)))
+        asked.send(answer)

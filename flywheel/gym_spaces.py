@@ -1,0 +1,62 @@
+"""Which spaces can be learnt from: arrays of numbers. Pictures are refused by name until policies can see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class TaskError(ValueError):
+    """An environment that cannot be a task; the message names what it lacks."""
+
+
+def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
+    """{key: Box} of an observation space that flywheel can learn from; TaskError with what to do for others."""
+    import gymnasium as gym
+
+    there = obs.spaces if isinstance(obs, gym.spaces.Dict) else {"obs": obs}
+    if obs_keys and there is not getattr(obs, "spaces", None):
+        raise TaskError(f"{id}: task.obs_keys={list(obs_keys)}: the observation is {obs}, no Dict; leave obs_keys out")
+    if absent := [key for key in obs_keys or () if key not in there]:
+        raise TaskError(f"{id}: task.obs_keys: there is no {', '.join(absent)}; there is {', '.join(there)}")
+    chosen = {key: there[key] for key in obs_keys or there}
+    usable = [key for key, box in there.items() if isinstance(box, gym.spaces.Box) and not _is_picture(box)]
+    others = (
+        f"Leave it out: task.obs_keys=[{','.join(usable)}]"
+        if usable and len(there) > 1
+        else ("An option of the environment (task.kwargs={...}) may give its state instead")
+    )
+    for key, box in chosen.items():
+        if not isinstance(box, gym.spaces.Box):
+            raise TaskError(
+                f"{id}: observation space {obs if len(there) == 1 else f'{key}: {box}'} is neither Box, Dict of Box nor Discrete; "
+                f"flywheel learns from arrays. {others}"
+            )
+        if _is_picture(box):
+            raise TaskError(
+                f"{id}: the observation's {key} is a picture, {list(box.shape)} {box.dtype}: policies that see come with a later "
+                f"version. {others}"
+            )
+    if not chosen:
+        raise TaskError(f"{id}: observation space {obs} is empty; flywheel learns from arrays")
+    return chosen
+
+
+def _is_picture(box) -> bool:
+    """Whether a box holds pixels: bytes in two dimensions or more, or [..., H, W, C] or [..., C, H, W] of 1 to 4 channels."""
+    shape = box.shape
+    if len(shape) == 2:
+        return box.dtype == np.uint8 and min(shape) >= 8
+    if len(shape) < 3:
+        return False
+    channels_last, channels_first = shape[-1] <= 4 and min(shape[-3:-1]) >= 8, shape[-3] <= 4 and min(shape[-2:]) >= 8
+    return box.dtype == np.uint8 or channels_last or channels_first
+
+
+def box(space):
+    """Discrete(n) as the box of one-hot vectors; any other space as it is."""
+    import gymnasium as gym
+
+    return gym.spaces.Box(0.0, 1.0, (int(space.n),), np.float32) if isinstance(space, gym.spaces.Discrete) else space
