@@ -12,7 +12,7 @@ from flywheel import config
 
 ROOT = Path(flywheel.__file__).parent
 FLOORS = [
-    {"episode", "frames", "log", "stats"},
+    {"episode", "frames", "log", "stats", "bounds", "outcome"},
     {"store", "corpus", "nets", "names"},
     {"policy", "critic", "env", "gym_task", "guard", "replay"},
     {"rl"},
