@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -12,7 +13,8 @@ from flywheel.frames import Frames
 
 def listed(arrays: Mapping[str, tuple[int, ...]]) -> str:
     """{name: shape} as "qpos [40, 14], qvel [40, 14]"."""
-    return ", ".join(f"{name} {list(shape)}" for name, shape in arrays.items()) or "nothing"
+    names = [f"{name[:80]} {list(shape)}" for name, shape in arrays.items()]
+    return ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "") or "nothing"
 
 
 def wanted(keys: Iterable[str], here: Mapping[str, tuple[int, ...]], where: str) -> list[str]:
@@ -41,8 +43,8 @@ def frames(
     for name in names:
         try:
             out[name] = make(name)
-        except (EpisodeError, OSError) as error:
-            raise EpisodeError(f"{where}: camera {name}: {error}") from error
+        except Exception as error:  # what damaged pictures raise
+            raise EpisodeError(f"{where}: camera {name}: {str(error)[:1000] or repr(error)}") from error
     return out
 
 
@@ -65,24 +67,62 @@ def state(parts: list[np.ndarray], where: str) -> np.ndarray:
     """[N, ...] each -> [N, Do] float32, side by side in their order."""
     if not parts:
         raise EpisodeError(f"{where}: no observation of numbers; name the keys with obs_keys=[...]")
+    if wrong := [part for part in parts if part.dtype.kind not in "biuf" or not part.ndim]:
+        raise EpisodeError(
+            f"{where}: an observation of {wrong[0].dtype} {list(wrong[0].shape)}; expected numbers [N, ...]"
+        )
     if len({len(part) for part in parts}) != 1:
         raise EpisodeError(
             f"{where}: observations of {', '.join(str(len(p)) for p in parts)} rows; expected equal ones"
         )
-    return np.concatenate([np.asarray(part, np.float32).reshape(len(part), -1) for part in parts], axis=1)
+    return np.concatenate([flat(np.asarray(part, np.float32)) for part in parts], axis=1)
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """[N, ...] -> [N, D], also of no rows."""
+    return array.reshape(len(array), int(np.prod(array.shape[1:])))
 
 
 def skew(seconds: np.ndarray) -> list[float]:
     """[median, largest] of the distances [N] of a stream's samples from the control ticks: what meta["skew_s"] has of it."""
     seconds = np.abs(np.asarray(seconds, np.float64))
+    if not len(seconds) or not np.isfinite(seconds).all():
+        raise EpisodeError("the times of the samples are not finite; expected seconds")
     return [round(float(np.median(seconds)), 6), round(float(seconds.max()), 6)]
 
 
 def actions(array: np.ndarray, where: str) -> np.ndarray:
-    """[T, Da] float32; EpisodeError for numbers of a choice (discrete actions) and for other shapes."""
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
-        raise EpisodeError(
-            f"{where}: action is {array.dtype} {list(array.shape)}; expected floats [T, Da] (discrete actions are not for"
-            " flywheel's policies)"
-        )
-    return array.astype(np.float32)
+    """[T, Da] float32, or int64 where the recording has whole numbers: a choice (ingest makes it one-hot) or numbers after all."""
+    if array.ndim not in (1, 2) or array.dtype.kind not in "biuf":
+        raise EpisodeError(f"{where}: action is {array.dtype} {list(array.shape)}; expected numbers [T, Da] or [T]")
+    array = flat(array)
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+
+
+def seed(value: object) -> tuple[int | None, dict[str, str]]:
+    """A seed, and what meta says where something else was recorded as one: a wrong seed costs a replay, not the episode."""
+    if value is None:
+        return None, {}
+    try:
+        number = int(value)
+        if number == value and abs(number) < 2**63:
+            return number, {}
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return None, {"dropped": f"seed {str(value)[:40]}"}
+
+
+def rate(value: object, where: str) -> float:
+    """A control rate in Hz, 0 where none was recorded; EpisodeError for nonsense."""
+    try:
+        found = float(value or 0.0)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found) or found < 0:
+        raise EpisodeError(f"{where}: fps is {str(value)[:40]}; expected a rate in Hz. Say the right one with fps=")
+    return found
+
+
+def text(value: object) -> str:
+    """A text that may be kept as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

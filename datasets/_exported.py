@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,10 +45,15 @@ def episode(
     )
 
 
-def demo(group) -> Episode:
-    """A demo of a robomimic HDF5 file (h5py group): its last observation is the last of next_obs."""
-    record = json.loads(group["flywheel"][()])
-    record["meta"] = {**record["meta"], "exported": Path(group.file.filename).name}
-    obs = {key: np.concatenate([value[()], group["next_obs"][key][-1:]]) for key, value in group["obs"].items()}
-    others = {name: {k: v[()] for k, v in group.get(name, {}).items()} for name in ("extras", "start")}
-    return Episode(obs=obs, action=group["actions"][()], reward=group["rewards"][()], **others, **record)
+def demo(group, via: str) -> Episode:
+    """A demo of a robomimic HDF5 file (_hdf5.Group): its last observation is the last of next_obs; `via` goes into meta."""
+    record = json.loads(group.array("flywheel").texts()[0])
+    record = {name: record[name] for name in RECORD}
+    record["meta"] = {**record["meta"], "exported": via}
+    after = group.group("next_obs")
+    seen = group.group("obs").arrays()
+    obs = {key: np.concatenate([value[()], after.array(key)[-1:]]) for key, value in seen.items()}
+    others = {
+        name: {k: v[()] for k, v in group.group(name).arrays().items()} for name in ("extras", "start") if name in group
+    }
+    return Episode(obs=obs, action=group.array("actions")[()], reward=group.array("rewards")[()], **others, **record)

@@ -1,46 +1,73 @@
 """What LeRobotDataset v2.1 and v3.0 share: info.json, columns of Parquet to arrays, an episode from its rows.
 
 Read by pyarrow; lerobot is not imported. A camera's pictures are the bytes in the Parquet file, its video the file itself.
+Where meta and data disagree, the data's own columns (episode_index, frame_index, index, task_index) count.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flywheel_datasets import _columns, _exported, _outcome
+from flywheel_datasets import _columns, _exported
 
+from flywheel import bounds
+from flywheel import outcome as outcomes
 from flywheel.episode import Episode, EpisodeError
 from flywheel.frames import Frames, pictures
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+FIELD = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
+
+
+def unit(folder: Path) -> Path | None:
+    """The file that source= names for a data set's folder, None where it is none."""
+    file = Path(folder) / "meta" / "info.json"
+    return file if file.is_file() else None
 
 
 def opened(path: Path, versions: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
     """The folder of a data set and its info, from the folder or its meta/info.json; EpisodeError if it is no such thing."""
     path = Path(path)
     file = path / "meta" / "info.json" if path.is_dir() else path
+    root = file.parent.parent
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
+        info = json.loads(bounds.inside(root, file.relative_to(root), str(path)).read_text(encoding="utf-8"))
         version, features = info["codebase_version"], info["features"]
-        {key: (feature["dtype"], feature["shape"]) for key, feature in features.items()}
+        {key: (feature["dtype"], [int(n) for n in feature["shape"]]) for key, feature in features.items()}
         {key: info[key] for key in ("data_path", "total_episodes")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except EpisodeError:
+        raise
+    except Exception as error:
         raise EpisodeError(
-            f"{path}: no meta/info.json of a LeRobotDataset: {error!r}. Give source=<data set>/meta/info.json"
+            f"{path}: no meta/info.json of a LeRobotDataset: {error!r}. Give source=<data set>, its folder"
         ) from error
     if version not in versions:
-        other = {"v2.0": "lerobot_v21", "v2.1": "lerobot_v21", "v3.0": "lerobot_v3"}.get(version)
+        other = {"v2.0": "lerobot_v21", "v2.1": "lerobot_v21", "v3.0": "lerobot_v3"}.get(str(version))
         raise EpisodeError(
-            f"{path}: codebase_version is {version!r}; expected {' or '.join(versions)}. "
+            f"{path}: codebase_version is {str(version)[:40]!r}; expected {' or '.join(versions)}. "
             + (f"Read it with format={other}" if other else "Convert it with lerobot's own script")
         )
     if "action" not in features:
-        raise EpisodeError(f"{path}: features has no `action`; there is {', '.join(features)}")
-    return file.parent.parent, info
+        raise EpisodeError(f"{path}: features has no `action`; there is {', '.join(features)[:500]}")
+    info["fps"] = _columns.rate(info.get("fps"), f"{path}: info.json")
+    return root, info
+
+
+def place(root: Path, pattern: Any, where: str, **fields: Any) -> Path:
+    """The file that a template of info.json names ("data/chunk-{chunk_index:03d}/..."), which must lie in the data set."""
+
+    def one(found: re.Match) -> str:
+        value = fields.get(found[1])
+        if value is None:
+            raise EpisodeError(f"{where}: the template {str(pattern)[:200]!r} asks for {found[1]}, which is not known")
+        return str(value) if found[2] is None else f"{int(value):0{found[2]}d}"
+
+    return bounds.inside(root, FIELD.sub(one, str(pattern)), where)
 
 
 def numeric(info: dict[str, Any]) -> dict[str, list[int]]:
@@ -95,6 +122,58 @@ def array(table, name: str, where: str) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False).reshape(shape)
 
 
+def ordered(table, where: str):
+    """The rows of one episode in the order of their frame_index; EpisodeError where one is missing or there twice."""
+    if "frame_index" not in table.column_names:
+        return table
+    frame = array(table, "frame_index", where).reshape(-1)
+    order = np.argsort(frame, kind="stable")
+    steps = np.diff(frame[order].astype(np.int64))
+    if (steps != 1).any():
+        what = "twice" if (steps < 1).any() else "missing"
+        at = int(frame[order][int((steps != 1).argmax())])
+        raise EpisodeError(f"{where}: frame_index: a row after {at} is {what}; expected every frame once")
+    return table if (order == np.arange(len(order))).all() else table.take(order)
+
+
+def rewarded(info: dict[str, Any], files: list[Path]) -> bool:
+    """Does next.reward of the whole data set say who succeeded (outcome.sparse)? Files that cannot be read say it themselves."""
+    from flywheel_datasets import _parquet
+
+    def rewards():
+        for file in files:
+            try:
+                yield array(_parquet.table(file, ["next.reward"]), "next.reward", file.name)
+            except Exception:
+                continue
+
+    return "next.reward" in info["features"] and outcomes.sparse(rewards())
+
+
+def tasks(root: Path) -> dict[int, str]:
+    """{task_index: words} of the data set, as far as they can be read."""
+    from flywheel_datasets import _parquet
+
+    try:
+        if (file := root / "meta" / "tasks.jsonl").is_file():
+            rows = [json.loads(line) for line in bounds.inside(root, file, "").read_text("utf-8").splitlines() if line]
+        else:
+            rows = _parquet.table(bounds.inside(root, root / "meta" / "tasks.parquet", "")).to_pylist()
+        words = [k for k in (rows[0] if rows else ()) if k != "task_index"]
+        return {int(row["task_index"]): str(row[words[0]]) for row in rows if words}
+    except Exception:
+        return {}  # words about an episode are not worth the episode
+
+
+def words(told: Any, table, known: dict[int, str]) -> list[str]:
+    """What an episode is about: as its listing says, else by the task_index of its rows."""
+    if isinstance(told, list) and all(isinstance(word, str) for word in told):
+        return told
+    if "task_index" not in table.column_names:
+        return []
+    return [known[n] for n in dict.fromkeys(table.column("task_index").to_pylist()) if n in known]
+
+
 def episode(
     table,
     info: dict[str, Any],
@@ -107,11 +186,12 @@ def episode(
     origin: str | None,
     fps: float | None,
     sparse: bool,
+    rule: outcomes.Rule | None,
     images: Callable[[str], Frames],
     cameras: dict[str, str],
 ) -> Episode:
     """The rows of one episode as an Episode. There is no final observation: the last action is lost."""
-    action = _columns.actions(array(table, "action", where).reshape(table.num_rows, -1), where)
+    action = _columns.actions(array(table, "action", where), where)
     keys = observed(info, obs_keys, where)
     obs = {"state": _columns.state([array(table, key, where) for key in keys], where)}
     if obs_keys is None:
@@ -121,16 +201,10 @@ def episode(
     steps = len(action) - 1
     if steps < 1:
         raise EpisodeError(f"{where}: {len(action)} rows, and no final observation: nothing can be learnt")
-    rewards = array(table, "next.reward", where).reshape(-1) if "next.reward" in info["features"] else None
-    flags = array(table, "next.success", where).reshape(-1) if "next.success" in info["features"] else None
-    if flags is None and sparse and rewards is not None:
-        flags = rewards > 0
-    learning, success = _outcome.outcome(flags, steps)
-    done = "next.done" in info["features"] and bool(array(table, "next.done", where).reshape(-1)[-1])
-    extras = {} if rewards is None else {"env_reward": rewards[:steps].astype(np.float32)}
+    told, extras = judged(table, info, where, steps, sparse, rule)
     other = [k for k in numeric(info) if not k.startswith(("observation.", "next.")) and k != "action"]
     extras |= {key: array(table, key, where)[:steps] for key in other}
-    robot = {"robot": info["robot_type"]} if info.get("robot_type") else {}
+    robot = {"robot": str(info["robot_type"])[:255]} if info.get("robot_type") else {}
     late = {}
     if clock(info) and info.get("fps"):
         seconds = array(table, "timestamp", where).reshape(-1).astype(np.float64)
@@ -139,14 +213,26 @@ def episode(
         task="",
         obs=obs,
         action=action[:steps],
-        reward=learning,
-        terminated=bool(done and success),
-        success=success,
+        reward=told.reward,
+        terminated=told.terminated,
+        success=told.success,
         origin=origin or "human",
-        fps=float(fps or info.get("fps") or 0.0),
-        extras=extras,
+        fps=_columns.rate(fps or info.get("fps"), where),
+        extras={**extras, **told.extras},
         meta={"file": root.name, "demo": number, "language": "; ".join(tasks), **robot, **late},
     )
+
+
+def judged(table, info, where: str, steps: int, sparse: bool, rule) -> tuple[outcomes.Outcome, dict[str, np.ndarray]]:
+    """The outcome of an episode, and its own reward for extras. next.done only marks the end of a recording."""
+
+    def column(key: str) -> np.ndarray | None:
+        return array(table, key, where).reshape(-1) if key in table.column_names else None
+
+    reward, done = column("next.reward"), column("next.done")
+    said = outcomes.Said(flags=column("next.success"), reward=reward, done=done is not None and bool(done[-1]))
+    told = outcomes.decide(said, steps, sparse=sparse, rule=rule, find=column, where=where)
+    return told, {} if reward is None else {"env_reward": reward[:steps].astype(np.float32)}
 
 
 def whole(
@@ -172,7 +258,7 @@ def whole(
 
 def embedded(column, last: bytes | None = None) -> Frames:
     """The pictures that are kept in the Parquet file, and perhaps one more behind them."""
-    rows = [row["bytes"] for row in column.to_pylist()]
+    rows = [row["bytes"] if isinstance(row, dict) else None for row in column.to_pylist()]
     if None in rows:
         raise EpisodeError("pictures in files of their own; expected their bytes in the Parquet file")
     return pictures(rows if last is None else [*rows, last])
@@ -182,4 +268,4 @@ def parts(path: Path, cameras: list[str] | None = None) -> list[Path]:
     """The files that decide what is read of the data set whose info.json this is: all; no video where cameras=[]."""
     root = Path(path).parent.parent
     found = (p for p in root.rglob("*") if p.is_file() and not any(n[0] == "." for n in p.relative_to(root).parts))
-    return sorted(p for p in found if cameras != [] or p.suffix != ".mp4")
+    return sorted(p for p in found if (cameras != [] or p.suffix != ".mp4") and bounds.within(root, p))

@@ -1,86 +1,76 @@
 """hand_dapg pickles: Adroit demonstrations of Rajeswaran et al. (RSS 2018), github aravindr93/hand_dapg.
 
 A list of dicts with `observations` [T, Do], `actions` [T, Da], `rewards` [T] and `init_state_dict`. There is no final
-observation, so the last action is lost. The pickle is read by an unpickler that knows numpy's arrays and nothing else.
+observation, so the last action is lost. The pickle is read by _pickles, which knows numpy's arrays and nothing else.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from flywheel_datasets import _columns, _pickles
 
-from flywheel.episode import Episode, EpisodeError
-
-ALLOWED = {(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")} | {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-}
+from flywheel import outcome as outcomes
+from flywheel.episode import Episode, EpisodeError, attempt
 
 DOOR_OPEN = 1.35  # rad; AdroitHandDoor-v1's own threshold
+ARRAYS = ("observations", "actions", "rewards")
 
 
-class ArraysOnly(pickle.Unpickler):
-    """Refuses, by name, any global that is not one of numpy's array types; nothing in the file runs."""
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}; only numpy arrays are read from a pickle")
-        return super().find_class(module, name)
-
-
-def load_arrays(path: Path):
-    """The numpy objects in a pickle, or EpisodeError that names what it asked for."""
-    try:
-        with open(path, "rb") as file:
-            return ArraysOnly(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:
-        raise EpisodeError(f"{path}: not a pickle of numpy arrays: {error}") from error
-
-
-def read(path: Path, origin: str = "human:vr", fps: float = 100.0) -> Iterator[Episode]:
+def read(
+    path: Path, origin: str = "human:vr", fps: float = 100.0, outcome: Any = None
+) -> Iterator[Episode | EpisodeError]:
     """Yield one episode a recording; `start` holds what `check=replay` sets the simulator to."""
-    recordings = load_arrays(path)
+    rule = outcomes.rule(outcome)
+    recordings = _pickles.load(path)
     if not isinstance(recordings, list):
         raise EpisodeError(f"{path}: found a {type(recordings).__name__}; expected a list of recordings")
     for i, recording in enumerate(recordings):
         where = f"{path}: recording {i}"
-        try:
-            obs = np.asarray(recording["observations"], np.float32)
-            exact = np.asarray(recording["observations"], np.float64)
-            action = np.asarray(recording["actions"], np.float32)
-            reward = np.asarray(recording["rewards"], np.float32)
-            init = recording["init_state_dict"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise EpisodeError(
-                f"{where}: {error!r}; expected observations, actions, rewards, init_state_dict"
-            ) from error
-        if obs.ndim != 2 or action.ndim != 2 or not len(obs) == len(action) == len(reward):
-            raise EpisodeError(
-                f"{where}: observations {list(obs.shape)}, actions {list(action.shape)}, rewards {list(reward.shape)};"
-                " expected [T, Do], [T, Da], [T]"
-            )
-        won = door_open(obs[1:])
-        learning = np.zeros(len(obs) - 1, np.float32)
-        if won is not None and won.any():
-            learning[won.argmax()] = 1.0
-        yield Episode(
-            task="AdroitHandDoor-v1",
-            obs={"state": obs},
-            action=action[:-1],
-            reward=learning,
-            terminated=False,
-            success=None if won is None else bool(won.any()),
-            origin=origin,
-            fps=fps,
-            extras={"env_reward": reward[:-1]},
-            start=door_start(exact, init),
-            meta={"file": Path(path).name, "demo": i},
+
+        def one(recording=recording, where=where, i=i) -> Episode:
+            found = episode(recording, where, rule)
+            about = {"file": Path(path).name, "demo": i}
+            return found.replace(origin=origin, fps=_columns.rate(fps, where), meta=about)
+
+        yield attempt(one, where)
+
+
+def episode(recording: Any, where: str, rule: outcomes.Rule | None) -> Episode:
+    """One recording as an Episode."""
+    if not isinstance(recording, dict) or not {*ARRAYS, "init_state_dict"} <= set(recording):
+        there = list(recording) if isinstance(recording, dict) else type(recording).__name__
+        raise EpisodeError(f"{where}: there is {str(there)[:300]}; expected {', '.join(ARRAYS)}, init_state_dict")
+    exact, action, reward = (_pickles.array(recording[key], f"{where}: {key}") for key in ARRAYS)
+    if exact.ndim != 2 or action.ndim not in (1, 2) or not len(exact) == len(action) == reward.size:
+        raise EpisodeError(
+            f"{where}: observations {list(exact.shape)}, actions {list(action.shape)}, rewards {list(reward.shape)};"
+            " expected [T, Do], [T, Da], [T]"
         )
+    obs, steps = exact.astype(np.float32), len(action) - 1
+    if steps < 1:
+        raise EpisodeError(f"{where}: {len(action)} rows, and no final observation: nothing can be learnt")
+
+    def find(key: str) -> np.ndarray | None:
+        value = recording.get(key)
+        return None if value is None else _pickles.array(value, f"{where}: {key}")
+
+    said = outcomes.Said(flags=door_open(obs[1:]), reward=reward.reshape(-1), terminal=False)
+    told = outcomes.decide(said, steps, rule=rule, find=find, where=where)
+    return Episode(
+        task="AdroitHandDoor-v1",
+        obs={"state": obs},
+        action=_columns.actions(action, where)[:-1],
+        reward=told.reward,
+        terminated=told.terminated,
+        success=told.success,
+        origin="",
+        extras={"env_reward": reward.reshape(-1)[:-1].astype(np.float32), **told.extras},
+        start=door_start(exact.astype(np.float64), recording["init_state_dict"]),
+    )
 
 
 def door_open(obs: np.ndarray) -> np.ndarray | None:
@@ -95,13 +85,13 @@ def door_start(obs: np.ndarray, init: dict) -> dict[str, np.ndarray]:
     positions come from the first observation (qpos[1:28] = obs[:27], hinge obs[28], latch obs[27]) and the velocities,
     at replay, from the second. qpos[0] is not observed (NaN) and follows from where the palm was seen.
     """
-    if obs.shape[1] != 39 or "door_body_pos" not in init:
+    if obs.shape[1] != 39 or not isinstance(init, dict) or not {"door_body_pos", "qvel"} <= set(init):
         return {}
     qpos = [np.concatenate([[np.nan], row[:27], [row[28], row[27]]]) for row in obs[:2]]
     return {
         "qpos": qpos[0],
-        "qvel": np.asarray(init["qvel"], np.float64),
-        "body_pos.frame": np.asarray(init["door_body_pos"], np.float64),
+        "qvel": _pickles.array(init["qvel"], "init_state_dict: qvel").astype(np.float64),
+        "body_pos.frame": _pickles.array(init["door_body_pos"], "init_state_dict: door_body_pos").astype(np.float64),
         "site_pos.S_grasp": obs[0, 29:32],
         "qpos_next": qpos[1],
         "site_next.S_grasp": obs[1, 29:32],

@@ -1,7 +1,9 @@
 """robomimic's HDF5 layout: data/demo_*/{obs/<key>, actions, rewards, dones, states}, next_obs/<key> if recorded.
 
-`obs_keys` orders the keys of obs and concatenates them into `state`. Cameras are all keys of frames [T, H, W, C], or those
-that `cameras` names. Without next_obs there is no final observation, and the last action of each demonstration is lost.
+`obs_keys` orders the keys of obs and concatenates them into `state`; arrays of nested groups (Isaac Lab's datagen_info) are
+there as `a/b`, and not in the default. Cameras are all keys of frames [T, H, W, C], nested ones as `a.b`, or those that
+`cameras` names. `filter_key` takes the demos that mask/FILTER_KEY lists, `action_key` other actions (actions_abs). Without
+next_obs there is no final observation, and the last action of each demonstration is lost.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-from flywheel_datasets import _columns, _exported
+from flywheel_datasets import _columns, _exported, _hdf5
 
-from flywheel.episode import Episode, EpisodeError
+from flywheel import outcome as outcomes
+from flywheel.episode import Episode, EpisodeError, attempt
 
 
 def read(
@@ -23,102 +25,125 @@ def read(
     origin: str | None = None,
     fps: float | None = None,
     cameras: list[str] | None = None,
+    filter_key: str | None = None,
+    action_key: str = "actions",
+    outcome: Any = None,
 ) -> Iterator[Episode | EpisodeError]:
     """Yield an episode for each demo in the order of their numbers, or an EpisodeError in its place."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise EpisodeError(f"{path}: not an HDF5 file that can be read: {error}") from error
-    with file:
+    rule = outcomes.rule(outcome)
+    with _hdf5.opened(path) as file:
         if "data" not in file:
             raise EpisodeError(
-                f"{path}: there is {', '.join(file) or 'nothing'}; expected a group 'data' with demo_0, ..."
+                f"{path}: there is {', '.join(file)[:500] or 'nothing'}; expected a group 'data' with demo_0, ..."
             )
-        data = file["data"]
-        for name in sorted(data, key=lambda n: (len(n), n)):
-            try:
-                yield episode(data[name], data, f"{path}: {name}", obs_keys, origin, fps, cameras)
-            except EpisodeError as error:
-                yield error
-            except (ValueError, TypeError, KeyError, OSError) as error:  # what a damaged group may raise
-                yield EpisodeError(f"{path}: {name}: {error!r}")
+        data = file.group("data")
+        names = sorted(data, key=lambda n: (len(n), n)) if filter_key is None else masked(file, filter_key)
+        sparse = outcomes.sparse(r for r in (rewards(data, name) for name in names) if r is not None)
+        for name in names:
+            where = f"{path}: {name}"
+
+            def one(name=name, where=where) -> Episode:
+                told = {"origin": origin, "fps": fps, "cameras": cameras, "action_key": action_key}
+                return episode(data.group(name), data, where, obs_keys, sparse=sparse, rule=rule, **told)
+
+            yield attempt(one, where)
 
 
-def episode(demo: h5py.Group, data: h5py.Group, where: str, obs_keys, origin, fps, cameras) -> Episode:
+def masked(file: _hdf5.Group, key: str) -> list[str]:
+    """The demos that mask/KEY lists."""
+    there = file.get("mask")
+    here = list(there) if isinstance(there, _hdf5.Group) else []
+    if key not in here:
+        raise EpisodeError(
+            f"{file.where}: no mask/{key}, which filter_key asks for; there is {', '.join(here) or 'none'}"
+        )
+    return [text.rstrip(b"\0").decode("utf-8", "replace") for text in there.array(key).texts()]
+
+
+def rewards(data: _hdf5.Group, name: str) -> np.ndarray | None:
+    """A demo's own rewards; None where there are none that can be read (the demo itself says why)."""
+    try:
+        return data.array(f"{name}/rewards")[()].reshape(-1)
+    except Exception:
+        return None
+
+
+def episode(
+    demo: _hdf5.Group, data: _hdf5.Group, where: str, obs_keys, *, origin, fps, cameras, action_key, sparse, rule
+) -> Episode:
     """One demo as an Episode; EpisodeError says what is missing and what is there."""
     if "flywheel" in demo and obs_keys is None:  # `flywheel export` wrote it: it comes back whole
-        found = _columns.only(_exported.demo(demo), cameras)
-        return found.replace(origin=origin or found.origin, fps=float(fps or found.fps))
-    if missing := [key for key in ("actions", "obs") if key not in demo]:
-        raise EpisodeError(f"{where}: no {' and no '.join(missing)}; there is {', '.join(demo)}")
-    keys = list(data.attrs.get("obs_keys", [])) if obs_keys is None else list(obs_keys)
-    images = {key: value.shape for key, value in demo["obs"].items() if value.ndim == 4}
-    keys = keys or sorted(set(demo["obs"]) - set(images))
-    keys = [k.decode() if isinstance(k, bytes) else str(k) for k in keys]
-    if absent := [key for key in keys if key not in demo["obs"]]:
-        raise EpisodeError(f"{where}: obs has no {', '.join(absent)}\n{side_by_side(keys, demo['obs'])}")
-    action = np.asarray(demo["actions"], np.float32)
-    steps = len(action)
-    if action.ndim != 2:
-        raise EpisodeError(f"{where}: actions is {list(action.shape)}; expected [T, Da]")
-    seen = {}
-    for key in [*keys, *(images := _columns.cameras(cameras, images, where))]:
-        seen[key] = demo["obs"][key][()]
-        if "next_obs" in demo and key in demo["next_obs"] and len(seen[key]) == steps:
-            seen[key] = np.concatenate([seen[key], demo["next_obs"][key][-1:]])
-    rows = {len(part) for part in seen.values()}
-    if len(rows) != 1 or rows.pop() not in (steps, steps + 1):
-        raise EpisodeError(f"{where}: actions has {steps} rows\n{side_by_side(keys, demo['obs'])}")
-    obs = _columns.state([seen[key] for key in keys], where)
-    if len(obs) == steps:
-        steps -= 1  # no final observation
-        action = action[:steps]
-    reward = np.asarray(demo["rewards"], np.float32)[:steps] if "rewards" in demo else np.zeros(steps, np.float32)
-    dones = np.asarray(demo["dones"]).astype(bool)[:steps] if "dones" in demo else np.zeros(steps, bool)
-    known = demo.attrs.get("success")
-    won = bool(known) if known is not None else (bool((reward > 0).any()) if "rewards" in demo else None)
-    learning = np.zeros(steps, np.float32)
-    if won:
-        learning[int((reward > 0).argmax()) if set(np.unique(reward)) <= {0.0, 1.0} and (reward > 0).any() else -1] = (
-            1.0
-        )
-    extras = {"env_reward": reward}
-    seed = demo.attrs.get("seed")
+        found = _columns.only(_exported.demo(demo, Path(where.rsplit(": ", 1)[0]).name), cameras)
+        return found.replace(origin=origin or found.origin, fps=_columns.rate(fps or found.fps, where))
+    if missing := [key for key in (action_key, "obs") if key not in demo]:
+        raise EpisodeError(f"{where}: no {' and no '.join(missing)}; there is {', '.join(demo)[:500]}")
+    action = _columns.actions(demo.array(action_key)[()], where)
+    obs, images, steps = observed(demo, data, len(action), where, obs_keys, cameras)
+    reward = demo.array("rewards")[()].reshape(-1) if "rewards" in demo else None
+    told = outcomes.decide(
+        outcomes.Said(
+            flag=demo.attr("success"),
+            flags=demo.array("success")[()] if "success" in demo else None,
+            reward=reward,
+            done="dones" in demo and bool(demo.array("dones")[()].any()),
+        ),
+        steps, sparse=sparse, rule=rule, where=where,
+        find=lambda key: demo.attr(key) if key not in demo else demo.array(key)[()],
+    )  # fmt: skip
+    seed, dropped = _columns.seed(demo.attr("seed"))
+    outcome = {"outcome": _columns.text(demo.attr("outcome"))} if demo.attr("outcome") is not None else {}
     return Episode(
-        task=str(data.attrs.get("task", "")),
-        obs={"state": obs, **{key: _columns.pixels(seen[key]) for key in images}},
-        action=action,
-        reward=learning,
-        terminated=bool(won and dones.any()),
-        success=won,
-        origin=origin or _text(demo.attrs.get("origin", data.attrs.get("origin", "human"))),
-        seed=None if seed is None else int(seed),
-        fps=float(fps or data.attrs.get("fps", 0) or 0),
-        extras=extras,
+        task=_columns.text(data.attr("task", "")),
+        obs={"state": obs, **images},
+        action=action[:steps],
+        reward=told.reward,
+        terminated=told.terminated,
+        success=told.success,
+        origin=origin or _columns.text(demo.attr("origin", data.attr("origin", "human"))),
+        seed=seed,
+        fps=_columns.rate(fps or data.attr("fps", 0), where),
+        extras={**({} if reward is None else {"env_reward": reward[:steps].astype(np.float32)}), **told.extras},
         start=_start(demo),
-        meta={"file": Path(demo.file.filename).name, "demo": demo.name.rsplit("/", 1)[-1], **_told(demo)},
+        meta={"file": Path(where.rsplit(": ", 1)[0]).name, "demo": demo.name.rsplit("/", 1)[-1], **outcome, **dropped},
     )
 
 
-def side_by_side(wanted: list[str], obs: h5py.Group) -> str:
+def observed(demo: _hdf5.Group, data: _hdf5.Group, steps: int, where: str, obs_keys, cameras):
+    """(state [T+1, Do], {camera: frames}, T): T is one less than there are actions where no final observation is."""
+    there = demo.group("obs").arrays()
+    images = {key: value.shape for key, value in there.items() if value.ndim == 4}
+    asked = data.attr("obs_keys", []) if obs_keys is None else obs_keys
+    keys = [_columns.text(key) for key in asked] or [key for key in there if key not in images and "/" not in key]
+    if absent := [key for key in keys if key not in there]:
+        raise EpisodeError(f"{where}: obs has no {', '.join(absent)[:500]}\n{side_by_side(keys, there)}")
+    chosen = _columns.cameras(cameras, images, where)
+    after = demo.get("next_obs")
+    seen = {}
+    for key in dict.fromkeys([*keys, *chosen]):
+        seen[key] = there[key][()]
+        if isinstance(after, _hdf5.Group) and key in after and len(seen[key]) == steps:
+            seen[key] = np.concatenate([seen[key], after.array(key)[-1:]])
+    if not keys:
+        raise EpisodeError(
+            f"{where}: obs has no array of numbers; there is {_columns.listed({k: v.shape for k, v in there.items()})}"
+        )
+    rows = {len(part) for part in seen.values()}
+    if len(rows) != 1 or rows.pop() not in (steps, steps + 1):
+        raise EpisodeError(f"{where}: actions has {steps} rows\n{side_by_side(keys, there)}")
+    state = _columns.state([seen[key] for key in keys], where)
+    return state, {key.replace("/", "."): _columns.pixels(seen[key]) for key in chosen}, len(state) - 1
+
+
+def side_by_side(wanted: list[str], obs: dict[str, _hdf5.Array]) -> str:
     """Two columns: the keys asked for, and the keys there are with their shapes."""
-    here = [f"{key} {list(obs[key].shape)}" for key in obs]
+    here = [f"{key[:80]} {list(value.shape)}" for key, value in obs.items()]
     lines = [f"    {'obs_keys asks for':32} the file has"]
-    for i in range(max(len(wanted), len(here))):
-        lines.append(f"    {wanted[i] if i < len(wanted) else '':32} {here[i] if i < len(here) else ''}")
+    for i in range(min(40, max(len(wanted), len(here)))):
+        lines.append(f"    {wanted[i][:80] if i < len(wanted) else '':32} {here[i] if i < len(here) else ''}")
     return "\n".join([*lines, "    Name the keys in the task's order with obs_keys=[...]"])
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _told(demo: h5py.Group) -> dict[str, Any]:
-    return {"outcome": _text(demo.attrs["outcome"])} if "outcome" in demo.attrs else {}
-
-
-def _start(demo: h5py.Group) -> dict[str, np.ndarray]:
+def _start(demo: _hdf5.Group) -> dict[str, np.ndarray]:
     """The simulator state that a demo begins from, where the file keeps it by name (group `start`)."""
-    if "start" not in demo:
-        return {}
-    return {key: np.asarray(value) for key, value in demo["start"].items()}
+    there = demo.get("start")
+    return {key: value[()] for key, value in there.arrays().items()} if isinstance(there, _hdf5.Group) else {}

@@ -9,6 +9,7 @@ The card is a YAML file beside the recordings, FILE.yaml or ros2_mcap.yaml (or `
     action:
       - {topic: /command, field: data, size: 4, unit: rad/s}
     success: {topic: /success, field: data}                  # optional: true from the moment of success on
+    reward: {topic: /reward, field: data}                    # optional: for outcome={success_when: "reward > 0.9"}
     cameras: {wrist: /camera/compressed}                     # optional: all of them, or those that `cameras=` names
     stale_s: 0.25                                            # a value older than this is a gap
 
@@ -22,25 +23,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flywheel_datasets import _columns, _outcome, _units
+from flywheel_datasets import _columns, _mcap, _units
 
-from flywheel.episode import Episode, EpisodeError
+from flywheel import bounds
+from flywheel import outcome as outcomes
+from flywheel.episode import Episode, EpisodeError, attempt
 from flywheel.frames import Frames, pictures
 
-KEYS = {"rate_hz", "obs", "action", "success", "cameras", "stale_s", "origin", "about"}
+KEYS = {"rate_hz", "obs", "action", "success", "reward", "cameras", "stale_s", "origin", "about"}
+FASTEST, LONGEST = 10_000.0, 10_000_000  # Hz; ticks an episode
 
 
 def read(
-    path: Path, card: str | None = None, origin: str | None = None, cameras: list[str] | None = None
+    path: Path,
+    card: str | None = None,
+    origin: str | None = None,
+    cameras: list[str] | None = None,
+    outcome: Any = None,
 ) -> Iterator[Episode | EpisodeError]:
     """Yield the file's episode; EpisodeError says what is missing, where, and what there is."""
     try:
-        from mcap.exceptions import McapError
         from mcap_ros2.reader import read_ros2_messages
     except ImportError as error:
         raise EpisodeError(f"{path}: reading MCAP needs the extra [ros]: pip install robot-flywheel[ros]") from error
-    told = _card(Path(path), card)
-    streams = [*told["obs"], *told["action"], *([told["success"]] if told.get("success") else [])]
+    told, rule = _card(Path(path), card), outcomes.rule(outcome)
+    judges = [told[key] for key in ("success", "reward") if told.get(key)]
+    streams = [*told["obs"], *told["action"], *judges]
     carded = told.get("cameras") or {}
     if unknown := [name for name in cameras or [] if name not in carded]:
         raise EpisodeError(f"{path}: the card has no camera {', '.join(unknown)}; it has {list(carded)}")
@@ -48,13 +56,16 @@ def read(
     topics = {stream["topic"] for stream in streams} | set(views.values())
     seen: dict[str, list[tuple[int, Any]]] = {topic: [] for topic in topics}
     try:
-        for message in read_ros2_messages(Path(path), topics):
-            seen[message.channel.topic].append((message.log_time_ns, message.ros_msg))
-    except (McapError, OSError, ValueError, EOFError) as error:
+        with _mcap.opened(path) as stream:
+            for message in read_ros2_messages(stream, topics):
+                seen[message.channel.topic].append((message.log_time_ns, message.ros_msg))
+    except EpisodeError:
+        raise
+    except Exception as error:  # what damaged records raise
         raise EpisodeError(f"{path}: not an MCAP file that can be read: {error!r}") from error
     if silent := sorted(topic for topic in topics if not seen[topic]):
         raise EpisodeError(f"{path}: no message on {', '.join(silent)}; look at the card's topics and at `mcap info`")
-    yield _episode(str(path), told, seen, views, origin)
+    yield attempt(lambda: _episode(str(path), told, seen, views, origin, rule), str(path))
 
 
 def parts(path: Path, card: str | None = None) -> list[Path]:
@@ -68,13 +79,11 @@ def _places(path: Path, named: str | None) -> list[Path]:
 
 def _card(path: Path, named: str | None) -> dict[str, Any]:
     """The card for a recording, checked."""
-    import yaml
-
     places = _places(path, named)
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise EpisodeError(f"{path}: no card; expected {' or '.join(map(str, places))} with rate_hz, obs and action")
-    told = yaml.safe_load(found.read_text()) or {}
+    told = _units.card(found if named else bounds.inside(path.parent, found.name, str(path)))
     if wrong := [key for key in ("rate_hz", "obs", "action") if not told.get(key)] + sorted(set(told) - KEYS):
         raise EpisodeError(
             f"{found}: missing or unknown: {', '.join(wrong)}; expected rate_hz, obs, action, and {', '.join(sorted(KEYS))}"
@@ -89,12 +98,19 @@ def _card(path: Path, named: str | None) -> dict[str, Any]:
 
 
 def _episode(
-    where: str, told: dict[str, Any], seen: dict[str, list], views: dict[str, str], origin: str | None
+    where: str, told: dict[str, Any], seen: dict[str, list], views: dict[str, str], origin: str | None, rule
 ) -> Episode:
-    period = 1e9 / float(told["rate_hz"])
-    judged = (told.get("success") or {}).get("topic")
-    begin = max(messages[0][0] for topic, messages in seen.items() if topic != judged)
-    end = min(messages[-1][0] for topic, messages in seen.items() if topic != judged)
+    rate, stale = _columns.rate(told["rate_hz"], f"{where}: the card"), float(told.get("stale_s", 0.25))
+    if not 0 < rate <= FASTEST:
+        raise EpisodeError(f"{where}: the card says rate_hz {rate}; expected more than 0 and at most {FASTEST:g}")
+    period, judged = 1e9 / rate, {told[key]["topic"] for key in ("success", "reward") if told.get(key)}
+    begin = max(messages[0][0] for topic, messages in seen.items() if topic not in judged)
+    end = min(messages[-1][0] for topic, messages in seen.items() if topic not in judged)
+    fewest = min(len(messages) for topic, messages in seen.items() if topic not in judged)
+    if (end - begin) / period > min(LONGEST, fewest * (max(stale, 0.0) * rate + 2)):
+        raise EpisodeError(
+            f"{where}: {(end - begin) / 1e9:.0f} s with {fewest} messages on a topic; the card allows gaps of stale_s={stale} s"
+        )
     ticks = begin + np.arange(int(max(0, end - begin) // period) + 1) * period
     if len(ticks) < 2:
         raise EpisodeError(
@@ -105,31 +121,41 @@ def _episode(
     def at_ticks(topic: str) -> list[Any]:
         times = np.array([t for t, _ in seen[topic]])
         index = np.searchsorted(times, ticks, side="right") - 1
-        if topic != judged:
+        if topic not in judged:
             age = (ticks - times[index]) / 1e9
             skew[topic] = _columns.skew(age)
-            if age.max() > float(told.get("stale_s", 0.25)):
+            if age.max() > stale:
                 raise EpisodeError(
                     f"{where}: {topic} says nothing for {age.max():.2f} s at {(ticks[age.argmax()] - begin) / 1e9:.2f} s; the card "
-                    f"allows stale_s={told.get('stale_s', 0.25)}"
+                    f"allows stale_s={stale}"
                 )
         return [seen[topic][i][1] if i >= 0 else None for i in index]
 
     def values(streams: list[dict[str, Any]]) -> np.ndarray:
         return np.concatenate([np.stack([_field(m, s, where) for m in at_ticks(s["topic"])]) for s in streams], axis=1)
 
+    def said(key: str) -> np.ndarray | None:
+        """[T] of a stream that judges, NaN before its first message; what a tick brought about is told by the next one."""
+        field = (told.get(key) or {}).get("field")
+        found = (
+            [np.nan if m is None else float(_walk(m, field, where)) for m in at_ticks(told[key]["topic"])]
+            if field
+            else None
+        )
+        return None if found is None else np.array(found)[1:]
+
     steps = len(ticks) - 1
-    flags = None
-    if told.get("success"):
-        flags = np.array([m is not None and bool(_walk(m, told["success"]["field"], where)) for m in at_ticks(judged)])[
-            1:
-        ]
-    reward, success = _outcome.outcome(flags, steps)
+    flags = said("success")
+    flags = None if flags is None else np.nan_to_num(flags)  # silence before the first word is no success
+    result = outcomes.decide(
+        outcomes.Said(flags=flags, reward=said("reward"), done=True), steps, rule=rule, where=where
+    )
     frames = _columns.frames(lambda name: _camera(at_ticks(views[name])), views, where)
     return Episode(
-        task="", obs={"state": values(told["obs"]), **frames}, action=values(told["action"])[:steps], reward=reward,
-        terminated=bool(success), success=success, origin=origin or told.get("origin", "human:teleoperation"), fps=float(told["rate_hz"]),
-        meta={"file": Path(where).name, "skew_s": dict(sorted(skew.items()))},
+        task="", obs={"state": values(told["obs"]).astype(np.float32), **frames},
+        action=_columns.actions(values(told["action"]), where)[:steps], reward=result.reward,
+        terminated=result.terminated, success=result.success, origin=origin or told.get("origin", "human:teleoperation"), fps=rate,
+        extras=result.extras, meta={"file": Path(where).name, "skew_s": dict(sorted(skew.items()))},
     )  # fmt: skip
 
 
@@ -149,7 +175,8 @@ def _field(message: Any, stream: dict[str, Any], where: str) -> np.ndarray:
     value = _walk(message, stream["field"], where)
     if hasattr(value, "__slots__"):
         value = [getattr(value, name) for name in value.__slots__]
-    row = np.atleast_1d(np.asarray(value, np.float32)).ravel()
+    row = np.atleast_1d(np.asarray(value)).ravel()
+    row = row.astype(np.int64 if row.dtype.kind in "biu" else np.float32)
     if len(row) != int(stream["size"]):
         raise EpisodeError(
             f"{where}: {stream['topic']} {stream['field']} has {len(row)} numbers; the card says {stream['size']}"

@@ -7,7 +7,11 @@ reward   r_0  r_1  ...  r_T-1           [T]     float32     learning: 1 at the f
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,8 +22,44 @@ if TYPE_CHECKING:
     from flywheel.frames import Frames
 
 
+NAME_LETTERS, META_LETTERS = 255, 65_536  # of task, origin and each key; of meta as JSON
+PASSING = {  # errors of the system that say nothing about the file: tomorrow it may be read
+    errno.EACCES, errno.EPERM, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+    errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EDEADLK,
+}  # fmt: skip
+
+
 class EpisodeError(ValueError):
     """An episode that breaks the record's rules; the message says what was found, where, and what to do."""
+
+
+def attempt(make: Callable[[], Episode], where: str) -> Episode | EpisodeError:
+    """make(), or an EpisodeError in the episode's place for whatever it raises: damaged input raises what it likes."""
+    try:
+        return make()
+    except Exception as error:
+        return as_error(error, where)
+
+
+def as_error(error: Exception, where: str) -> EpisodeError:
+    """What a reader raised as an EpisodeError that names `where`; its cause is kept."""
+    if isinstance(error, EpisodeError):
+        if where in str(error):
+            return error
+        found = EpisodeError(f"{where}: {error}")
+    else:
+        found = EpisodeError(f"{where}: {type(error).__name__}: {str(error)[:1000] or 'no words'}")
+    found.__cause__ = error
+    return found
+
+
+def passing(error: BaseException | None) -> bool:
+    """Is the reason one that may pass (no permission, a locked file, a disk that answers with errors, no memory left)?"""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in PASSING):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +140,7 @@ def check(episode: Episode, where: str = "episode") -> Episode:
     for key, value in episode.extras.items():
         if len(value) not in (steps, steps + 1):
             fail(f"extras[{key!r}] has {len(value)} rows", f"{steps} or {steps + 1}")
+    _check_words(episode, fail)
     arrays = {f"obs[{key!r}]": value for key, value in episode.obs.items()}
     arrays |= {"action": episode.action, "reward": episode.reward}
     for key, value in arrays.items():
@@ -109,3 +150,20 @@ def check(episode: Episode, where: str = "episode") -> Episode:
             row = int(np.argwhere(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))[0, 0])
             fail(f"{key} is not finite at row {row}", "finite numbers (drop the episode or record it again)")
     return episode
+
+
+def _check_words(episode: Episode, fail: Callable[[str, str], None]) -> None:
+    """What is told in words and single numbers: names that are names, a rate that is one, meta of a size to be kept."""
+    keys = [("a key", key) for key in (*episode.obs, *episode.extras, *episode.start)]
+    for what, word in (("task", episode.task), ("origin", episode.origin), *keys):
+        if len(word) > NAME_LETTERS:
+            fail(f"{what} has {len(word)} letters ({word[:40]!r}...)", f"at most {NAME_LETTERS}")
+    fps = float(episode.fps or 0.0)
+    if not math.isfinite(fps) or fps < 0:
+        fail(f"fps is {fps}", "a control rate in Hz, or 0 for unknown; say the right one with fps=")
+    try:
+        size = len(json.dumps(episode.meta))
+    except (TypeError, ValueError, RecursionError):
+        return  # the corpus says what in it cannot be kept
+    if size > META_LETTERS:
+        fail(f"meta has {size} letters as JSON", f"at most {META_LETTERS}: keep texts in files of their own")

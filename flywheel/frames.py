@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import bounds
 from flywheel.episode import EpisodeError
 
 CACHE_BYTES = 256 * 2**20
@@ -127,7 +128,7 @@ class Frames:
             data = io.BytesIO(self.blobs[number].read())
             try:
                 frame = np.asarray(Image.open(data).convert("RGB"))
-            except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged bytes
+            except Exception as error:  # what Pillow raises for damaged bytes
                 raise EpisodeError(f"{self}: picture {number} cannot be decoded: {error}") from error
             yield number, frame
 
@@ -161,15 +162,18 @@ def pictures(data: Iterable[bytes], channels: str = "rgb") -> Frames:
         try:
             with Image.open(io.BytesIO(one)) as seen:
                 kinds.add((PICTURES.get(seen.format), seen.height, seen.width))
-                mode = seen.mode
-        except OSError:
+                mode, size = seen.mode, seen.height * seen.width * 3
+        except Image.DecompressionBombError as error:
+            raise EpisodeError(f"frame {number}: {error}") from error
+        except Exception:  # what Pillow raises for damaged bytes
             raise EpisodeError(f"frame {number}: {len(one)} bytes that are no picture") from None
+        bounds.allow(size, len(one), f"frame {number}: a picture")
         if mode not in MODES:
             raise EpisodeError(f"frame {number}: a picture of mode {mode}; expected 8 bits a channel")
         blobs.append(Blob(lambda one=one: one, len(one)))
     if len(kinds) != 1 or None in next(iter(kinds)):
         raise EpisodeError(
-            f"pictures of (kind, height, width) {sorted(kinds, key=str)}; expected JPEG or PNG of one size"
+            f"pictures of (kind, height, width) {sorted(kinds, key=str)[:5]}; expected JPEG or PNG of one size"
         )
     codec, *size = kinds.pop()
     return Frames(codec, tuple(size), blobs, at, channels)
@@ -184,6 +188,9 @@ def video(path: Path, begin: float, count: int, fps: float) -> Frames:
     stat = path.stat()
     blob = _file(path, stat.st_size, stat.st_mtime_ns)
     seconds, _, size = times(blob)
+    bounds.allow(size[0] * size[1] * 3, stat.st_size, f"{path}: a frame")
+    if not (np.isfinite(begin) and np.isfinite(fps) and fps > 0):
+        raise EpisodeError(f"{path}: frames from {begin} s on at {fps} Hz; expected numbers")
     moments = begin + np.arange(count) / fps
     at = nearest(seconds, moments)
     off = np.abs(seconds[at] - moments)
@@ -223,7 +230,9 @@ def times(blob: Blob) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
                 packets = [(p.pts, p.is_keyframe) for p in file.demux(stream) if p.pts is not None and not p.is_discard]
                 size = stream.height, stream.width
                 seconds = np.asarray([float(pts * stream.time_base) for pts, _ in sorted(packets)])
-        except (av.FFmpegError, IndexError) as error:
+        except EpisodeError:
+            raise
+        except Exception as error:  # FFmpeg's, and what a stream without times raises
             raise EpisodeError(f"no video that can be read: {error!r}") from error
         if not packets:
             raise EpisodeError("a video without a frame")

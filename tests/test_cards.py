@@ -164,7 +164,7 @@ def test_ingest_quarantines_by_the_card_and_knows_a_run_by_it(tmp_path):
     assert (first["metrics"]["added"], first["metrics"]["quarantined"]) == (3, 0)
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({**card, "action": {"one": ""}}))
     second = execute(tmp_path / "store", source=tmp_path / "a.hdf5")
-    assert (second["status"], second["metrics"]["quarantined"]) == ("done", 3)
+    assert (second["status"], second["metrics"]["quarantined"]) == ("failed", 3)
     kept = next((tmp_path / "store" / "runs" / second["run"] / "out" / "quarantine").glob("*.npz"))
     assert np.load(kept)["action"].shape[1] == 2
     with pytest.raises(ValueError, match="there is no such file"):

@@ -13,7 +13,7 @@ from flywheel import config
 
 ROOT = Path(flywheel.__file__).parent
 FLOORS = [
-    {"episode", "frames", "log", "stats", "success", "faults"},
+    {"episode", "frames", "log", "stats", "success", "faults", "bounds", "outcome"},
     {"store", "corpus", "nets", "chain", "names", "ledger", "ending"},
     {"policy", "critic", "env", "gym_task", "gym_names", "gym_spaces", "apart", "trust", "guard", "replay"},
     {"rl"},

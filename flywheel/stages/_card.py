@@ -15,6 +15,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from flywheel import bounds
 from flywheel.episode import Episode, EpisodeError
 
 RATE = 0.01  # that a rate may be off
@@ -25,7 +26,7 @@ def place(path: Path, named: str | None) -> Path | None:
     if named and not Path(named).is_file():
         raise ValueError(f"card={named}: there is no such file; name a YAML file, or leave card= out")
     beside = Path(named) if named else path.with_suffix(".yaml")
-    return beside if beside.is_file() else None
+    return beside if beside.is_file() and (named or bounds.within(path.parent, beside)) else None
 
 
 class Card:
@@ -33,12 +34,11 @@ class Card:
 
     def __init__(self, path: Path, format_: str, units: dict[str, str]):
         """`units` {key: text} are those of the task, where it knows them."""
-        import yaml
         from flywheel_datasets import _units
 
         self.path = path
         try:
-            told = yaml.safe_load(path.read_text(encoding="utf-8"))
+            told = _units.card(path)
             self.sizes = {str(key): int(about["size"]) for key, about in (told.get("obs_keys") or {}).items()}
             said = {str(key): about["unit"] for key, about in (told.get("obs_keys") or {}).items()}
             self.cameras = {
@@ -46,7 +46,7 @@ class Card:
                 for key, about in (told.get("cameras") or {}).items()
             }
             self.action, self.rate = [str(name) for name in told.get("action") or {}], float(told.get("rate_hz") or 0)
-        except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # a person wrote it, or nobody
             raise EpisodeError(
                 f"{path}: no data card: {error!r}; expected rate_hz, obs_keys {{KEY: {{size: N, unit: m}}}}, action {{NAME: words}} and "
                 "cameras {{NAME: {{height: H, width: W}}}}"

@@ -10,19 +10,31 @@ import hashlib
 import importlib
 import inspect
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flywheel import outcome
 from flywheel import store as files
-from flywheel.episode import Episode, EpisodeError, check
+from flywheel.episode import Episode, EpisodeError, as_error, passing
 from flywheel.log import progress, say
-from flywheel.stages import _card, _inputs
+from flywheel.stages import _card, _inputs, _screen
+from flywheel.stages._screen import sound, streak
 
-FROZEN = 25  # steps of bit-equal observation under a changing action: a sensor that hangs
-OPTIONS = ("obs_keys", "cameras", "origin", "fps", "rollouts", "seed", "card")
+__all__ = ["formats", "inputs", "reader", "run", "sound", "streak"]
+
+ASKED = (
+    "obs_keys",
+    "cameras",
+    "filter_key",
+    "action_key",
+    "outcome",
+)  # what a format that does not know it must refuse
+OPTIONS = (*ASKED, "origin", "fps", "rollouts", "seed", "card")
+LETTERS, LISTED = 2000, 10_000  # of a reason; reasons that are kept
 
 
 def formats() -> list[str]:
@@ -43,31 +55,53 @@ def reader(name: str):
     return layout(name).read
 
 
-def matches(source: str) -> list[Path]:
-    """The files that `source` names: itself, the files of a folder, or a glob; ValueError if none."""
-    source = os.path.expanduser(source)
+def matches(source: str, module=None) -> list[Path]:
+    """The files that `source` names: itself, a data set's folder (by the module's `unit`), the files and data sets of a folder,
+    or a glob of these; ValueError if none."""
+    source = os.path.expanduser(str(source))
+    unit = getattr(module, "unit", lambda folder: None)
+
+    def files_of(path: str | Path) -> list[Path]:
+        path = Path(path)
+        return (
+            [found] if (found := unit(path) if path.is_dir() else path) and (found.is_file() or found == path) else []
+        )
+
     if os.path.isdir(source):
-        found = [p for p in Path(source).iterdir() if p.is_file()]
+        found = files_of(source) or [one for p in Path(source).iterdir() for one in files_of(p)]
     elif os.path.exists(source):
         found = [Path(source)]
     else:
-        found = [Path(p) for p in glob.glob(source, recursive=True) if os.path.isfile(p)]
+        found = [one for p in glob.glob(source, recursive=True) for one in files_of(p)]
     if not found:
         raise ValueError(
             f"source={source!r} names no file (from {os.getcwd()}). Quote a glob, so that the shell leaves it"
         )
-    return sorted(found)
+    return sorted(set(found))
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    module, paths = layout(cfg["format"]), matches(cfg["source"])
+    module = layout(cfg["format"])
+    outcome.rule(cfg.get("outcome"))
+    known = inspect.signature(module.read).parameters
+    if unknown := [key for key in ASKED if cfg.get(key) is not None and key not in known]:
+        raise ValueError(f"format={cfg['format']} takes no {', '.join(unknown)}; it takes {', '.join(list(known)[1:])}")
+    paths = matches(cfg["source"], module)
     parts = {
         p
         for path in paths
         for p in ([path] if not hasattr(module, "parts") else module.parts(path, **_options(module.parts, cfg)))
     } | {card for card in (_card_of(module.read, path, cfg) for path in paths) if card}
-    digest = hashlib.sha256("\n".join(files.sha256_file(p) for p in sorted(parts)).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(_content(p) for p in sorted(parts)).encode()).hexdigest()
     return {"source": {"id": digest, "ref": cfg["source"], "files": [p.name for p in paths]}}
+
+
+def _content(path: Path) -> str:
+    """What a file's content is known by; of one that cannot be read now, that: `run` says so, and it is another input then."""
+    try:
+        return files.sha256_file(path)
+    except OSError as error:
+        return f"not readable: {error.errno}"
 
 
 def _card_of(read, path: Path, cfg: dict[str, Any]) -> Path | None:
@@ -78,54 +112,103 @@ def _card_of(read, path: Path, cfg: dict[str, Any]) -> Path | None:
 def _options(function, cfg: dict[str, Any]) -> dict[str, Any]:
     """What the config says of the options that a reader's function takes."""
     known = inspect.signature(function).parameters
-    return {k: cfg[k] for k in OPTIONS if k in known and cfg.get(k) is not None}
+    told = {k: cfg[k] for k in OPTIONS if k in known and cfg.get(k) is not None}
+    return told | ({"task": _inputs.title(cfg)} if "task" in known else {})
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
-    read = reader(cfg["format"])
-    options = _options(read, cfg)
+    module = layout(cfg["format"])
+    options = _options(module.read, cfg)
     env = _inputs.open_env(cfg, 1)
     corpus = run.store.corpus(create=True)
     rows, quarantined, added, duplicates, refused = [], [], [], [], []
     replayed: list[dict[str, Any]] = []
-    tally = Counter()
-    for path in matches(cfg["source"]):
-        before, bad = tally["good"], len(quarantined)
-        episodes = accepted(_carded(read, path, options, cfg), path, options, env, run, quarantined, tally)
-        if cfg.get("check") == "replay":
-            episodes = list(episodes)
-            replayed += back(env, episodes, cfg)
-        done = corpus.append(episodes, message=f"ingest {path.name}", author=run.name, restore=bool(cfg.get("restore")))
+    tally, far = Counter(), _screen.Far()
+    for path in matches(cfg["source"], module):
+        before = Counter(tally)
+        episodes = accepted(_carded(module.read, path, options, cfg), path, options, env, run, quarantined, tally, far)
+        try:
+            if cfg.get("check") == "replay":
+                episodes = list(episodes)
+                replayed += back(env, episodes, cfg)
+            message, restore = f"ingest {path.name}", bool(cfg.get("restore"))
+            done = corpus.append(episodes, message=message, author=run.name, restore=restore)
+        except EpisodeError as error:  # a video that changed or went away while its episodes were written
+            tally["good"] = before["good"]
+            aside(error, path, None, quarantined, tally, run)
+            continue
         added += done.added
         duplicates += done.duplicates
         refused += done.refused
-        good, bad = tally["good"] - before, len(quarantined) - bad
+        good, bad = (tally[key] - before[key] for key in ("good", "bad"))
         rows.append((path.name, good + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
     env.close()
+    strange = far.found()
+    metrics: dict[str, Any] = {"added": len(added), "duplicates": len(duplicates), "quarantined": tally["bad"]}
+    metrics |= {"refused": len(refused), "clipped_values": tally["clipped"], "far_values": len(strange)}
+    metrics |= {"dropped": tally["dropped"]}
+    tell(rows, refused, tally, strange)
+    if replayed:
+        metrics["replay"] = told(replayed)
+        files.write_json(run.out / "replay.json", replayed, indent=1)
+    files.write_json(run.out / "quarantine.json", quarantined, indent=1)
+    if strange:
+        files.write_json(run.out / "far.json", strange, indent=1)
+    run.log("ingest", **{k: v for k, v in metrics.items() if not isinstance(v, dict)})
+    made = {
+        "outputs": {"corpus": corpus.head},
+        "metrics": metrics,
+        "content": {"episodes": added + duplicates, "quarantined": quarantined},
+    }
+    error = failure(tally, quarantined, cfg)
+    return {"status": "failed", "error": error, **made} if error else made
+
+
+def failure(tally: Counter, quarantined: list[dict[str, Any]], cfg: dict[str, Any]) -> str | None:
+    """Why an ingest is no final result, in one sentence: something could not be read now, or nothing was taken."""
+    waiting = [one for one in quarantined if one.get("passing")]
+    if waiting:
+        names = ", ".join(dict.fromkeys(one["file"] for one in waiting))[:500]
+        return (
+            f"ingest: {names} could not be read now ({waiting[0]['reason'][:300]}); {tally['good']} episodes were taken. "
+            "Nothing is decided about it: run the same again when it can be read"
+        )
+    if tally["good"]:
+        return None
+    if not tally["bad"]:
+        return f"ingest: {cfg['source']} holds no episode; is format={cfg['format']} right?"
+    return (
+        f"ingest: nothing was taken, all {tally['bad']} episodes of {cfg['source']} were quarantined; the first because "
+        f"{quarantined[0]['reason'][:500]}"
+    )
+
+
+def tell(rows: list[tuple], refused: list, tally: Counter, strange: list[dict[str, Any]]) -> None:
+    """Say what was taken, and what to look at."""
     say(f"  {'file':40} episodes  added  duplicate  tombstoned  quarantined")
     for name, *counts in rows:
         say(f"  {name:40} " + "  ".join(f"{c:>{w}}" for c, w in zip(counts, (8, 5, 9, 10, 11), strict=True)))
     for hash_, message in refused:
         say(f"  {hash_[:12]} was removed before ({message}); restore=true brings it back")
-    if clipped := tally["clipped"]:
-        say(f"  {clipped} action values lay outside the range: clipped in `action`, kept in extras['recorded_action']")
-    metrics: dict[str, Any] = {"added": len(added), "duplicates": len(duplicates), "quarantined": len(quarantined)}
-    metrics |= {"refused": len(refused), "clipped_values": clipped}
-    if replayed:
-        metrics["replay"] = told(replayed)
-    files.write_json(run.out / "quarantine.json", quarantined, indent=1)
-    if replayed:
-        files.write_json(run.out / "replay.json", replayed, indent=1)
-    run.log("ingest", **{k: v for k, v in metrics.items() if not isinstance(v, dict)})
-    outputs = {"corpus": corpus.head}
-    return {
-        "outputs": outputs,
-        "metrics": metrics,
-        "content": {"episodes": added + duplicates, "quarantined": quarantined},
-    }
+    if tally["clipped"]:
+        say(
+            f"  {tally['clipped']} action values lay outside the range: clipped in `action`, kept in extras['recorded_action']"
+        )
+    if tally["dropped"]:
+        say(f"  {tally['dropped']} episodes: a seed or a reward that is none was dropped; meta.dropped says what")
+    for one in strange[:5]:
+        say(
+            f"  WARNING {one['file']}, episode {one['episode']}: {one['stream']}[row {one['row']}, column {one['column']}] is "
+            f"{one['value']:.4g}; the others stay within {one['usual']:.3g} of {one['centre']:.3g}. Taken: `flywheel corpus "
+            "tombstone` removes it if it is an error"
+        )
+    if len(strange) > 5:
+        say(f"  WARNING and {len(strange) - 5} more far values; far.json of the run has them all")
 
 
-def accepted(carded, path: Path, options: dict[str, Any], env, run, quarantined: list, tally: Counter):
+def accepted(
+    carded, path: Path, options: dict[str, Any], env, run, quarantined: list, tally: Counter, far: _screen.Far
+):
     """The episodes of a recording that may enter the corpus, one at a time; the others are quarantined. `tally` counts."""
     for number, (found, card) in enumerate(carded):
         where = f"{path.name}, episode {number}"
@@ -134,21 +217,38 @@ def accepted(carded, path: Path, options: dict[str, Any], env, run, quarantined:
                 raise found
             found = card.check(found, options.get("obs_keys"), where) if card else found
             episode, outside = sound(found.replace(task=env.task), env, where)
-        except EpisodeError as error:
-            quarantined.append({"file": path.name, "episode": number, "reason": str(error)})
+        except Exception as error:  # one bad episode never stops the others
+            aside(
+                as_error(error, where) if not isinstance(error, EpisodeError) else error,
+                path,
+                number,
+                quarantined,
+                tally,
+                run,
+            )
             keep(found, run.out / "quarantine" / f"{path.stem}-{number}.npz")
-            say(f"  quarantined {where}: {error}")
             continue
-        tally += Counter(good=1, clipped=outside)
+        tally += Counter(good=1, clipped=outside, dropped=int("dropped" in episode.meta))
+        far.add(episode, {"file": path.name, "episode": number})
         yield episode
+
+
+def aside(error: EpisodeError, path: Path, number: int | None, quarantined: list, tally: Counter, run) -> None:
+    """Count a quarantined episode, and keep its reason."""
+    tally["bad"] += 1
+    reason = str(error) if len(str(error)) <= LETTERS else f"{str(error)[:LETTERS]}..."
+    if len(quarantined) < LISTED:
+        more = {"passing": True} if passing(error) else {}
+        quarantined.append({"file": path.name, "episode": number, "reason": reason, **more})
+        say(f"  quarantined {path.name}, episode {number}: {reason}")
 
 
 def _all(read, path: Path, options: dict[str, Any]):
     """What a reader yields; what it raises becomes the last thing it yields."""
     try:
         yield from read(path, **options)
-    except (EpisodeError, OSError, KeyError, ValueError) as error:
-        yield error if isinstance(error, EpisodeError) else EpisodeError(f"{path}: {error!r}")
+    except Exception as error:  # whatever damaged input makes a reader raise
+        yield as_error(error, str(path))
 
 
 def _carded(read, path: Path, options: dict[str, Any], cfg: dict[str, Any]):
@@ -157,46 +257,11 @@ def _carded(read, path: Path, options: dict[str, Any], cfg: dict[str, Any]):
     try:
         if place := _card_of(read, path, cfg):
             card = _card.Card(place, cfg["format"], units(cfg["task"]["name"]))
-    except EpisodeError as error:
-        yield error, None
+    except Exception as error:
+        yield as_error(error, str(path)), None
         return
     for found in _all(read, path, card.options(read, options) if card else options):
         yield found, card
-
-
-def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
-    """The episode as it may enter the corpus, and how many action values had to be clipped; EpisodeError if it may not."""
-    check(episode, where)
-    width = episode.obs["state"].shape[1] if "state" in episode.obs else None
-    if width is not None and width != env.obs_dim:
-        raise EpisodeError(
-            f"{where}: obs['state'] is [T+1, {width}]; expected {env.obs_dim} numbers, as {env.task} gives"
-        )
-    if episode.action.shape[1] != env.action_dim:
-        raise EpisodeError(
-            f"{where}: action is [T, {episode.action.shape[1]}]; expected [T, {env.action_dim}] of {env.task}"
-        )
-    low, high = np.float32(env.action_low), np.float32(env.action_high)
-    reach = np.maximum(np.abs(low), np.abs(high))
-    median = np.median(np.abs(episode.action), axis=0)
-    if (median > 2 * reach).any():
-        column = int(np.argmax(median / reach))
-        raise EpisodeError(
-            f"{where}: the median of |action[{column}]| is {median[column]:.3g}, over twice the range [{low[column]:.3g}, "
-            f"{high[column]:.3g}] of {env.task}; are these other units (degrees, millimetres)?"
-        )
-    same = (
-        (episode.obs["state"][1:] == episode.obs["state"][:-1]).all(axis=1) if width else np.zeros(len(episode), bool)
-    )
-    moving = np.r_[False, (episode.action[1:] != episode.action[:-1]).any(axis=1)]
-    longest = streak(same & moving)
-    if longest >= FROZEN:
-        raise EpisodeError(
-            f"{where}: the observation is bit-equal for {longest} steps while the action changes; expected < {FROZEN}"
-        )
-    outside = int(((episode.action < low) | (episode.action > high)).sum())
-    extras = {**episode.extras, "recorded_action": episode.action}
-    return episode.replace(action=np.clip(episode.action, low, high), extras=extras), outside
 
 
 def units(task: str) -> dict[str, str]:
@@ -207,21 +272,13 @@ def units(task: str) -> dict[str, str]:
     return {key: unit for key, (_, unit) in keys.items()}
 
 
-def streak(flags: np.ndarray) -> int:
-    """The longest run of True; flags [T] bool."""
-    longest = now = 0
-    for flag in flags:
-        now = now + 1 if flag else 0
-        longest = max(longest, now)
-    return longest
-
-
 def keep(found: Any, path: Path) -> None:
     """Keep a quarantined episode's arrays beside the reason: nothing is lost."""
     if isinstance(found, Episode):
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"obs.{k}": v for k, v in found.obs.items()} | {"action": found.action, "reward": found.reward}
-        kept = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype != object}
+        plain = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype != object}
+        kept = {f"{n}.{re.sub(r'[^A-Za-z0-9_.-]', '_', k)[:80]}": v for n, (k, v) in enumerate(plain.items())}
         np.savez_compressed(path, **kept)  # encoded frames stay where they are, in the source
 
 

@@ -93,9 +93,7 @@ def _measure(cfg: dict[str, Any], run, other: str) -> dict[str, Any]:
 
 def _compare(cfg: dict[str, Any], run, incumbent: str, attempt: int) -> dict[str, Any]:
     """Candidate and incumbent on seeds that no question had before: {"metrics", "reason", "test"}."""
-    from flywheel import env as environments
-
-    honours_seeds = getattr(environments, "honours_seeds", lambda env: (True, ""))
+    from flywheel.env import honours_seeds
     from flywheel.stages._paired import scored
 
     env = _inputs.open_env(cfg)

@@ -1,0 +1,151 @@
+"""What an episode must be to enter the corpus of a task: shapes, numbers that can be, a choice as one-hot, sensors that live.
+
+Far values are looked for over all episodes of an ingest: |value - centre| beyond 30 times how far the column usually goes
+(the median over the episodes, a tenth of the ninth decile, or a thirtieth of 1 + |centre|, whichever is most). They are
+told, not kept out: an unusual demonstration is no error. Kept out is what no sensor says: beyond 1e18 (its square is no float32).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flywheel.corpus.segment import prepare
+from flywheel.episode import Episode, EpisodeError, check
+
+FROZEN = 25  # steps of bit-equal observation under a changing action: a sensor that hangs
+IMPOSSIBLE = 1e18
+FAR, FEW = 30.0, 5  # times the usual reach; episodes below which nothing is usual
+
+
+def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
+    """The episode as it may enter the corpus, and how many action values had to be clipped; EpisodeError if it may not."""
+    check(episode, where)
+    episode = _without_nonsense(_choices(episode, env, where))
+    width = episode.obs["state"].shape[1] if "state" in episode.obs else None
+    if width is not None and width != env.obs_dim:
+        raise EpisodeError(
+            f"{where}: obs['state'] is [T+1, {width}]; expected {env.obs_dim} numbers, as {env.task} gives"
+        )
+    if episode.action.shape[1] != env.action_dim:
+        raise EpisodeError(
+            f"{where}: action is [T, {episode.action.shape[1]}]; expected [T, {env.action_dim}] of {env.task}"
+        )
+    _possible(episode, where)
+    low, high = np.float32(env.action_low), np.float32(env.action_high)
+    reach = np.maximum(np.abs(low), np.abs(high))
+    median = np.median(np.abs(episode.action), axis=0)
+    if (median > 2 * reach).any():
+        column = int(np.argmax(median / np.maximum(reach, 1e-9)))
+        raise EpisodeError(
+            f"{where}: the median of |action[{column}]| is {median[column]:.3g}, over twice the range [{low[column]:.3g}, "
+            f"{high[column]:.3g}] of {env.task}; are these other units (degrees, millimetres)?"
+        )
+    _alive(episode, where)
+    outside = int(((episode.action < low) | (episode.action > high)).sum())
+    extras = {**episode.extras, "recorded_action": episode.action}
+    return prepare(episode.replace(action=np.clip(episode.action, low, high), extras=extras), where), outside
+
+
+def _choices(episode: Episode, env, where: str) -> Episode:
+    """Whole numbers as what the task takes: one-hot float32 for a Discrete action or observation, else plain float32."""
+    space, seen, action = getattr(env, "discrete", None), getattr(env, "one_hot", None), episode.action
+    if space is not None and action.shape[1] == 1 and env.action_dim != 1:
+        action = one_hot(action, int(space.start), env.action_dim, f"{where}: action", env.task)
+    state = episode.obs.get("state")
+    if seen is not None and state is not None and state.shape[1:] == (1,) and env.obs_dim != 1:
+        state = one_hot(state, int(seen.start), env.obs_dim, f"{where}: obs['state']", env.task)
+        episode = episode.replace(obs={**episode.obs, "state": state})
+    return episode.replace(action=np.asarray(action, np.float32))
+
+
+def one_hot(chosen: np.ndarray, start: int, count: int, where: str, task: str) -> np.ndarray:
+    """[N, 1] whole numbers from `start` on -> [N, count] float32; EpisodeError for numbers that are no choice."""
+    number = chosen[:, 0].astype(np.float64) - start
+    if wrong := [float(n + start) for n in number if n != int(n) or not 0 <= n < count]:
+        raise EpisodeError(
+            f"{where} has {wrong[0]:g}; expected a whole number from {start} to {start + count - 1}, of the {count} choices of {task}"
+        )
+    return (np.arange(count) == number[:, None]).astype(np.float32)
+
+
+def _without_nonsense(episode: Episode) -> Episode:
+    """Less an own reward that is not finite, which nothing but learning from it needs; meta says that it was dropped."""
+    own = episode.extras.get("env_reward")
+    if own is None or (own.dtype.kind in "biuf" and np.isfinite(own).all()):
+        return episode
+    extras = {key: value for key, value in episode.extras.items() if key != "env_reward"}
+    dropped = "; ".join(filter(None, [episode.meta.get("dropped"), "env_reward: not finite"]))
+    return episode.replace(extras=extras, meta={**episode.meta, "dropped": dropped})
+
+
+def _possible(episode: Episode, where: str) -> None:
+    """EpisodeError for numbers that no sensor says."""
+    for name, value in {"action": episode.action, **{f"obs[{k!r}]": v for k, v in episode.obs.items()}}.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and (np.abs(value) >= IMPOSSIBLE).any():
+            row = int(np.argwhere((np.abs(value.reshape(len(value), -1)) >= IMPOSSIBLE).any(axis=1))[0, 0])
+            raise EpisodeError(
+                f"{where}: {name} has a number beyond {IMPOSSIBLE:g} at row {row}; expected what a sensor says"
+            )
+
+
+def _alive(episode: Episode, where: str) -> None:
+    """EpisodeError where the observation stands still while the action changes."""
+    state = episode.obs.get("state")
+    same = np.zeros(len(episode), bool) if state is None or not state.size else (state[1:] == state[:-1]).all(axis=1)
+    moving = np.r_[False, (episode.action[1:] != episode.action[:-1]).any(axis=1)]
+    longest = streak(same & moving)
+    if longest >= FROZEN:
+        raise EpisodeError(
+            f"{where}: the observation is bit-equal for {longest} steps while the action changes; expected < {FROZEN}"
+        )
+
+
+def streak(flags: np.ndarray) -> int:
+    """The longest run of True; flags [T] bool."""
+    longest = now = 0
+    for flag in flags:
+        now = now + 1 if flag else 0
+        longest = max(longest, now)
+    return longest
+
+
+@dataclass
+class Far:
+    """Gathers each episode's extremes and says, at the end, which lie far outside their column's distribution."""
+
+    seen: dict[tuple[str, int], list[tuple[dict[str, Any], np.ndarray]]] = field(default_factory=dict)
+
+    def add(self, episode: Episode, where: dict[str, Any]) -> None:
+        """`where` {"file", "episode"} names it."""
+        streams = {f"obs.{key}": value for key, value in episode.obs.items()}
+        streams["action"] = episode.extras.get("recorded_action", episode.action)
+        for name, value in streams.items():
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim > 2 or not value.size:
+                continue
+            rows = value.reshape(len(value), -1).astype(np.float64)
+            low, high = rows.argmin(axis=0), rows.argmax(axis=0)
+            at = np.arange(rows.shape[1])
+            extremes = np.stack([np.median(rows, axis=0), rows[low, at], rows[high, at], low, high])
+            self.seen.setdefault((name, rows.shape[1]), []).append((where, extremes))
+
+    def found(self) -> list[dict[str, Any]]:
+        """[{"file", "episode", "stream", "row", "column", "value", "centre", "usual"}], the farthest first."""
+        out = []
+        for (name, _), several in self.seen.items():
+            if len(several) < FEW:
+                continue
+            middle, low, high, at_low, at_high = np.stack([extremes for _, extremes in several], axis=1)
+            centre = np.median(middle, axis=0)
+            reach = np.maximum(np.abs(low - centre), np.abs(high - centre))
+            usual = np.maximum(np.median(reach, axis=0), 0.1 * np.quantile(reach, 0.9, axis=0))
+            usual = np.maximum(usual, (1 + np.abs(centre)) / FAR)
+            for number, column in np.argwhere(reach > FAR * usual).tolist():
+                up = abs(high[number, column] - centre[column]) >= abs(low[number, column] - centre[column])
+                row, value = (at_high, high) if up else (at_low, low)
+                about = {"row": int(row[number, column]), "column": column, "value": float(value[number, column])}
+                about |= {"centre": float(centre[column]), "usual": float(usual[column])}
+                out.append({**several[number][0], "stream": name, **about})
+        return sorted(out, key=lambda one: -abs(one["value"] - one["centre"]) / one["usual"])
