@@ -16,6 +16,7 @@ import numpy as np
 
 from flywheel import success
 from flywheel.apart import Apart
+from flywheel.ending import check
 from flywheel.episode import Episode
 from flywheel.faults import SHARE, Fault, Lost, Tally, finite
 from flywheel.guard import Guard
@@ -115,6 +116,7 @@ def rollout(
     going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress)
     going.fill()
     while len(active := np.flatnonzero(going.episode >= 0)):
+        check()
         if watch and going.episode[0] == 0:
             watch(int(going.step[0]), going.obs[0])
         going.advance(active)

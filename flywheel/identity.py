@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -59,6 +60,22 @@ def device_kind(device: str | None) -> str:
     return "cuda" if for_gpu and here and not hidden else "cpu"
 
 
+@functools.cache
+def _environment(id: str, kwargs: str) -> str:
+    from flywheel import gym_names
+
+    try:
+        told = gym_names.identity(id, json.loads(kwargs))
+    except Exception as error:  # it cannot be made here: the stage will say so better
+        told = {"id": id, "error": repr(error)}
+    return hashlib.sha256(canonical(told)).hexdigest()[:16]
+
+
+def environment(id: str, kwargs: dict[str, Any] | None) -> str:
+    """A hash of the code and the version of the distribution that a Gymnasium id stands for here; without torch."""
+    return _environment(id, json.dumps(kwargs or {}, sort_keys=True, default=str))
+
+
 def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, Any]:
     """Which code, libraries, environment and kind of device decide what this stage makes: {"code": sha256, library: version, ...}."""
     here = PACKAGE
@@ -66,7 +83,8 @@ def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, Any]:
     if any(path.parent.name == "policy" for path in files):
         for path in (here / "policy").glob("*.py"):  # built by name
             files |= modules(path)
-    task = (cfg.get("task") or {}).get("name", "gym")
+    chosen = cfg.get("task") or {}
+    task = chosen.get("name", "gym")
     if task != "gym":
         import flywheel_sim
 
@@ -88,6 +106,8 @@ def fingerprint(stage: str, cfg: dict[str, Any]) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[library] = "none"
     found = {"code": digest.hexdigest()[:16], **versions}
+    if task == "gym" and chosen.get("id"):
+        found["environment"] = environment(chosen["id"], chosen.get("kwargs"))
     if "device" in cfg:
         found["device"] = device_kind(cfg["device"])
     return found

@@ -63,6 +63,7 @@ class Names:
         So a nightly that was killed and goes on does not undo a rollback made since. run="" (a person) always counts.
         `over` is the id that production must be at this moment (None: there is none yet): else Moved is raised, nothing added.
         """
+        more |= {} if over == "any" else {"over": over}
         return self._decide("promote", name, id, run, reason, more, over)
 
     def refuse(self, name: str, id: str, run: str, reason: str, **more: Any) -> dict[str, Any]:

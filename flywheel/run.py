@@ -91,7 +91,11 @@ class Store:
     def checkpoint(self, ref: str) -> dict[str, Any]:
         """The record of NAME or NAME@ID with `file`, where its weights lie."""
         record = self.names.resolve(ref)
-        return {**record, "file": self.root / record["path"]}
+        file = self.root / record["path"]
+        if not file.exists():  # another run made the same weights, perhaps
+            made = [e for e in self.names.log(record["name"]) if e["op"] == "make" and e["id"] == record["id"]]
+            file = next((p for e in reversed(made) if (p := self.root / e["path"]).exists()), file)
+        return {**record, "file": file}
 
     def load(self, ref: str, device: str = "cpu"):
         """The policy of NAME or NAME@ID, its weights compared with the hash that they are named by (a millisecond a megabyte)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -67,35 +68,53 @@ def questioned(cfg: dict[str, Any], first: int, count: int) -> list[int]:
 
 
 def title(cfg: dict[str, Any]) -> str:
-    """The task's name as episodes carry it."""
+    """The task's name as episodes carry it: a name of sim/, or a Gymnasium id and what else makes it that task (gym_names.title)."""
+    from flywheel import gym_names
+
     task = cfg["task"]
-    return task["id"] if task["name"] == "gym" else task["name"]
+    if task["name"] != "gym":
+        return task["name"]
+    return gym_names.title(task["id"], task.get("kwargs"), task.get("obs_keys"))
 
 
 def name_of(cfg: dict[str, Any]) -> str:
-    """The name that checkpoints of this task get: `name=`, or policy/TASK."""
-    return cfg.get("name") or f"policy/{title(cfg).replace(':', '-')}"
+    """The name that checkpoints of this task get: `name=`, or policy/TASK, without the module and namespace of a Gymnasium id."""
+    if cfg.get("name"):
+        return cfg["name"]
+    id_, brace, rest = title(cfg).partition("{")
+    short = id_.rpartition(":")[2].rpartition("/")[2]
+    return "policy/" + re.sub(r"[^A-Za-z0-9._-]+", "-", short + brace + rest).strip("-")
 
 
 def demonstrations(cfg: dict[str, Any], store):
     """The episodes to imitate: of this task, at `corpus=`, by `demos.origin` (default: all that no policy made), with
-    failed ones only if `demos.failures`; in an order that does not depend on when they came."""
+    failed ones only if `demos.failures`; in an order that does not depend on when they came. ValueError that says which of these
+    filters left nothing."""
     corpus = store.corpus()
     version = corpus.at(cfg.get("corpus") or "latest")
     demos = cfg.get("demos") or {}
-    chosen = version.select(task=title(cfg))
-    table = chosen.table
+    left = [f"{len(version)} episodes"]
+
+    def keep(chosen, what: str):
+        left.append(f"{len(chosen)} {what}")
+        return chosen
+
+    chosen = keep(version.select(task=title(cfg)), f"of {title(cfg)}")
     if demos.get("origin"):
-        chosen = chosen.select(origin=demos["origin"])
+        chosen = keep(chosen.select(origin=demos["origin"]), f"of origin {demos['origin']}")
     else:
-        chosen = chosen.select(~np.char.startswith(table["origin"].astype(str), "policy:"))
+        made = np.char.startswith(chosen.table["origin"].astype(str), "policy:")
+        chosen = keep(chosen.select(~made), "that no policy made")
     if not demos.get("failures"):
-        chosen = chosen.select(success=[True, None])
+        chosen = keep(
+            chosen.select(success=[True, None]),
+            "that are not known to have failed (demos.failures=true takes those too)",
+        )
     if not len(chosen):
         here = ", ".join(f"{t} ({n})" for t, n in version.summary()["task"].items()) or "nothing"
         raise ValueError(
-            f"corpus@{version.number} has no demonstrations of {title(cfg)} that pass {demos or 'origin: not a policy'}. "
-            f"It holds: {here}. Add some with `flywheel ingest source=... format=... task=...`"
+            f"no demonstrations to learn from: corpus@{version.number} has {', of these '.join(left)}. By task it holds: {here}. Add "
+            "some with `flywheel ingest source=... format=... task=...`"
         )
     return chosen.canonical()
 

@@ -37,7 +37,7 @@ def film(
         try:
             env.reset_at(0, int(columns["seed"][0]))
             env.frame(0, 320, 240)  # is there anything to draw with?
-            policy = evaluate.load(ref, place, {**config, "device": "cpu"})
+            policy = place.load(ref)
             rate = (env.fps or 20) / EVERY
             steps = dict(zip(columns["seed"].tolist(), columns["steps"].tolist(), strict=True))
             return {kind: _clip(policy, env, few, kind, steps, rate) for kind, few in seeds.items()}

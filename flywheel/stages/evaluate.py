@@ -13,6 +13,8 @@ from flywheel import stats
 from flywheel.log import progress, say
 from flywheel.stages import _inputs
 
+READS = True  # nothing of the store but its own folder is written: it may run beside other stages
+
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
     found = {"checkpoint": _inputs.checkpoint(cfg["checkpoint"], store)}
@@ -22,31 +24,25 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    from flywheel.stages._paired import scored
+
     env = _inputs.open_env(cfg)
     block = cfg.get("block") or "report"
     chosen = _inputs.seeds(block, cfg, int(cfg.get("first") or 0), int(cfg["episodes"]))
-    results = {}
-    for kind in ("checkpoint", "against"):
-        if kind in run.inputs:
-            policy = load(run.inputs[kind]["ref"], run.store, cfg)
-            results[kind] = score(policy, env, chosen, what=run.inputs[kind]["ref"], also=cfg["task"].get("also"))
-            np.savez(run.out / f"{kind}.npz", **results[kind])
+    what = {kind: run.inputs[kind]["ref"] for kind in ("checkpoint", "against") if kind in run.inputs}
+    policies = {kind: run.store.load(ref, _inputs.device(cfg)) for kind, ref in what.items()}
+    results = scored(run, env, policies, chosen, what, also=cfg["task"].get("also"))
+    for kind, result in results.items():
+        np.savez(run.out / f"{kind}.npz", **result)
     metrics = summary(results["checkpoint"], cfg)
     if "against" in results:
         metrics["against"] = summary(results["against"], cfg)
         metrics["paired"] = stats.mcnemar(results["checkpoint"]["success"], results["against"]["success"])
     run.log("evaluate", **metrics)
     if cfg.get("video"):
-        film(load(run.inputs["checkpoint"]["ref"], run.store, cfg), env, chosen[0], cfg["video"])
+        film(policies["checkpoint"], env, chosen[0], cfg["video"])
     env.close()
     return {"outputs": {}, "metrics": metrics}
-
-
-def load(ref: str, store, cfg: dict[str, Any]):
-    """The policy of NAME[@ID], on the device the config asks for."""
-    from flywheel.policy import base
-
-    return base.load(store.checkpoint(ref)["file"], _inputs.device(cfg))
 
 
 def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> dict[str, np.ndarray]:
