@@ -12,7 +12,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {  # key: whole or not, least, m
     "batch_size": (int, 2, 1e6),
     "gamma": (float, 0, 1),
     "score_every": (int, 0, INF),
-    "score_episodes": (int, 0, 2500),
+    "score_episodes": (int, 0, 1250),
     "episodes": (int, 1, 1e6),
     "first": (int, 0, 1e7),
     "max_steps": (int, 1, INF),

@@ -13,6 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+STEPS = {
+    "curve": "updates",
+    "round": "steps",
+    "scored": "steps",
+    "learned": "round",
+}  # of Log: what a kind is drawn over
+
 
 def say(text: str) -> None:
     """One line for the person at the terminal (stderr: stdout is for results)."""
@@ -69,18 +76,44 @@ class Log:
     def __init__(self, path: Path, wandb: dict[str, Any] | None = None):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.run = None
+        self.run, self.steps = None, {}
         if wandb:
             import wandb as client
 
-            settings = {k: v for k, v in wandb.items() if k not in ("name", "config") and v is not None}
-            self.run = client.init(config=wandb.get("config"), dir=str(path.parent), **settings)
+            settings = {k: v for k, v in wandb.items() if k != "config" and v is not None}
+            try:
+                self.run = client.init(config=wandb.get("config"), dir=str(path.parent), **settings)
+            except Exception as error:
+                self.file.close()
+                raise ValueError(
+                    f"log=wandb: Weights & Biases would not begin: {error}. `wandb login` first, or log.wandb.mode=offline; log=none goes without"
+                ) from error
+            for kind, step in STEPS.items():  # the axis that each kind of metric is drawn over
+                self.run.define_metric(f"{kind}/*", step_metric=f"{kind}/{step}")
 
     def __call__(self, kind: str, **values: Any) -> None:
         self.file.write(json.dumps({"kind": kind, **values}, default=float) + "\n")
         self.file.flush()
         if self.run is not None:
-            self.run.log({f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))})
+            numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+            self.run.log(numbers)
+            self.run.summary.update(numbers)
+
+    def media(self, kind: str, path: Path) -> None:
+        """Show a video to Weights & Biases, if it listens."""
+        if self.run is not None:
+            import wandb as client
+
+            self.run.log({kind: client.Video(str(path))})
+
+    def artifact(self, name: str, path: Path, **metadata: Any) -> None:
+        """Keep a checkpoint with Weights & Biases too, if it listens, under its own name."""
+        if self.run is not None:
+            import wandb as client
+
+            made = client.Artifact(name.replace("/", "-").replace("@", "-"), type="checkpoint", metadata=metadata)
+            made.add_file(str(path))
+            self.run.log_artifact(made)
 
     def close(self) -> None:
         self.file.close()

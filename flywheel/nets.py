@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
+FAR = 10.0  # widths of a column: what lies further outside is a glitch, not data
 LARGE = 11_000  # weights of the largest hidden layer, of all members, from which on bfloat16 is faster at 256 rows
 
 
@@ -170,12 +171,16 @@ class Normaliser(nn.Module):
         self.register_buffer("std", torch.ones(size))
 
     @torch.no_grad()
-    def fit(self, rows, mask=None) -> None:
+    def fit(self, rows, mask=None) -> dict[int, int]:
         """Set mean and std from `rows` [R, size]; a column that hardly moves gets the floor, not a huge gain.
 
-        With `mask` [R, size] from its 1s only; a column without any gets mean 0 and std 1.
+        With `mask` [R, size] from its 1s only; a column without any gets mean 0 and std 1. Values far outside all others of their
+        column (`far`) do not count, since one of them would make all others look alike; {column: how many} of these.
         """
         rows = torch.as_tensor(rows, dtype=torch.float64)
+        out = self.far(rows)
+        if out.any():
+            mask = ~out if mask is None else torch.as_tensor(mask).bool() & ~out
         if mask is None:
             mean, std = rows.mean(0), rows.std(0, unbiased=False)
         else:
@@ -186,6 +191,18 @@ class Normaliser(nn.Module):
             std = torch.where(count > 0, std, 1.0)
         self.mean.copy_(mean)
         self.std.copy_(std.clamp_min(self.floor))
+        return {int(column): int(out[:, column].sum()) for column in torch.nonzero(out.any(0)).ravel()}
+
+    def far(self, rows: Tensor) -> Tensor:
+        """rows [R, size] -> [R, size] bool: further than FAR times the width of its column from the column, whose width leaves out the
+        outermost value (of many: thousandth) on each side. None of fewer than 20 rows."""
+        if len(rows) < 20:
+            return torch.zeros_like(rows, dtype=torch.bool)
+        cut = max(1, len(rows) // 1000)
+        low = rows.kthvalue(cut + 1, 0).values
+        high = rows.kthvalue(len(rows) - cut, 0).values
+        reach = FAR * (high - low).clamp_min(20 * self.floor)
+        return (rows < low - reach) | (rows > high + reach)
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)

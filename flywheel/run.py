@@ -148,7 +148,19 @@ class Run:
         store.write_json(self.dir / "inputs.json", self.inputs, indent=1)
         wandb = (self.cfg.get("log") or {}).get("wandb")
         if wandb:
-            wandb = {**wandb, "id": f"{self.stage}-{self.key}", "resume": "allow", "config": self.cfg}
+            task = (self.cfg.get("task") or {}).get("id") or (self.cfg.get("task") or {}).get("name")
+            own = {
+                "name": f"{self.stage} {task} {self.key[:6]}",
+                "group": f"night-{self.cfg.get('night', 0)}",
+                "job_type": self.stage,
+            }
+            wandb = {
+                **own,
+                **{k: v for k, v in wandb.items() if v is not None},
+                "id": f"{self.stage}-{self.key}",
+                "resume": "allow",
+            }
+            wandb["config"] = {**self.cfg, "code": source_commit()}
         self.log = log.Log(self.dir / "log.jsonl", wandb)
 
     def save(self, tensors: dict, state: dict[str, Any]) -> None:
@@ -218,6 +230,9 @@ class Run:
         record = self.store.names.make(
             name, digest, path.relative_to(self.store.root).as_posix(), self.name, task=self.cfg["task"], **more
         )  # fmt: skip
+        self.log.artifact(
+            f"{name}@{record['id']}", path, run=self.name, **{k: v for k, v in more.items() if k != "parents"}
+        )
         return f"{name}@{record['id']}"
 
 
@@ -227,6 +242,19 @@ def pinned(cfg: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     if cfg.get("data"):  # views are named for good
         fixed.pop("corpus", None)
     return {**cfg, **fixed}
+
+
+def source_commit() -> str | None:
+    """The git commit of this code, with + where it was changed since; None outside a checkout."""
+    import subprocess
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def stage_module(stage: str):

@@ -322,3 +322,20 @@ def test_log_std_is_where_the_standard_deviation_begins(kind):
         torch.nn.init.zeros_(policy.net[-1].weight)
         torch.nn.init.zeros_(policy.net[-1].bias)
         assert policy.distribution(torch.zeros(1, 3))[1].tolist() == [[[begins, begins]]]
+
+
+def test_one_wild_value_does_not_blind_the_normaliser(capsys):
+    """findings B5: one observation of 1e6 among 3,000 changes nothing in what the others look like, and is said."""
+    from flywheel.nets import Normaliser
+
+    rng = np.random.default_rng(0)
+    rows = np.c_[rng.normal(2, 3, 3000), np.zeros(3000), rng.random(3000) < 0.001]
+    clean, wild = Normaliser(3), Normaliser(3)
+    assert clean.fit(rows) == {}
+    assert torch.allclose(clean.mean[0].double(), torch.tensor(rows[:, 0].mean()), atol=1e-6)
+    rows[17, 0], rows[99, 1] = 1e6, -4e4
+    assert wild.fit(rows) == {0: 1, 1: 1}
+    assert torch.allclose(clean.mean, wild.mean, atol=0.01) and torch.allclose(clean.std, wild.std, atol=0.01)
+    policy = base.build({"kind": "flow", "obs_dim": 3, "action_dim": 2, "width": 8, "depth": 1})
+    policy.fit_normaliser(rows, rng.normal(size=(3000, 2)))
+    assert "obs[0]: 1 value lies far outside all others" in capsys.readouterr().err

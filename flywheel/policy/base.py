@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flywheel.log import say
 from flywheel.nets import Normalised, Normaliser
 
 SHAPE = (
@@ -130,9 +131,9 @@ class Policy(Normalised):
         """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]; None (of one-hot numbers) leaves them as they are.
         The masks, as large, say which numbers count."""
         if obs is not None:
-            self.obs_norm.fit(obs, obs_mask)
+            _tell("obs", self.obs_norm.fit(obs, obs_mask))
         if action is not None:
-            self.action_norm.fit(action, action_mask)
+            _tell("action", self.action_norm.fit(action, action_mask))
 
     def encode(self, obs: Tensor, condition: Tensor | None = None) -> Tensor:
         """obs [B, To, Do] -> normalised features [B, To*Do (+ 1)]."""
@@ -230,6 +231,15 @@ class Policy(Normalised):
         self._cursor[slots] += 1
         action = action[:, self.robot["action"]] if self.robot else action
         return action[0] if single else action
+
+
+def _tell(field: str, out: dict[int, int]) -> None:
+    """Say which columns hold values that are no part of their distribution."""
+    for column, count in out.items():
+        say(
+            f"  {field}[{column}]: {count} {'value lies' if count == 1 else 'values lie'} far outside all others, and {'does' if count == 1 else 'do'} not count "
+            "in the normaliser; `flywheel corpus query` finds the episode"
+        )
 
 
 def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:

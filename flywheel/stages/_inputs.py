@@ -13,7 +13,8 @@ BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000, "question": 
 MASKS = ("obs.state.mask", "action.mask")
 NIGHT = 10_000  # seeds a night in each block
 CURVE = 5_000  # within the gate's: where the seeds that choose a checkpoint on its training curve begin
-SCORING = 7_500  # and where those that only watch retraining begin
+SCORING = 7_500  # where those begin that watch retraining, and choose among the points of an online run
+FINAL = 8_750  # and those on which what was chosen so is scored once
 LEARNS = {
     "pretrain": "learns offline",
     "distil": "learns offline",

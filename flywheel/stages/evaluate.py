@@ -40,7 +40,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         metrics["paired"] = stats.mcnemar(results["checkpoint"]["success"], results["against"]["success"])
     run.log("evaluate", **metrics)
     if cfg.get("video"):
-        film(policies["checkpoint"], env, chosen[0], cfg["video"])
+        if film(policies["checkpoint"], env, chosen[0], cfg["video"]):
+            run.log.media("rollout", cfg["video"])
     env.close()
     return {"outputs": {}, "metrics": metrics}
 

@@ -4,8 +4,8 @@
     on_policy     then learns from this round's episodes only
 
 Every episode goes into the corpus. What is handed over is the best of the score curve on gate seeds, the checkpoint that it began
-from included (score_every=0: of the first and the last point). From scratch, a warm-up of random actions comes first; it sets the
-normaliser, for good.
+from included (score_every=0: of the first and the last point), and is then scored once on other seeds: that is the success told. A
+run that nothing came of is refused, and its start handed over. From scratch, a warm-up of random actions comes first; it sets the normaliser, for good.
 """
 
 from __future__ import annotations
@@ -173,10 +173,33 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
             run.ended_early(lambda: [at.round, at.phase, at.step]),
         ):
             fit(learning, source, cadence, at=at, pause=pause, each=each)
-    scored_now("at the end")
+    last = scored_now("at the end")
+    kept = memory["best"]
+    told = {
+        "kept_at": kept["steps"],
+        "rounds": memory["round"],
+        "steps": memory["steps"],
+        "episodes": len(memory["episodes"]),
+    }
+    told |= {f"{k}_at_the_end": last[k] for k in ("success", "return") if k in last}
+    content = {"episodes": memory["episodes"], "history": memory["history"]}
+    if record and scoring and kept["steps"] == 0 and memory["steps"]:
+        env.close()
+        why = (
+            f"no point of the curve was as good as the start: {_words(kept)} before, {_words(last)} after {memory['steps']:,} steps; "
+            "the start is handed over. A smaller algorithm.lr, or another algorithm, may keep what it has"
+        )
+        say(f"  refused: {why}")
+        return {
+            "status": "refused",
+            "outputs": {"checkpoint": run.inputs["checkpoint"]["ref"], "corpus": corpus.head},
+            "metrics": told,
+            "content": {**content, "reason": why},
+        }
+    best = base.load(run.out / "policy.safetensors", cfg["device"])
+    final = _inputs.seeds("gate", cfg, _inputs.FINAL, int(cfg["score_episodes"]))
+    result = rate(score(best, env, final, what="what is handed over", stop_at_success=True)) if final else {}
     env.close()
-
-    result = memory["best"]
     parents = [run.inputs["checkpoint"]["ref"]] if record else []
     updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
     tried = {k: result[k] for k in ("success", "n") if k in result}
@@ -185,15 +208,13 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     )
     return {
         "outputs": {"checkpoint": published, "corpus": corpus.head},
-        "metrics": {
-            **{k: v for k, v in result.items() if k != "steps"},
-            "kept_at": result["steps"],
-            "rounds": memory["round"],
-            "steps": memory["steps"],
-            "episodes": len(memory["episodes"]),
-        },
-        "content": {"episodes": memory["episodes"], "history": memory["history"]},
+        "metrics": {**result, **told},
+        "content": content,
     }
+
+
+def _words(scored: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {scored[k]:.3g}" for k in ("success", "return") if k in scored)
 
 
 def _worth(scored: dict[str, Any]) -> tuple[float, float]:
