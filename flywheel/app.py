@@ -38,6 +38,11 @@ def conf() -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; its exit code (ending.py): 0 done, noop or refused, 1 failed, 2 bad usage, 128 + n stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:2] == ["complete", "--"]:  # a shell asks what may stand next
+        from flywheel.complete import candidates
+
+        print("\n".join(candidates(" ".join(words[2:]), Path(os.environ.get("FLYWHEEL_STORE") or "store"))))
+        return 0
     flags = {w for w in words if w in FLAGS}
     words = [w for w in words if w not in FLAGS]
     if unknown := [w for w in words if w.startswith("--")]:

@@ -274,6 +274,17 @@ def _corpus_gc(place, apply: bool) -> list:
     return wasted
 
 
+def completion(words, place) -> dict[str, Any]:
+    """Completion for a shell: `source <(flywheel completion bash)`, also zsh; `flywheel completion fish | source`."""
+    from flywheel.complete import SCRIPTS
+
+    (shell,), _ = _words(words, 1, f"completion {' | '.join(SCRIPTS)}")
+    if shell not in SCRIPTS:
+        raise UsageError(f"no completion for {shell!r}. There is: {', '.join(SCRIPTS)}")
+    print(SCRIPTS[shell], end="")
+    return _result(shell=shell)
+
+
 def fsck(words, place) -> dict[str, Any]:
     """Is everything as it was written: runs, names, weights, corpus? Exit code 1 where something is not."""
     from flywheel.integrity import fsck as check

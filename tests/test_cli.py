@@ -1,6 +1,8 @@
 """The command line: what it prints, how it refuses, what it leaves alone."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,23 @@ def test_a_command_seen_before_has_its_tables_in_the_same_order(tmp_path):
         "policy",
         "alpha",
     ]
+
+
+def test_completion_in_a_shell(night, monkeypatch, capsys):
+    """findings E1: commands, keys, choices and names are completed; bash itself does it with the script that is printed."""
+    from flywheel import complete
+
+    _, place, done = night
+    ref = done["content"]["table"][0]["checkpoint"]
+    assert complete.candidates("flywheel pre", place.root) == ["pretrain"]
+    assert "batch_size=" in complete.candidates("flywheel pretrain ba", place.root)
+    assert complete.candidates("flywheel pretrain policy=ga", place.root) == ["policy=gaussian"]
+    assert f"checkpoint={ref}" in complete.candidates("flywheel evaluate checkpoint=pol", place.root)
+    assert ref in complete.candidates("flywheel promote ", place.root) and ref in complete.candidates(
+        "flywheel lineage ", place.root
+    )
+    script = "source <(flywheel completion bash); COMP_LINE='flywheel online al'; COMP_POINT=${#COMP_LINE}; _flywheel; echo ${COMPREPLY[0]}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    out = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert out.stdout.strip() == "algorithm=", out
+    assert app.main(["completion", "csh"]) == 2

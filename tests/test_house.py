@@ -20,7 +20,7 @@ FLOORS = [
     {"stages"},
     {"identity", "config", "limits"},
     {"run", "algorithms"},
-    {"lineage", "nightly", "curation", "integrity", "commands"},
+    {"lineage", "nightly", "curation", "integrity", "commands", "complete"},
     {"app"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

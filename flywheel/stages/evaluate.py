@@ -39,9 +39,8 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         metrics["against"] = summary(results["against"], cfg)
         metrics["paired"] = stats.mcnemar(results["checkpoint"]["success"], results["against"]["success"])
     run.log("evaluate", **metrics)
-    if cfg.get("video"):
-        if film(policies["checkpoint"], env, chosen[0], cfg["video"]):
-            run.log.media("rollout", cfg["video"])
+    if cfg.get("video") and film(policies["checkpoint"], env, chosen[0], cfg["video"]):
+        run.log.media("rollout", cfg["video"])
     env.close()
     return {"outputs": {}, "metrics": metrics}
 
