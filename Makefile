@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: help setup nightly test azurite results scores bench bench-gpu soak lock
+.PHONY: help setup nightly test test-pythons azurite results scores bench bench-gpu soak lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -26,6 +26,9 @@ test: setup      ## ruff and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest
+
+test-pythons:    ## a short form on every Python that is found here, of those that the metadata promises
+	bash tests/pythons.sh
 
 azurite: setup   ## Azure's storage server for the tests of object stores, from npm; without it they are skipped
 	npm install --prefix $(VENV)/azurite --no-fund --no-audit --silent azurite@3
