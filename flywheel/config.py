@@ -30,6 +30,7 @@ AS_TYPED = {
 }
 PARTS = ("ingest", "pretrain", "retrain", "promote", "evaluate")  # what a nightly hands its own keys down to
 SHARED = ("task", "policy", "seed", "night", "device", "threads", "num_envs", "log", "name", "demos")
+TASK = ("reward", "solved", "success", "step_seconds", "faults")  # keys of a task of sim/, as conf/task/gym.yaml has them
 RESERVED = {"latest", "null", "true", "false"}
 
 
@@ -191,7 +192,7 @@ def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     for task in flywheel_sim.tasks():
-        ConfigStore.instance().store(group="task", name=task, node={"name": task, "reward": None, "solved": None})
+        ConfigStore.instance().store(group="task", name=task, node={"name": task, **dict.fromkeys(TASK), "kwargs": {}})
     for word in overrides:
         group, _, choice = word.partition("=")
         if (folder() / group).is_dir() and group != "stage" and choice not in (*choices(group), "null"):
