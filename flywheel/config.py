@@ -30,7 +30,13 @@ AS_TYPED = {
 }
 PARTS = ("ingest", "pretrain", "retrain", "promote", "evaluate")  # what a nightly hands its own keys down to
 SHARED = ("task", "policy", "seed", "night", "device", "threads", "num_envs", "log", "name", "demos")
-TASK = ("reward", "solved", "success", "step_seconds", "faults")  # keys of a task of sim/, as conf/task/gym.yaml has them
+TASK = (
+    "reward",
+    "solved",
+    "success",
+    "step_seconds",
+    "faults",
+)  # keys of a task of sim/, as conf/task/gym.yaml has them
 RESERVED = {"latest", "null", "true", "false"}
 
 

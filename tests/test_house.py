@@ -81,7 +81,7 @@ def test_every_stage_composes(stage):
     }.get(stage, {})
     extra = [f"{key}=x" for key in needed]
     cfg = config.compose(stage, {}, extra)
-    assert cfg["task"] == {"name": "lift", "reward": None, "solved": None}
+    assert cfg["task"] == {"name": "lift", "kwargs": {}, **dict.fromkeys(config.TASK)}
     assert cfg["seed"] == 1
 
 

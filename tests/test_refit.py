@@ -14,7 +14,7 @@ def test_only_the_normaliser_moves_and_it_is_told(copied, capsys):
     demos = held.at(1).select(success=[True, None])
     away = [one.replace(obs={"state": one.obs["state"] + np.float32([2, 0, 0, 0])}, task=one.task) for one in demos]
     held.append(away)
-    name = "policy/toy-Reach-v0"
+    name = "policy/Reach-v0"
     ref = call("lineage", name, at[3], capsys=capsys)[1]["lineage"][0]["what"]
     code, out = call("refit", f"checkpoint={ref}", "corpus=1", *at, capsys=capsys)
     assert code == 0 and out["metrics"]["moved"] == 0 and out["metrics"]["action_change"] == 0.0

@@ -30,7 +30,7 @@ class BestOfN(Policy):
     @classmethod
     def of(cls, base: Policy, critic: Critic, anchor: Policy | None = None, n: int = 16, k: float = 1.0) -> BestOfN:
         """A wrapper around existing nets (shared, not copied)."""
-        shape = {key: base.spec[key] for key in (*SHAPE, "robot") if key in base.spec}
+        shape = {key: base.spec[key] for key in (*SHAPE, "robot", "obs_keys") if key in base.spec}
         made = cls(
             base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, **shape
         )  # fmt: skip

@@ -222,7 +222,13 @@ class OnPolicy:
     def use(self, episodes, learner) -> None:
         """Learn from these episodes from now on; what the learner's nets say of them is fixed here."""
         policy = learner.nets["policy"]
-        episodes = [episode for episode in episodes if "cause" not in episode.meta]  # an environment's fault is no lesson
+        episodes = [
+            episode for episode in episodes if "cause" not in episode.meta
+        ]  # an environment's fault is no lesson
+        if not episodes:
+            raise ValueError(
+                "every episode of this round failed by the environment's fault: there is nothing to learn from"
+            )
         parts = [self._chunks(episode, policy) for episode in episodes]
         whole = {k: torch.from_numpy(np.concatenate([p[k] for p in parts])).to(self.device) for k in parts[0]}
         whole |= learner.advantages(whole)

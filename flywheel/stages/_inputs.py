@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import gym_names
 from flywheel.log import progress
 
 BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000}
@@ -53,14 +54,16 @@ def seeds(block: str, cfg: dict[str, Any], first: int, count: int) -> list[int]:
 
 
 def title(cfg: dict[str, Any]) -> str:
-    """The task's name as episodes carry it."""
+    """The task's name as episodes carry it: another one for other options of its environment."""
     task = cfg["task"]
-    return task["id"] if task["name"] == "gym" else task["name"]
+    return (
+        task["name"] if task["name"] != "gym" else gym_names.title(task["id"], task.get("kwargs"), task.get("obs_keys"))
+    )
 
 
 def name_of(cfg: dict[str, Any]) -> str:
-    """The name that checkpoints of this task get: `name=`, or policy/TASK."""
-    return cfg.get("name") or f"policy/{title(cfg).replace(':', '-')}"
+    """The name that checkpoints of this task get: `name=`, or policy/TASK, without the module and the namespace of an id."""
+    return cfg.get("name") or f"policy/{gym_names.short(title(cfg))}"
 
 
 def demonstrations(cfg: dict[str, Any], store):
@@ -69,7 +72,7 @@ def demonstrations(cfg: dict[str, Any], store):
     corpus = store.corpus()
     version = corpus.at(cfg.get("corpus") or "latest")
     demos = cfg.get("demos") or {}
-    chosen = version.select(task=title(cfg))
+    chosen = sound(version.select(task=title(cfg)))
     table = chosen.table
     if demos.get("origin"):
         chosen = chosen.select(origin=demos["origin"])
@@ -112,7 +115,7 @@ def pools(cfg: dict[str, Any], store):
 
 def _view(cfg: dict[str, Any], corpus, name: str):
     """The episodes of a view that this stage may learn from."""
-    part = whole = corpus.at(name)
+    part = whole = sound(corpus.at(name))
     if not cfg.get("align"):
         part = whole.select(task=title(cfg))
     if not len(part):
@@ -237,7 +240,8 @@ def drawn(cfg: dict[str, Any], policy) -> dict[str, Any]:
 def shape(env) -> dict[str, Any]:
     """What a task gives to the spec of a policy."""
     bounds = {"action_low": env.action_low.tolist(), "action_high": env.action_high.tolist()}
-    return {"obs_dim": env.obs_dim, "action_dim": env.action_dim, **bounds}
+    keys = {"obs_keys": env.obs_sizes} if getattr(env, "obs_sizes", None) else {}
+    return {"obs_dim": env.obs_dim, "action_dim": env.action_dim, **bounds, **keys}
 
 
 def suits(policy, env) -> None:
@@ -256,4 +260,12 @@ def open_env(cfg: dict[str, Any], num_envs: int | None = None):
     """The task's environments, as many as the config says, stepped by `threads` threads."""
     from flywheel import env
 
-    return env.make(cfg["task"], num_envs or int(cfg.get("num_envs") or 32), int(cfg.get("threads") or 2))
+    made = env.make(cfg["task"], num_envs or int(cfg.get("num_envs") or 32), int(cfg.get("threads") or 2))
+    if cfg["task"]["name"] == "gym":
+        env.honours_seeds(made)  # says it where they do not
+    return made
+
+
+def sound(version):
+    """The episodes of a version that no environment spoilt (flywheel.faults): the only ones to learn from."""
+    return version.select(np.array(["cause" not in meta for meta in version.table["meta"]], bool))
