@@ -29,6 +29,8 @@ SHAPE = (
     "action_high",
 )  # of a spec: what the task gives
 
+FEWEST = 16  # rows that are worked out at once: an action then has the same bits however many act beside it
+
 
 class Policy(Normalised):
     """Base of all policies. A member of the folder defines `noise_shape`, `sample` and `bc_loss`.
@@ -43,6 +45,7 @@ class Policy(Normalised):
 
     discrete = False
     explore = 0.0
+    fewest = FEWEST
 
     def __init__(
         self,
@@ -236,10 +239,11 @@ class Policy(Normalised):
             noise = (
                 np.zeros(shape, np.float32) if self.spec["greedy"] else np.stack([self._noise[s].next() for s in due])
             )
-            chunk = self.sample(
-                torch.from_numpy(self._stack[due]).to(self.device), torch.from_numpy(noise).to(self.device)
-            )
-            self._chunk[due] = chunk.float().cpu().numpy()
+            stack, more = self._stack[due], self.fewest - len(due)
+            if more > 0:  # matrices of few rows are multiplied in another way, and rounded otherwise
+                stack, noise = (np.concatenate([x, np.repeat(x[:1], more, 0)]) for x in (stack, noise))
+            chunk = self.sample(torch.from_numpy(stack).to(self.device), torch.from_numpy(noise).to(self.device))
+            self._chunk[due] = chunk[: len(due)].float().cpu().numpy()
             self._cursor[due] = 0
         action = self._chunk[slots, self._cursor[slots]]
         self._cursor[slots] += 1

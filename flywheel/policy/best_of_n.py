@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flywheel.critic import Critic
-from flywheel.policy.base import SHAPE, Policy, build
+from flywheel.policy.base import FEWEST, SHAPE, Policy, build
 
 
 class BestOfN(Policy):
@@ -38,6 +38,11 @@ class BestOfN(Policy):
         made.base, made.critic, made.anchor = base, critic, anchor
         made.obs_norm, made.action_norm = base.obs_norm, base.action_norm
         return made
+
+    @property
+    def fewest(self) -> int:
+        """Rows at once: each of them is already half of n, at least."""
+        return -(-FEWEST // max(1, self.n // 2))
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

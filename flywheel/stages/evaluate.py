@@ -110,6 +110,7 @@ def film(policy, env, seed: int, path: str, every: int = 2) -> int:
     frames = clip(policy, env, seed, every)
     if not frames:
         return 0
+    frames += frames[-1:] * (_rate(env, every) - len(frames))  # a second at least: nobody sees four frames
     import av
 
     with av.open(path, "w") as file:
@@ -123,7 +124,7 @@ def film(policy, env, seed: int, path: str, every: int = 2) -> int:
 
 
 def clip(policy, env, seed: int, every: int = 2, width: int = 320, height: int = 240) -> list[np.ndarray]:
-    """Frames [H, W, 3] uint8 of one episode, every `every` steps, and the last one held so that all of it lasts a second.
+    """Frames [H, W, 3] uint8 of one episode, every `every` steps.
 
     [] where nothing can draw. H and W are even, and the environment's own where it draws itself (render_mode rgb_array).
     """
@@ -151,7 +152,7 @@ def clip(policy, env, seed: int, every: int = 2, width: int = 320, height: int =
     finally:
         if shown is not None and shown is not env:
             shown.close()
-    return frames + frames[-1:] * (_rate(env, every) - len(frames))
+    return frames
 
 
 def _rate(env, every: int) -> int:
