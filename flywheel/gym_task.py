@@ -105,7 +105,14 @@ class GymBatch:
         self.marks = np.zeros(num_envs) if marks is None else marks
         self._envs: list[Any] = [None] * num_envs
         self._infos: set[tuple[str, ...]] = set()
-        env = self._env(0)
+        try:
+            env = self._env(0)
+        except (TaskError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise TaskError(
+                f"task.id={id!r} cannot be made with task.kwargs={kwargs or {}}: {cause_of(error)}"
+            ) from error
         self._look(env, obs_keys)
         self.max_steps = max_steps or (env.spec.max_episode_steps if env.spec else None)
         if not self.max_steps:

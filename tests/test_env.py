@@ -299,6 +299,12 @@ def test_what_is_no_task_is_refused_by_name():
         envs.make({"name": "lift", "solved": 3}, 1)
     with pytest.raises(TaskError, match="'NoSuch-v0' is not a registered Gymnasium environment"):
         envs.make({"name": "gym", "id": "NoSuch-v0"}, 1)
+    with pytest.raises(
+        TaskError, match=r"'nosuch:Env-v0' cannot be made with task.kwargs=\{\}: ModuleNotFoundError: .*nosuch"
+    ):
+        envs.make({"name": "gym", "id": "nosuch:Env-v0"}, 1)
+    with pytest.raises(TaskError, match=r"cannot be made with task.kwargs=\{'colour': 'red'\}: TypeError: .*colour"):
+        envs.make({"name": "gym", "id": "toy:Reach-v0", "kwargs": {"colour": "red"}}, 1)
     silent = envs.make({"name": "gym", "id": "toy:Silent-v0"}, 1)
     with pytest.raises(TaskError, match="info has no 'success, is_success, succeed'; it has: elsewhere"):
         envs.rollout(silent, Idle(), [0], origin="test")

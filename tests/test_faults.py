@@ -1,5 +1,11 @@
 """Bad rollouts are data, not death: every way in which an environment can be at fault, and that the others do not notice."""
 
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import toy  # noqa: F401 (registers)
@@ -165,6 +171,22 @@ def test_a_worker_serves_the_next_batch():
     one.close()
     assert odd()._worker.process is process
     del one
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_a_worker_ends_with_its_process_whatever_it_hangs_in():
+    """findings B3: SIGKILL of a stage leaves nobody behind, not even where C code holds the interpreter's lock."""
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1]]\nfrom test_faults import odd, played\nbatch = odd('orphan', None, step_seconds=1e6)\n"
+        "print(batch._worker.process.pid, flush=True)\nplayed(batch)"
+    )
+    here = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True)
+    worker = os.pidfd_open(int(here.stdout.readline()))
+    assert here.wait() == -9
+    gone = select.poll()
+    gone.register(worker, select.POLLIN)
+    assert gone.poll(60_000), "the worker lives on"
+    os.close(worker)
 
 
 def test_only_as_many_environments_are_made_as_there_are_episodes():
