@@ -290,7 +290,11 @@ def serve(pipe: int, shared: int, life: int) -> None:
                     batch = GymBatch(marks=marks, **args[0])
                     board = _Board(shared, batch.num_envs, batch.obs_dim, batch.action_dim)
                     value = {key: getattr(batch, key) for key in SAYS}
-                    value |= {"discrete": batch.discrete is not None, "holds": hasattr(batch, "hold_action")}
+                    value |= {
+                        "discrete": batch.discrete is not None,
+                        "one_hot": batch.one_hot is not None,
+                        "holds": hasattr(batch, "hold_action"),
+                    }
                 elif method == "run":
                     value = args[0](batch, *args[1])
                 else:

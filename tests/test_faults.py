@@ -12,6 +12,7 @@ import toy  # noqa: F401 (registers)
 from test_env import Idle, Straight
 
 from flywheel import env as envs
+from flywheel.apart import SAYS
 from flywheel.episode import check
 from flywheel.faults import FaultsError, Tally, truth
 
@@ -194,3 +195,18 @@ def test_only_as_many_environments_are_made_as_there_are_episodes():
     batch = odd(n=32, step_seconds=0)
     envs.rollout(batch, Straight(), range(3), origin="test")
     assert sum(e is not None for e in batch._envs) == 3
+
+
+@pytest.mark.parametrize("id", ["toy:Corridor-v0", "toy:Reach-v0", "odd:Position-v0"])
+def test_a_batch_apart_says_what_one_here_says(id):
+    apart, here = (envs.make({"name": "gym", "id": id, "reward": "env", "step_seconds": s}, 2, 1) for s in (30, 0))
+    for key in (*SAYS, "reward", "solved"):
+        np.testing.assert_array_equal(getattr(apart, key), getattr(here, key))
+    for key in ("one_hot", "discrete", "hold_action"):
+        assert bool(getattr(apart, key, None)) == bool(getattr(here, key, None))
+    action = np.tile(apart.action_high, (2, 1))
+    np.testing.assert_array_equal(apart.reset([3, 4]), here.reset([3, 4]))
+    for a, b in zip(apart.step(action)[:4], here.step(action)[:4], strict=True):
+        np.testing.assert_array_equal(a, b)
+    apart.close()
+    here.close()
