@@ -54,18 +54,18 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=32)
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
-    import flywheel_sim
     import gymnasium as gym
     import torch
 
     from flywheel import env as envs
+    from flywheel.gym_names import find
     from flywheel.policy import base
     from flywheel.stages import _inputs
 
     torch.set_num_threads(1)
-    flywheel_sim.register()
     for name in args.tasks or TASKS:
         task, id = TASKS[name]
+        find(id)  # ours are made in a process of their own
         batch = envs.make(task, args.envs, threads=2)
         spec = {"kind": "gaussian", "obs_steps": 1, "action_steps": 1, "depth": 2, **_inputs.shape(batch)}
         policy = base.build(spec).eval().explores(1.0)

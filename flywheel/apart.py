@@ -1,9 +1,10 @@
 """Environments in a process of their own: what hangs or dies there is ended from outside, and the rollout goes on.
 
-    this process                 socket pair                    worker
-    Apart.step(action)  --  ("step", action, active)  -->  GymBatch.step
-                       <--  obs, reward, terminated ...  --
-                            marks [N] in shared memory     since when each environment has been stepped
+    this process                  socket pair                   worker
+    Apart.reset_at(i, seed)  --  ("reset_at", i, seed)  -->  GymBatch.reset_at
+                            <--  obs                     --
+    Apart.step(action)       --  which are active        -->  GymBatch.step
+                                 shared memory: action, obs, reward, flags, and marks: since when each environment is being stepped
 
 A step (or reset) that lasts longer than `limit` seconds cannot be ended from within: C code that holds the interpreter's lock
 listens to nobody. So the worker is killed, a new one made, and `Lost` says which environments were to blame: their episodes
@@ -19,6 +20,8 @@ import atexit
 import builtins
 import mmap
 import os
+import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -37,6 +40,7 @@ from flywheel.gym_task import GymBatch, TaskError
 
 OPENING = 300.0  # s, for imports and the first environment
 ROOM = 4096  # environments that `marks` has room for
+STEP = b"s"  # a step's message begins with it, and is answered by it where there was no fault
 KEPT = 2  # workers that wait for the next batch
 UNEXPLAINED = 3  # deaths in a row that no environment is to blame for, before that is an error
 SAYS = (  # what a batch tells of itself when it is opened
@@ -62,6 +66,7 @@ class Apart:
         if told.pop("holds"):
             self.hold_action = lambda i: self._ask("hold_action", int(i))
         self.__dict__.update(told)
+        self._worker.board = _Board(self._worker.shared.fileno(), self.num_envs, self.obs_dim, self.action_dim)
 
     def reset_at(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """As `GymBatch.reset_at`; Fault where the environment cannot begin."""
@@ -73,7 +78,12 @@ class Apart:
 
     def step(self, action: np.ndarray, active=None):
         """As `GymBatch.step`."""
-        return self._ask("step", action, None if active is None else [int(i) for i in active])
+        board = self._worker.board
+        board.action[:] = action
+        rows = np.arange(self.num_envs) if active is None else np.asarray(active)
+        faults = self._wait(STEP + rows.astype(np.uint16).tobytes())
+        obs, reward, (terminated, truncated, won) = board.obs.copy(), board.reward.copy(), board.flags.copy()
+        return obs, reward, terminated, truncated, {"success": won, "faults": faults}
 
     def get_state(self, i: int) -> dict[str, np.ndarray]:
         """As `GymBatch.get_state`."""
@@ -100,21 +110,29 @@ class Apart:
         self._end()
 
     def _ask(self, method: str, *args: Any, limit: float | None = None) -> Any:
-        """What the worker's batch answers; Lost where there was no answer."""
+        """What the worker's batch answers to a method; Lost where there was no answer."""
+        return self._wait(pickle.dumps((method, args), 5), limit)
+
+    def _wait(self, message: bytes, limit: float | None = None) -> Any:
+        """Send a message and wait for the answer; `limit` is for all of it, in seconds, by default self.limit for an environment's step."""
         worker = self._worker
         if worker.busy:  # an answer that nobody waited for (Ctrl-C) is still to come
             self._lose({})
         worker.busy, since = True, time.monotonic()
         try:
-            worker.pipe.send((method, args))
-            while not worker.pipe.poll(min(5.0, self.limit / 4)):
+            worker.pipe.send_bytes(message)
+            while not worker.poll.poll(1000 * min(5.0, self.limit / 4)):
                 late = worker.late(self.limit) if limit is None else []
                 if late or (limit and time.monotonic() - since > limit):
                     self._lose({i: f"hung: it took longer than task.step_seconds={self.limit:g}" for i in late})
-            kind, value = worker.pipe.recv()
+            answer = worker.pipe.recv_bytes()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._lose({i: f"its process died: {worker.ended()}" for i in worker.late(None)})
-        worker.busy, self._unexplained = False, 0 if method == "step" else self._unexplained
+        worker.busy = False
+        if answer == STEP:
+            self._unexplained = 0
+            return {}
+        kind, value = pickle.loads(answer)
         if kind == "error":
             raise _error(*value)
         return value
@@ -135,26 +153,47 @@ class Apart:
         raise Lost(causes if len(causes) == 1 else {})
 
 
+class _Board:
+    """The arrays of a batch in shared memory: action [N, Da], obs [N, Do], reward [N], flags [3, N] (terminated, truncated, success)."""
+
+    def __init__(self, file: int, num_envs: int, obs_dim: int, action_dim: int):
+        parts = {
+            "reward": (np.float64, (num_envs,)),
+            "action": (np.float32, (num_envs, action_dim)),
+            "obs": (np.float32, (num_envs, obs_dim)),
+            "flags": (np.bool_, (3, num_envs)),
+        }
+        sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for kind, shape in parts.values()]
+        at, end = 8 * ROOM, 8 * ROOM + sum(sizes)
+        if os.fstat(file).st_size < end:
+            os.truncate(file, end)
+        memory = mmap.mmap(file, end)
+        for (name, (kind, shape)), size in zip(parts.items(), sizes, strict=True):
+            setattr(self, name, np.frombuffer(memory, kind, int(np.prod(shape)), at).reshape(shape))
+            at += size
+
+
 class _Worker:
     """A process that serves one batch after the other."""
 
     def __init__(self):
         self.key, self.busy = _surroundings(), False
-        shared = tempfile.TemporaryFile()  # noqa: SIM115 (mapped, then closed)
-        shared.truncate(8 * ROOM)
-        self.marks = np.frombuffer(mmap.mmap(shared.fileno(), 8 * ROOM), np.float64)
+        self.shared = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the worker lives)
+        self.shared.truncate(8 * ROOM)
+        self.marks = np.frombuffer(mmap.mmap(self.shared.fileno(), 8 * ROOM), np.float64)
         here, there = socket.socketpair()
         life, self.life = (
             os.pipe()
         )  # nobody else holds its other end: when this process dies, whatever of, the worker is told
-        fds = (there.fileno(), shared.fileno(), life)
+        fds = (there.fileno(), self.shared.fileno(), life)
         code = f"import sys; sys.path[:] = {sys.path!r}; from flywheel.apart import serve; serve{fds!r}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=2, pass_fds=fds, close_fds=True
         )
         self.pipe = Connection(here.detach())
+        self.poll = select.poll()
+        self.poll.register(self.pipe.fileno(), select.POLLIN)
         there.close()
-        shared.close()
         os.close(life)
 
     def late(self, limit: float | None) -> list[int]:
@@ -172,6 +211,7 @@ class _Worker:
             self.process.kill()
             self.process.wait()
             self.pipe.close()
+            self.shared.close()
             os.close(self.life)
 
 
@@ -197,8 +237,8 @@ def _give_back(worker: _Worker) -> None:
         return
     if not worker.busy and len(_waiting) < KEPT and not sys.is_finalizing():
         try:
-            worker.pipe.send(("close", ()))
-            if worker.pipe.poll(5.0) and worker.pipe.recv()[0] == "done":
+            worker.pipe.send_bytes(pickle.dumps(("close", ())))
+            if worker.poll.poll(5000) and pickle.loads(worker.pipe.recv_bytes()) == ("value", None):
                 _waiting.append(worker)
                 return
         except (OSError, EOFError):
@@ -233,28 +273,41 @@ def serve(pipe: int, shared: int, life: int) -> None:
         fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
     marks = np.frombuffer(mmap.mmap(shared, 8 * ROOM), np.float64)
-    asked, batch = Connection(pipe), None
+    asked, batch, board = Connection(pipe), None, None
     while True:
         try:
-            method, args = asked.recv()
+            message = asked.recv_bytes()
         except (EOFError, ConnectionResetError):
             os._exit(0)
         try:
-            if method == "open":
-                marks[:] = 0
-                batch = GymBatch(marks=marks, **args[0])
-                value = {key: getattr(batch, key) for key in SAYS}
-                value |= {"discrete": batch.discrete is not None, "holds": hasattr(batch, "hold_action")}
-            elif method == "run":
-                value = args[0](batch, *args[1])
-            elif method == "close":
-                batch = batch and batch.close()
-                asked.send(("done", None))
-                continue
+            if message[:1] == STEP:
+                faults = _step(batch, board, np.frombuffer(message[1:], np.uint16).tolist())
+                answer = pickle.dumps(("value", faults)) if faults else STEP
             else:
-                value = getattr(batch, method)(*args)
-            answer = ("value", value)
+                method, args = pickle.loads(message)
+                if method == "open":
+                    marks[:] = 0
+                    batch = GymBatch(marks=marks, **args[0])
+                    board = _Board(shared, batch.num_envs, batch.obs_dim, batch.action_dim)
+                    value = {key: getattr(batch, key) for key in SAYS}
+                    value |= {
+                        "discrete": batch.discrete is not None,
+                        "one_hot": batch.one_hot is not None,
+                        "holds": hasattr(batch, "hold_action"),
+                    }
+                elif method == "run":
+                    value = args[0](batch, *args[1])
+                else:
+                    value = getattr(batch, method)(*args)
+                answer = pickle.dumps(("value", value), 5)
         except BaseException as error:
             marks[:] = 0
-            answer = ("error", (type(error).__name__, str(error)))
-        asked.send(answer)
+            answer = pickle.dumps(("error", (type(error).__name__, str(error))))
+        asked.send_bytes(answer)
+
+
+def _step(batch: GymBatch, board: _Board, active: list[int]) -> dict[int, str]:
+    """Step what is on the board; the faults."""
+    board.obs[:], board.reward[:], *flags, info = batch.step(board.action, active)
+    board.flags[:] = (*flags, info["success"])
+    return info["faults"]

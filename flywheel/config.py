@@ -41,6 +41,13 @@ FREE = (
     "task.",
     "log.",
 )  # what a name stands for may be added to: what is unknown is refused below
+TASK = (
+    "reward",
+    "solved",
+    "success",
+    "step_seconds",
+    "faults",
+)  # keys of a task of sim/, as conf/task/gym.yaml has them
 
 
 def split(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -256,7 +263,7 @@ def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     for task in flywheel_sim.tasks():
-        ConfigStore.instance().store(group="task", name=task, node={"name": task, "reward": None, "solved": None})
+        ConfigStore.instance().store(group="task", name=task, node={"name": task, **dict.fromkeys(TASK), "kwargs": {}})
     for word in overrides:
         group, _, choice = word.lstrip("+").partition("=")
         if (folder() / group).is_dir() and group != "stage" and choice not in (*choices(group), "null"):

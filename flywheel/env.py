@@ -24,7 +24,7 @@ from flywheel.gym_task import GymBatch, TaskError
 from flywheel.log import say
 from flywheel.trust import honours_seeds
 
-__all__ = ["honours_seeds", "make", "rollout"]
+__all__ = ["drawn", "honours_seeds", "make", "rollout"]
 
 MEASURED = ("also", "within", "compare")  # keys of a task's config that say what to measure, not what to make
 JUDGED = ("reward", "solved", "success", "faults", "step_seconds")  # and how to judge it
@@ -56,10 +56,23 @@ def make(task: dict[str, Any], num_envs: int = 32, threads: int = 2):
 
         options |= options.pop("kwargs", None) or {}
         batch = flywheel_sim.make_batch(task["name"], num_envs, threads, **options)
-    batch.reward, batch.solved = reward, solved
+    batch.reward, batch.solved, batch.made = reward, solved, task
     batch.success = task.get("success") or batch.success
     batch.tally = Tally(batch.task, share)
     return batch
+
+
+def drawn(env):
+    """A batch like `env` whose `frame` works: itself, or one environment in render_mode rgb_array. RuntimeError where it has none."""
+    if not hasattr(env, "drawing"):
+        return env
+    more = env.drawing()
+    if more is None:
+        raise RuntimeError(f"{env.task} cannot be drawn: its metadata's render_modes name no rgb_array")
+    if not more:
+        return env
+    task = {**env.made, "kwargs": {**(env.made.get("kwargs") or {}), **more}}
+    return make(task, num_envs=1, threads=1)
 
 
 def _number(task: dict[str, Any], key: str, default: float) -> float:

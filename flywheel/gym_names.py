@@ -35,6 +35,13 @@ def title(id: str, kwargs: dict[str, Any] | None = None, obs_keys: Sequence[str]
     return id + ("{" + ",".join(f"{key}={_word(more[key])}" for key in sorted(more)) + "}" if more else "")
 
 
+def short(title: str) -> str:
+    """A title as part of a checkpoint's name: "gym_pusht:gym_pusht/PushT-v0{obs_type=state}" -> "PushT-v0-obs_type-state"."""
+    id, brace, more = title.partition("{")
+    id = id.rpartition(":")[2].rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{id}-{more.rstrip('}')}" if brace else id)
+
+
 def _word(value: Any) -> str:
     """A value in a title: as it is where that is short and plain, else a hash of it."""
     text = str(value)

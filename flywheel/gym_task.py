@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,25 @@ class Faster:
             self.__init__()
 
 
+class Helper(threading.Thread):
+    """A thread that calls what lies in its inbox, (function, argument), and puts the exception, or None, into its outbox."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.inbox, self.outbox = SimpleQueue(), SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while job := self.inbox.get():
+            try:
+                job[0](job[1])
+                error = None
+            except BaseException as caught:
+                error = caught
+            job = None  # what it holds may go
+            self.outbox.put(error)
+
+
 class GymBatch:
     """N copies of a registered Gymnasium environment with Box, Dict of Box or Discrete observations, Box or Discrete actions.
 
@@ -84,7 +105,14 @@ class GymBatch:
         self.marks = np.zeros(num_envs) if marks is None else marks
         self._envs: list[Any] = [None] * num_envs
         self._infos: set[tuple[str, ...]] = set()
-        env = self._env(0)
+        try:
+            env = self._env(0)
+        except (TaskError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise TaskError(
+                f"task.id={id!r} cannot be made with task.kwargs={kwargs or {}}: {cause_of(error)}"
+            ) from error
         self._look(env, obs_keys)
         self.max_steps = max_steps or (env.spec.max_episode_steps if env.spec else None)
         if not self.max_steps:
@@ -95,8 +123,9 @@ class GymBatch:
         if hasattr(env.unwrapped, "hold_action"):
             self.hold_action = self._hold_action
         self._threads = min(threads, num_envs)
-        self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
+        self._helpers = [Helper() for _ in range(self._threads - 1)]
         self._faster = Faster()
+        weakref.finalize(self, _stop, self._helpers)
 
     def _look(self, env, obs_keys: Sequence[str] | None) -> None:
         """What the environment's spaces say; TaskError for what cannot be learnt from."""
@@ -224,7 +253,8 @@ class GymBatch:
                 self.discrete.start + action[i].argmax() if self.discrete else action[i].reshape(self._action_shape)
             )
             obs[i], success[i] = self._flat(o), self._success(info)
-            terminated[i], truncated[i] = truth(ended, "terminated"), truth(cut, "truncated")
+            terminated[i] = ended if ended is True or ended is False else truth(ended, "terminated")
+            truncated[i] = cut if cut is True or cut is False else truth(cut, "truncated")
 
         def some(rows) -> None:
             for i in rows:
@@ -244,17 +274,18 @@ class GymBatch:
 
     def _share_out(self, some, active: list[int]) -> None:
         """Call some(rows) until all of `active` are done, by threads where these are faster."""
-        choice = self._pool is not None and len(active) > 1
+        choice = bool(self._helpers) and len(active) > 1
         began, together = time.perf_counter(), choice and self._faster.threads()
         if together:
             rows = iter(active)  # whichever thread is free takes the next, this one too
-            others = [self._pool.submit(some, rows) for _ in range(self._threads - 1)]
+            for helper in self._helpers:
+                helper.inbox.put((some, rows))
             try:
                 some(rows)
-            finally:
-                wait(others)  # nobody may close an environment that is being stepped
-            for other in others:
-                other.result()
+            finally:  # nobody may close an environment that is being stepped
+                errors = [helper.outbox.get() for helper in self._helpers]
+            for error in filter(None, errors):
+                raise error
         else:
             some(active)
         if choice:
@@ -355,5 +386,9 @@ class GymBatch:
         for i, env in enumerate(self._envs):
             if env is not None:
                 self._drop(i)
-        if self._pool:
-            self._pool.shutdown()
+        _stop(self._helpers)
+
+
+def _stop(helpers: list[Helper]) -> None:
+    for helper in helpers:
+        helper.inbox.put(None)

@@ -63,7 +63,7 @@ TASK = {
     "faults", "obs_keys",
 }  # fmt: skip
 
-GYM = {"id", "max_steps", "success_key", "kwargs", "obs_keys"}  # of them, those of other people's environments
+GYM = {"id", "max_steps", "success_key", "obs_keys"}  # of them, those of other people's environments
 
 
 class UsageError(ValueError):

@@ -61,6 +61,9 @@ class Odd(Reach):
                 pass
         elif self.does == "hold_lock":  # C code that never lets go of the interpreter's lock
             ctypes.PyDLL(None).pause()
+        elif self.does == "orphan":
+            os.kill(os.getppid(), signal.SIGKILL)
+            ctypes.PyDLL(None).pause()
         elif self.does == "die":
             os.kill(os.getpid(), signal.SIGSEGV)
         return obs, reward, info

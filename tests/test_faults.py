@@ -1,11 +1,18 @@
 """Bad rollouts are data, not death: every way in which an environment can be at fault, and that the others do not notice."""
 
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import toy  # noqa: F401 (registers)
 from test_env import Idle, Straight
 
 from flywheel import env as envs
+from flywheel.apart import SAYS
 from flywheel.episode import check
 from flywheel.faults import FaultsError, Tally, truth
 
@@ -167,8 +174,39 @@ def test_a_worker_serves_the_next_batch():
     del one
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_a_worker_ends_with_its_process_whatever_it_hangs_in():
+    """findings B3: SIGKILL of a stage leaves nobody behind, not even where C code holds the interpreter's lock."""
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1]]\nfrom test_faults import odd, played\nbatch = odd('orphan', None, step_seconds=1e6)\n"
+        "print(batch._worker.process.pid, flush=True)\nplayed(batch)"
+    )
+    here = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True)
+    worker = os.pidfd_open(int(here.stdout.readline()))
+    assert here.wait() == -9
+    gone = select.poll()
+    gone.register(worker, select.POLLIN)
+    assert gone.poll(60_000), "the worker lives on"
+    os.close(worker)
+
+
 def test_only_as_many_environments_are_made_as_there_are_episodes():
     """findings F8: 32 environments for 8 episodes."""
     batch = odd(n=32, step_seconds=0)
     envs.rollout(batch, Straight(), range(3), origin="test")
     assert sum(e is not None for e in batch._envs) == 3
+
+
+@pytest.mark.parametrize("id", ["toy:Corridor-v0", "toy:Reach-v0", "odd:Position-v0"])
+def test_a_batch_apart_says_what_one_here_says(id):
+    apart, here = (envs.make({"name": "gym", "id": id, "reward": "env", "step_seconds": s}, 2, 1) for s in (30, 0))
+    for key in (*SAYS, "reward", "solved"):
+        np.testing.assert_array_equal(getattr(apart, key), getattr(here, key))
+    for key in ("one_hot", "discrete", "hold_action"):
+        assert bool(getattr(apart, key, None)) == bool(getattr(here, key, None))
+    action = np.tile(apart.action_high, (2, 1))
+    np.testing.assert_array_equal(apart.reset([3, 4]), here.reset([3, 4]))
+    for a, b in zip(apart.step(action)[:4], here.step(action)[:4], strict=True):
+        np.testing.assert_array_equal(a, b)
+    apart.close()
+    here.close()

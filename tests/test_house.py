@@ -83,7 +83,7 @@ def test_every_stage_composes(stage):
         "choose": ["checkpoints=[x]"],
     }.get(stage, [])
     cfg = config.compose(stage, *config.split(needed))
-    assert cfg["task"]["name"] == "lift"
+    assert cfg["task"] == {"name": "lift", "kwargs": {}, **dict.fromkeys(config.TASK)}
     assert cfg["seed"] == 1
 
 

@@ -28,12 +28,15 @@ def test_lerobots_data_sets_can_be_read():
 def test_every_module_imports():
     import importlib
 
-    import flywheel
     import flywheel_datasets
     import flywheel_sim
+
+    import flywheel
 
     for package in (flywheel, flywheel_sim, flywheel_datasets):
         for folder in package.__path__:
             for path in sorted(Path(folder).rglob("*.py")):
-                name = ".".join([package.__name__, *path.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__")
+                name = ".".join([package.__name__, *path.relative_to(folder).with_suffix("").parts]).removesuffix(
+                    ".__init__"
+                )
                 importlib.import_module(name)

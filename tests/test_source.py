@@ -12,8 +12,8 @@ from flywheel.rl.fit import At, Cadence, fit
 from flywheel.rl.source import Offline, OnPolicy, Pool
 
 
-def windows(*episodes):
-    """Episodes [(obs [T+1], reward [T])] as the corpus lays them out; the action at t is 10 * obs[t]."""
+def windows(*episodes, ended=False):
+    """Episodes [(obs [T+1], reward [T])] as the corpus lays them out; the action at t is 10 * obs[t]; all `ended`, or none."""
     rows, start, length = [], [], []
     for obs, reward in episodes:
         start.append(sum(map(len, rows)))
@@ -29,8 +29,9 @@ def windows(*episodes):
     columns = {"obs.state": slice(0, 1), "action": slice(1, 2), "reward": slice(2, 3)}
     version = SimpleNamespace(hashes=[str(e) for e in episodes])
     return SimpleNamespace(
-        rows=rows, start=np.array(start), length=np.array(length), columns=columns, gather=gather, version=version
-    )
+        rows=rows, start=np.array(start), length=np.array(length), columns=columns, gather=gather, version=version,
+        table={"terminated": np.full(len(start), ended)},
+    )  # fmt: skip
 
 
 def source(held, **more):
@@ -62,6 +63,23 @@ def test_a_time_out_bootstraps():
     assert found[3.0]["next_obs"] == [3.0, 4.0]
     assert found[3.0]["discount"] == 0.5  # one step was left: gamma^1, and it goes on
     assert found[3.0]["return"] == 0.0
+
+
+def test_an_end_without_success_is_an_end_in_every_mode():
+    """findings C2: the value of a fall is not bootstrapped, whatever is learnt from; that of a time-out is."""
+    for ended, expected in ((True, 0.0), (False, 0.5)):
+        found = rows_by_step(windows(([1, 2, 3, 4], [0, 0, 0]), ended=ended))
+        assert found[3.0]["discount"] == expected and found[1.0]["discount"] == 0.25  # gamma^2, in the middle
+        for reward in ("success", "env"):
+            _, whole = on_policy(episode([1, 2, 3, 4], [0, 0, 0], terminated=ended), reward=reward)
+            assert whole["discount"] == [0.25, expected]
+
+
+def test_on_policy_leaves_out_what_an_environment_spoilt():
+    """findings B2: an episode with a cause is never learnt from."""
+    good = episode([1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 0])
+    _, whole = on_policy(good, episode([9, 9, 9], [0, 0], meta={"cause": "it fell apart at step 2"}))
+    assert whole["obs"] == [[1.0, 1.0], [2.0, 3.0]]
 
 
 def test_success_terminates_and_what_comes_after_is_not_used():

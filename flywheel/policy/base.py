@@ -30,6 +30,8 @@ SHAPE = (
     "action_high",
 )  # of a spec: what the task gives
 
+FEWEST = 16  # rows that are worked out at once: an action then has the same bits however many act beside it
+
 
 class Policy(Normalised):
     """Base of all policies. A member of the folder defines `noise_shape`, `sample` and `bc_loss`.
@@ -39,10 +41,12 @@ class Policy(Normalised):
     0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian). `explore` is 0 but for
     collection: what it means is the member's business. A `discrete` policy makes one-hot actions. `robot` says which columns
     {"obs": [n], "action": [m]} are those of the robot that acts, where the policy learnt from several (corpus.align).
+    `obs_keys` {key: numbers}: the parts of a Dict observation, in the order in which they make up the flat one.
     """
 
     discrete = False
     explore = 0.0
+    fewest = FEWEST
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Policy(Normalised):
         condition: bool = False,
         greedy: bool = False,
         robot: dict[str, list[int]] | None = None,
+        obs_keys: dict[str, int] | None = None,
         **own,
     ):
         super().__init__()
@@ -72,9 +77,10 @@ class Policy(Normalised):
             condition=condition,
             greedy=greedy,
             **({"robot": robot} if robot else {}),
+            **({"obs_keys": [[key, size] for key, size in dict(obs_keys).items()]} if obs_keys else {}),
             **own,
         )
-        self.robot = robot
+        self.robot, self.obs_keys = robot, dict(obs_keys or {})
         own = torch.zeros(action_dim).index_fill(0, torch.tensor(robot["action"] if robot else range(action_dim)), 1.0)
         self.register_buffer("own", own, persistent=False)
         self.obs_dim, self.action_dim = obs_dim, action_dim
@@ -196,9 +202,21 @@ class Policy(Normalised):
         """The noise that `act` draws for the first `count` chunks of the episode with this seed; [count, *noise_shape]."""
         return _Noise(seed, self.noise_shape, count).ahead
 
+    def _joined(self, obs: dict[str, np.ndarray]) -> np.ndarray:
+        """A Dict observation as [Do]; ValueError where it has not got the keys, or their sizes, that the policy learnt from."""
+        here = {key: int(np.size(value)) for key, value in obs.items()}
+        if not self.obs_keys or any(here.get(key) != size for key, size in self.obs_keys.items()):
+            expected = _listed(self.obs_keys) if self.obs_keys else f"an array of {self.obs_dim} numbers"
+            raise ValueError(f"observation has {_listed(here)}; this policy was trained on {expected}")
+        return np.concatenate([np.asarray(obs[key], np.float32).ravel() for key in self.obs_keys])
+
     @torch.no_grad()
-    def act(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
-        """The action to execute now: obs [Do] -> [Da], or, for `slots` of a batch, obs [N, Do] -> [N, Da]."""
+    def act(self, obs: np.ndarray | dict[str, np.ndarray], slots: Sequence[int] | None = None) -> np.ndarray:
+        """The action to execute now: obs [Do] -> [Da], or, for `slots` of a batch, obs [N, Do] -> [N, Da].
+
+        One observation may also be the Dict that the environment gives, with the keys that the policy learnt from.
+        """
+        obs = self._joined(obs) if isinstance(obs, dict) else obs
         single = np.ndim(obs) == 1
         obs = np.asarray(obs, np.float32).reshape(1 if single else len(obs), -1)
         if obs.shape[1] != (wanted := len(self.robot["obs"]) if self.robot else self.obs_dim):
@@ -222,10 +240,11 @@ class Policy(Normalised):
             noise = (
                 np.zeros(shape, np.float32) if self.spec["greedy"] else np.stack([self._noise[s].next() for s in due])
             )
-            chunk = self.sample(
-                torch.from_numpy(self._stack[due]).to(self.device), torch.from_numpy(noise).to(self.device)
-            )
-            self._chunk[due] = chunk.float().cpu().numpy()
+            stack, more = self._stack[due], self.fewest - len(due)
+            if more > 0:  # matrices of few rows are multiplied in another way, and rounded otherwise
+                stack, noise = (np.concatenate([x, np.repeat(x[:1], more, 0)]) for x in (stack, noise))
+            chunk = self.sample(torch.from_numpy(stack).to(self.device), torch.from_numpy(noise).to(self.device))
+            self._chunk[due] = chunk[: len(due)].float().cpu().numpy()
             self._cursor[due] = 0
         action = self._chunk[slots, self._cursor[slots]]
         self._cursor[slots] += 1
@@ -240,6 +259,10 @@ def _tell(field: str, out: dict[int, int]) -> None:
             f"  {field}[{column}]: {count} {'value lies' if count == 1 else 'values lie'} far outside all others, and {'does' if count == 1 else 'do'} not count "
             "in the normaliser; `flywheel corpus query` finds the episode"
         )
+
+
+def _listed(parts: dict[str, int]) -> str:
+    return ", ".join(f"{key} [{size}]" for key, size in parts.items()) or "none"
 
 
 def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flywheel.critic import Critic
-from flywheel.policy.base import SHAPE, Policy, build
+from flywheel.policy.base import FEWEST, SHAPE, Policy, build
 
 
 class BestOfN(Policy):
@@ -30,7 +30,7 @@ class BestOfN(Policy):
     @classmethod
     def of(cls, base: Policy, critic: Critic, anchor: Policy | None = None, n: int = 16, k: float = 1.0) -> BestOfN:
         """A wrapper around existing nets (shared, not copied)."""
-        shape = {key: base.spec[key] for key in (*SHAPE, "robot") if key in base.spec}
+        shape = {key: base.spec[key] for key in (*SHAPE, "robot", "obs_keys") if key in base.spec}
         made = cls(
             base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, **shape
         )  # fmt: skip
@@ -38,6 +38,11 @@ class BestOfN(Policy):
         made.base, made.critic, made.anchor = base, critic, anchor
         made.obs_norm, made.action_norm = base.obs_norm, base.action_norm
         return made
+
+    @property
+    def fewest(self) -> int:
+        """Rows at once: each of them is already half of n, at least."""
+        return -(-FEWEST // max(1, self.n // 2))
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

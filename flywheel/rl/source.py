@@ -8,8 +8,9 @@
     next                     o    o           next_obs [B, To, Do] ending at t+n, next_action [B, Ta, Da] from there
                                               discount [B]  gamma^n * (1 - terminated);  return [B]  to the episode's end
 
-An episode ends for the learner at its first success: that step has reward 1 and `terminated`; what came after is not used.
-With reward "env" it is the environment's own reward that counts (extras.env_reward), to the episode's end.
+An episode ends for the learner where success was decided: that step has reward 1 and `terminated`; what came after is not used.
+With reward "env" it is the environment's own reward that counts (extras.env_reward), to the episode's end. Where the environment
+ended an episode for good, a fall say, nothing is to come either (discount 0); a time-out is no end.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Pool:
         self.which, self.column = which, columns[FIELDS[reward][-1]]
         self.start = windows.start[which].astype(np.int64)
         length = windows.length[which].astype(np.int64)
-        terminated = windows.table["terminated"][which].copy() if own else np.zeros(len(which), bool)
+        terminated = np.array(windows.table["terminated"][which], bool)
         returns = []
         for e, (first, steps) in enumerate(zip(self.start, length, strict=True)):
             r = np.asarray(rows[first : first + steps, self.column]).ravel().astype(np.float64)
@@ -221,6 +222,13 @@ class OnPolicy:
     def use(self, episodes, learner) -> None:
         """Learn from these episodes from now on; what the learner's nets say of them is fixed here."""
         policy = learner.nets["policy"]
+        episodes = [
+            episode for episode in episodes if "cause" not in episode.meta
+        ]  # an environment's fault is no lesson
+        if not episodes:
+            raise ValueError(
+                "every episode of this round failed by the environment's fault: there is nothing to learn from"
+            )
         parts = [self._chunks(episode, policy) for episode in episodes]
         whole = {k: torch.from_numpy(np.concatenate([p[k] for p in parts])).to(self.device) for k in parts[0]}
         whole |= learner.advantages(whole)

@@ -1,5 +1,8 @@
 """Where the base never succeeds: episodes start along replayed demonstrations, and the start moves backwards.
 
+Where that cannot be, for recordings hold neither seed nor start or the environment cannot be put back to a state, it is said once, and
+episodes begin at the task's own resets.
+
 A window of each demonstration's length, at first near its end; it moves towards the beginning as episodes from it succeed
 (reverse curriculum: Florensa et al., arXiv 1707.05300; along demonstrations: Salimans and Chen, 1812.03381).
 """
@@ -10,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel.log import progress
+from flywheel.log import progress, say
 
 ENOUGH = 50  # episodes of the base without a success: then this begins
 
@@ -34,6 +37,9 @@ class Backward:
             return None
         if self.states is None:
             self.states = self._replay()
+        if not self.states:
+            self.memory["backward"] = False
+            return None
         low, width = self.memory["window"], float(self.rule["width"])
         rng = np.random.default_rng([self.seed, 0xBAC, self.memory["round"]])
         chosen: list[dict[str, Any] | None] = []
@@ -52,14 +58,23 @@ class Backward:
         self.memory["window"] = max(0.0, self.memory["window"] - step)
 
     def _replay(self) -> list[tuple[str, list, int]]:
-        """(hash, the simulator's states, where it ends: its success, or its last step) of each demonstration."""
+        """(hash, the simulator's states, where it ends: its success, or its last step) of each demonstration that can be replayed."""
         from flywheel.replay import replay
 
-        made = []
+        made, why = [], []
         with progress("replay demonstrations", len(self.demos)) as tick:
             for episode in self.demos:
-                states = replay(self.env, episode, keep_states=True).states
-                end = int(episode.reward.argmax()) + 1 if episode.success else len(episode)
-                made.append((episode.hash, states, min(end, len(states))))
+                try:
+                    states = replay(self.env, episode, keep_states=True).states
+                except ValueError as error:
+                    why.append(str(error))
+                else:
+                    end = int(episode.reward.argmax()) + 1 if episode.success else len(episode)
+                    made.append((episode.hash, states, min(end, len(states))))
                 tick()
+        if why:
+            rest = "from the others" if made else "all at the task's own resets: the base has never succeeded there"
+            say(
+                f"  {len(why)} of {len(self.demos)} demonstrations cannot be replayed ({why[0]}); episodes begin {rest}"
+            )
         return made

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
+from flywheel import gym_names
 from flywheel.log import progress
 
 BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000, "question": 300_000_000}
@@ -69,22 +69,16 @@ def questioned(cfg: dict[str, Any], first: int, count: int) -> list[int]:
 
 
 def title(cfg: dict[str, Any]) -> str:
-    """The task's name as episodes carry it: a name of sim/, or a Gymnasium id and what else makes it that task (gym_names.title)."""
-    from flywheel import gym_names
-
+    """The task's name as episodes carry it: another one for other options of its environment."""
     task = cfg["task"]
-    if task["name"] != "gym":
-        return task["name"]
-    return gym_names.title(task["id"], task.get("kwargs"), task.get("obs_keys"))
+    return (
+        task["name"] if task["name"] != "gym" else gym_names.title(task["id"], task.get("kwargs"), task.get("obs_keys"))
+    )
 
 
 def name_of(cfg: dict[str, Any]) -> str:
-    """The name that checkpoints of this task get: `name=`, or policy/TASK, without the module and namespace of a Gymnasium id."""
-    if cfg.get("name"):
-        return cfg["name"]
-    id_, brace, rest = title(cfg).partition("{")
-    short = id_.rpartition(":")[2].rpartition("/")[2]
-    return "policy/" + re.sub(r"[^A-Za-z0-9._-]+", "-", short + brace + rest).strip("-")
+    """The name that checkpoints of this task get: `name=`, or policy/TASK, without the module and the namespace of an id."""
+    return cfg.get("name") or f"policy/{gym_names.short(title(cfg))}"
 
 
 def demonstrations(cfg: dict[str, Any], store):
@@ -100,7 +94,7 @@ def demonstrations(cfg: dict[str, Any], store):
         left.append(f"{len(chosen)} {what}")
         return chosen
 
-    chosen = keep(version.select(task=title(cfg)), f"of {title(cfg)}")
+    chosen = keep(sound(version.select(task=title(cfg))), f"of {title(cfg)}")
     if demos.get("origin"):
         chosen = keep(chosen.select(origin=demos["origin"]), f"of origin {demos['origin']}")
     else:
@@ -146,7 +140,7 @@ def pools(cfg: dict[str, Any], store):
 
 def _view(cfg: dict[str, Any], corpus, name: str):
     """The episodes of a view that this stage may learn from."""
-    part = whole = corpus.at(name)
+    part = whole = sound(corpus.at(name))
     if not cfg.get("align"):
         part = whole.select(task=title(cfg))
     if not len(part):
@@ -273,7 +267,8 @@ def drawn(cfg: dict[str, Any], policy) -> dict[str, Any]:
 def shape(env) -> dict[str, Any]:
     """What a task gives to the spec of a policy."""
     bounds = {"action_low": env.action_low.tolist(), "action_high": env.action_high.tolist()}
-    return {"obs_dim": env.obs_dim, "action_dim": env.action_dim, **bounds}
+    keys = {"obs_keys": env.obs_sizes} if getattr(env, "obs_sizes", None) else {}
+    return {"obs_dim": env.obs_dim, "action_dim": env.action_dim, **bounds, **keys}
 
 
 def suits(policy, env) -> None:
@@ -292,4 +287,12 @@ def open_env(cfg: dict[str, Any], num_envs: int | None = None):
     """The task's environments, as many as the config says, stepped by `threads` threads."""
     from flywheel import env
 
-    return env.make(cfg["task"], num_envs or int(cfg.get("num_envs") or 32), int(cfg.get("threads") or 2))
+    made = env.make(cfg["task"], num_envs or int(cfg.get("num_envs") or 32), int(cfg.get("threads") or 2))
+    if cfg["task"]["name"] == "gym":
+        env.honours_seeds(made)  # says it where they do not
+    return made
+
+
+def sound(version):
+    """The episodes of a version that no environment spoilt (flywheel.faults): the only ones to learn from."""
+    return version.select(np.array(["cause" not in meta for meta in version.table["meta"]], bool))

@@ -32,8 +32,10 @@ def film(
     """{"success", "failure": (data URI, still URI, seed) or a text that says why there is none}."""
     import flywheel_sim  # noqa: F401 (tells MuJoCo how to draw without a screen, before it is imported)
 
+    from flywheel.env import drawn
+
     try:
-        env = _inputs.open_env(config, 1)
+        env = drawn(_inputs.open_env(config, 1))
         try:
             env.reset_at(0, int(columns["seed"][0]))
             env.frame(0, 320, 240)  # is there anything to draw with?
@@ -49,7 +51,7 @@ def film(
 
 
 def _clip(policy, env, seeds: list[int], kind: str, steps: dict[int, int], rate: float):
-    """The first of `seeds` that ends when drawn as it did when scored (another batch size may round otherwise)."""
+    """The first of `seeds` that ends when drawn as it did when scored."""
     for seed in seeds:
         frames = evaluate.clip(policy, env, seed, EVERY)
         if frames and len(frames) == -(-steps[seed] // EVERY):

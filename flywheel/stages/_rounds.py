@@ -12,7 +12,7 @@ from flywheel.stages import _inputs
 
 def memory() -> dict[str, Any]:
     """What a run of rounds remembers, as JSON values."""
-    return {"round": 0, "episodes": [], "steps": 0, "history": []}
+    return {"round": 0, "episodes": [], "begun": 0, "steps": 0, "history": []}
 
 
 def pools(cfg, run, corpus, memory: dict[str, Any], inputs: list[str], demos: dict[str, list[str]]):
@@ -46,10 +46,15 @@ def keep(run, corpus, memory: dict[str, Any], done, counts, **more) -> dict[str,
     done = [e.replace(meta={**e.meta, "round": memory["round"], "run": run.name}) for e in done]
     added = corpus.append(done, message=f"{run.name} round {memory['round']}", author=run.name)
     memory["steps"] += sum(len(e) for e in done)
+    memory["begun"] += len(done)
     known = {*memory["episodes"], *(h for h, _ in added.refused)}
-    memory["episodes"] += [e.hash for e in done if e.hash not in known]
+    memory["episodes"] += [
+        e.hash for e in done if e.hash not in known and "cause" not in e.meta
+    ]  # a fault is no lesson
     note = {"round": memory["round"], "episodes": len(done), **more, "steps": memory["steps"]}
     note |= {key: counts.get(key, 0) for key in ("clipped", "held")}
+    if faults := [f"seed {e.seed}: {e.meta['cause']}" for e in done if "cause" in e.meta]:
+        note["faults"] = faults
     memory["round"] += 1
     memory["history"].append(note)
     run.log("round", **note)

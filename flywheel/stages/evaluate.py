@@ -1,6 +1,7 @@
 """evaluate: how often does a checkpoint succeed, on seeds that no other stage touches?
 
-Success = the predicate is true at any control step; the rate at the last step is printed beside it.
+Success is what the task says (task.success: at any step, at the last, or held for so many); the rate at the last step is printed beside it.
+An episode that the environment spoilt (flywheel.faults) counts as a failure, and says why.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
 
 
 def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> dict[str, np.ndarray]:
-    """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (to the first success, or all), first
-    observation and, where the environment's own reward is learnt from, return; each [n]. `also` [{name, obs, above}]: did column `obs` ever pass `above`, as also.NAME."""
+    """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (until success is decided, or all), first
+    observation and, where the environment's own reward is learnt from, return; where an environment was at fault, cause ("" for the others);
+    each [n]. `also` [{name, obs, above}]: did column `obs` ever pass `above`, as also.NAME."""
     from flywheel.env import rollout
 
     with progress(f"evaluate {what}", len(seeds)) as tick:
@@ -63,6 +65,8 @@ def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=
     }
     if getattr(env, "reward", "success") == "env":
         columns["return"] = np.array([e.extras["env_reward"].sum() for e in episodes], np.float64)
+    if any("cause" in e.meta for e in episodes):
+        columns["cause"] = np.array([e.meta.get("cause", "") for e in episodes], str)
     for extra in also or []:
         seen = [np.flatnonzero(e.obs["state"][:, extra["obs"]] > extra["above"]) for e in episodes]
         columns[f"also.{extra['name']}"] = np.array([int(s[0]) if len(s) else -1 for s in seen])
@@ -84,6 +88,9 @@ def summary(result: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any
     out = rate(result)
     out["success_at_end"] = float(result["success_at_end"].mean())
     out["environment_steps"] = int(result["length"].sum())
+    if "cause" in result:
+        spoilt = np.flatnonzero(result["cause"] != "")
+        out["faults"] = [f"seed {result['seed'][i]}: {result['cause'][i]}" for i in spoilt]
     won = result["success"]
     out["steps_to_success"] = float(result["steps"][won].mean()) if won.any() else None
     for limit in cfg["task"].get("within") or []:
@@ -95,15 +102,15 @@ def summary(result: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any
 
 
 def film(policy, env, seed: int, path: str, every: int = 2) -> int:
-    """Write one episode as a video (mp4) of what the environment draws; the number of frames, 0 without OpenGL."""
+    """Write one episode as a video (mp4) of what the environment draws; the number of frames, 0 where nothing can draw."""
     frames = clip(policy, env, seed, every)
     if not frames:
         return 0
+    frames += frames[-1:] * (_rate(env, every) - len(frames))  # a second at least: nobody sees four frames
     import av
 
     with av.open(path, "w") as file:
-        rate = max(1, round((env.fps or 20) / every))
-        stream = file.add_stream("h264", rate=rate)
+        stream = file.add_stream("h264", rate=_rate(env, every))
         stream.height, stream.width = frames[0].shape[0], frames[0].shape[1]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
@@ -113,18 +120,37 @@ def film(policy, env, seed: int, path: str, every: int = 2) -> int:
 
 
 def clip(policy, env, seed: int, every: int = 2, width: int = 320, height: int = 240) -> list[np.ndarray]:
-    """Frames [H, W, 3] uint8 of one episode, every `every` steps; none where nothing can draw."""
-    from flywheel.env import rollout
+    """Frames [H, W, 3] uint8 of one episode, every `every` steps.
+
+    [] where nothing can draw. H and W are even, and the environment's own where it draws itself (render_mode rgb_array).
+    """
+    from flywheel.env import drawn, rollout
 
     frames: list[np.ndarray] = []
+    shown = None
 
     def watch(step: int, obs: np.ndarray) -> None:
+        if not step:
+            frames.clear()  # it began anew
         if step % every == 0:
-            frames.append(env.frame(0, width, height).copy())
+            picture = shown.frame(0, width, height)
+            frames.append(picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2].copy())
 
     try:
-        rollout(env, policy, [seed], origin="evaluation", watch=watch)
-    except RuntimeError as error:
+        shown = drawn(env)
+        rollout(shown, policy, [seed], origin="evaluation", watch=watch)
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:  # no OpenGL, nothing that draws, or an environment that cannot be made for it
         say(f"  no clip: {error}")
         return []
+    finally:
+        if shown is not None and shown is not env:
+            shown.close()
     return frames
+
+
+def _rate(env, every: int) -> int:
+    """Frames a second."""
+    return max(1, round((env.fps or 20) / every))

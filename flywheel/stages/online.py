@@ -73,7 +73,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         policy = base.build({**cfg["policy"], **_inputs.shape(env)})
         _inputs.suits(policy, env)
         first = _warm_up(cfg, env, policy)
-        seen = [*first, *(demos or [])]
+        seen = [*(e for e in first if "cause" not in e.meta), *(demos or [])]
         obs, action = ([e.obs["state"] for e in seen], [e.action for e in seen])
         fit_normaliser(policy, env, np.concatenate(obs), np.concatenate(action))
     if acting.get("learn_noise"):
@@ -92,7 +92,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     def gather_round(learning, memory):
         done, counts = first if memory["round"] == 0 else [], {}
         if not done or source_kind == "on_policy":
-            begin = len(memory["episodes"])
+            begin = memory["begun"]
             seeds = _inputs.seeds("collect", cfg, begin, min(int(acting["steps"]), _inputs.NIGHT - begin))
             policy.explores(explore())
             done, counts = rollout(env, policy, seeds, origin=origin, steps=int(acting["steps"]))
@@ -160,7 +160,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return scored
 
     def over() -> bool:
-        full = len(memory["episodes"]) >= _inputs.NIGHT
+        full = memory["begun"] >= _inputs.NIGHT
         if full:
             say(f"  this night's {_inputs.NIGHT:,} collect seeds are used up; go on with night={int(cfg['night']) + 1}")
         return full or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))

@@ -38,7 +38,7 @@ def _episodes(cfg: dict[str, Any], store, demos):
     own = demos.corpus.at(demos.number if cfg.get("data") else demos.ref).select(
         task=_inputs.title(cfg), origin="policy:*"
     )
-    own = own.select(~np.isin(own.rows, demos.rows)).canonical()
+    own = _inputs.sound(own.select(~np.isin(own.rows, demos.rows))).canonical()
     return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]), demos.ref)
 
 
