@@ -96,6 +96,12 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
     return {"source": {"id": digest, "ref": cfg["source"], "files": [p.name for p in paths]}}
 
 
+def title(path: Path, module) -> str:
+    """What a recording is called: its file, or the folder of the data set that it is."""
+    unit = getattr(module, "unit", lambda folder: None)
+    return next((folder.name for folder in list(path.parents)[:3] if unit(folder) == path), path.name)
+
+
 def _content(path: Path) -> str:
     """What a file's content is known by; of one that cannot be read now, that: `run` says so, and it is another input then."""
     try:
@@ -125,23 +131,23 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     replayed: list[dict[str, Any]] = []
     tally, far = Counter(), _screen.Far()
     for path in matches(cfg["source"], module):
-        before = Counter(tally)
-        episodes = accepted(_carded(module.read, path, options, cfg), path, options, env, run, quarantined, tally, far)
+        before, name = Counter(tally), title(path, module)
+        episodes = accepted(_carded(module.read, path, options, cfg), name, options, env, run, quarantined, tally, far)
         try:
             if cfg.get("check") == "replay":
                 episodes = list(episodes)
                 replayed += back(env, episodes, cfg)
-            message, restore = f"ingest {path.name}", bool(cfg.get("restore"))
+            message, restore = f"ingest {name}", bool(cfg.get("restore"))
             done = corpus.append(episodes, message=message, author=run.name, restore=restore)
         except EpisodeError as error:  # a video that changed or went away while its episodes were written
             tally["good"] = before["good"]
-            aside(error, path, None, quarantined, tally, run)
+            aside(error, name, None, quarantined, tally)
             continue
         added += done.added
         duplicates += done.duplicates
         refused += done.refused
         good, bad = (tally[key] - before[key] for key in ("good", "bad"))
-        rows.append((path.name, good + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
+        rows.append((name, good + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
     env.close()
     strange = far.found()
     metrics: dict[str, Any] = {"added": len(added), "duplicates": len(duplicates), "quarantined": tally["bad"]}
@@ -175,8 +181,6 @@ def failure(tally: Counter, quarantined: list[dict[str, Any]], cfg: dict[str, An
         )
     if tally["good"]:
         return None
-    if not tally["bad"]:
-        return f"ingest: {cfg['source']} holds no episode; is format={cfg['format']} right?"
     return (
         f"ingest: nothing was taken, all {tally['bad']} episodes of {cfg['source']} were quarantined; the first because "
         f"{quarantined[0]['reason'][:500]}"
@@ -206,12 +210,10 @@ def tell(rows: list[tuple], refused: list, tally: Counter, strange: list[dict[st
         say(f"  WARNING and {len(strange) - 5} more far values; far.json of the run has them all")
 
 
-def accepted(
-    carded, path: Path, options: dict[str, Any], env, run, quarantined: list, tally: Counter, far: _screen.Far
-):
+def accepted(carded, name: str, options: dict[str, Any], env, run, quarantined: list, tally: Counter, far: _screen.Far):
     """The episodes of a recording that may enter the corpus, one at a time; the others are quarantined. `tally` counts."""
     for number, (found, card) in enumerate(carded):
-        where = f"{path.name}, episode {number}"
+        where = f"{name}, episode {number}"
         try:
             if isinstance(found, EpisodeError):
                 raise found
@@ -219,34 +221,34 @@ def accepted(
             episode, outside = sound(found.replace(task=env.task), env, where)
         except Exception as error:  # one bad episode never stops the others
             aside(
-                as_error(error, where) if not isinstance(error, EpisodeError) else error,
-                path,
-                number,
-                quarantined,
-                tally,
-                run,
+                error if isinstance(error, EpisodeError) else as_error(error, where), name, number, quarantined, tally
             )
-            keep(found, run.out / "quarantine" / f"{path.stem}-{number}.npz")
+            keep(found, run.out / "quarantine" / f"{Path(name).stem}-{number}.npz")
             continue
         tally += Counter(good=1, clipped=outside, dropped=int("dropped" in episode.meta))
-        far.add(episode, {"file": path.name, "episode": number})
+        far.add(episode, {"file": name, "episode": number})
         yield episode
 
 
-def aside(error: EpisodeError, path: Path, number: int | None, quarantined: list, tally: Counter, run) -> None:
+def aside(error: EpisodeError, name: str, number: int | None, quarantined: list, tally: Counter) -> None:
     """Count a quarantined episode, and keep its reason."""
     tally["bad"] += 1
     reason = str(error) if len(str(error)) <= LETTERS else f"{str(error)[:LETTERS]}..."
     if len(quarantined) < LISTED:
         more = {"passing": True} if passing(error) else {}
-        quarantined.append({"file": path.name, "episode": number, "reason": reason, **more})
-        say(f"  quarantined {path.name}, episode {number}: {reason}")
+        quarantined.append({"file": name, "episode": number, "reason": reason, **more})
+        say(f"  quarantined {name}, episode {number}: {reason}")
 
 
 def _all(read, path: Path, options: dict[str, Any]):
-    """What a reader yields; what it raises becomes the last thing it yields."""
+    """What a reader yields; what it raises becomes the last thing it yields, as does that it yields nothing."""
+    some = False
     try:
-        yield from read(path, **options)
+        for found in read(path, **options):
+            some = True
+            yield found
+        if not some:
+            yield EpisodeError(f"{path}: it holds no episode")
     except Exception as error:  # whatever damaged input makes a reader raise
         yield as_error(error, str(path))
 
