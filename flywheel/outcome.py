@@ -121,7 +121,7 @@ def decide(
     else:
         flag, flags = said.flag, said.flags
         binary = said.reward is not None and bool(np.isin(said.reward, (0, 1)).all())
-        if flags is None and binary and (sparse or flag is not None):
+        if flags is None and binary and (sparse or _truth(flag, where) is not None):
             flags = said.reward
     won = _truth(flag, where)
     told = None

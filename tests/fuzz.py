@@ -27,7 +27,7 @@ from flywheel.log import progress
 
 BATCH = 20  # damaged ones in one ingest, with a good one
 GOOD = 10**6  # the number of the good ones
-ROOM = 1200 * 2**20  # address space beyond that of the beginning
+ROOM = 4 * 2**30  # address space beyond that of the beginning; threads reserve some of it
 MOST = 450 * 2**20  # resident memory beyond that of the beginning: 64 MiB in every copy that a reader makes on the way
 
 

@@ -70,7 +70,7 @@ def minari(place, number):
 
 
 def bag(place, number):
-    bags.record(place, seconds=0.6 + 0.05 * (number % 3))
+    bags.record(place, seconds=0.6 + 0.1 * (number % 7) if number < 10**6 else 1.7)
     card = {**bags.CARD, "obs": bags.CARD["obs"][1:]}
     place.with_suffix(".yaml").write_text(yaml.safe_dump(card))
 
@@ -186,8 +186,7 @@ def in_array(change):
             del file[name]
             change(file, name, np.asarray(data), rng, traps)
 
-    damage.__name__ = change.__name__
-    return damage
+    return functools.update_wrapper(damage, change)
 
 
 @in_array
@@ -378,7 +377,7 @@ def block_bomb(place, rng, traps):
     about = file.parent / ".zarray"
     codec = str(rng.choice(["zlib", "gzip", "bz2", "lzma", "blosc", "lz4", "zstd"]))
     about.write_text(json.dumps({**json.loads(about.read_text()), "compressor": {"id": codec}}))
-    file.write_bytes(zeros(codec, 100))
+    file.write_bytes(zeros(codec, 70))
 
 
 def block_elsewhere(place, rng, traps):

@@ -68,7 +68,8 @@ def matches(source: str, module=None) -> list[Path]:
         )
 
     if os.path.isdir(source):
-        found = files_of(source) or [one for p in Path(source).iterdir() for one in files_of(p)]
+        inside = (p for p in Path(source).iterdir() if p.name[0] != "." and p.suffix != ".yaml")  # no data cards
+        found = files_of(source) or [one for p in inside for one in files_of(p)]
     elif os.path.exists(source):
         found = [Path(source)]
     else:
@@ -280,7 +281,7 @@ def keep(found: Any, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"obs.{k}": v for k, v in found.obs.items()} | {"action": found.action, "reward": found.reward}
         plain = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype != object}
-        kept = {f"{n}.{re.sub(r'[^A-Za-z0-9_.-]', '_', k)[:80]}": v for n, (k, v) in enumerate(plain.items())}
+        kept = {k if re.fullmatch(r"[\w.-]{1,80}", k) else f"key{n}": v for n, (k, v) in enumerate(plain.items())}
         np.savez_compressed(path, **kept)  # encoded frames stay where they are, in the source
 
 
