@@ -702,7 +702,12 @@ def make(folder, name, number, rng, traps) -> tuple[Path, str]:
     write(place, number)
     kinds = DAMAGE[name] if rng.random() < 0.75 else BYTES
     kind = kinds[int(rng.integers(len(kinds)))]
-    kind(place, rng, traps)
+    try:
+        kind(place, rng, traps)
+    except Exception:  # such a damage cannot be written here: a file that is cut can
+        if place.exists():
+            kind = cut
+            kind(place, rng, traps)
     if rng.random() < 0.15 and place.exists():
         flip(place, rng, traps)
         return place, f"{kind.__name__}+flip"
