@@ -20,8 +20,8 @@ import numpy as np
 from flywheel import outcome
 from flywheel import store as files
 from flywheel.episode import Episode, EpisodeError, as_error, passing
-from flywheel.log import progress, say
-from flywheel.stages import _card, _inputs, _screen
+from flywheel.log import say
+from flywheel.stages import _card, _inputs, _open_loop, _screen
 from flywheel.stages._screen import sound, streak
 
 __all__ = ["formats", "inputs", "reader", "run", "sound", "streak"]
@@ -137,7 +137,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         try:
             if cfg.get("check") == "replay":
                 episodes = list(episodes)
-                replayed += back(env, episodes, cfg)
+                replayed += _open_loop.back(env, episodes, cfg)
             message, restore = f"ingest {name}", bool(cfg.get("restore"))
             done = corpus.append(episodes, message=message, author=run.name, restore=restore)
         except EpisodeError as error:  # a video that changed or went away while its episodes were written
@@ -156,7 +156,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     metrics |= {"dropped": tally["dropped"]}
     tell(rows, refused, tally, strange)
     if replayed:
-        metrics["replay"] = told(replayed)
+        metrics["replay"] = _open_loop.told(replayed)
         files.write_json(run.out / "replay.json", replayed, indent=1)
     files.write_json(run.out / "quarantine.json", quarantined, indent=1)
     if strange:
@@ -283,45 +283,3 @@ def keep(found: Any, path: Path) -> None:
         plain = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype != object}
         kept = {k if re.fullmatch(r"[\w.-]{1,80}", k) else f"key{n}": v for n, (k, v) in enumerate(plain.items())}
         np.savez_compressed(path, **kept)  # encoded frames stay where they are, in the source
-
-
-def back(env, episodes: list[Episode], cfg: dict[str, Any]) -> list[dict[str, Any]]:
-    """Replay each episode open-loop; how far it strays, by the task's `compare` (default: all columns, in their std)."""
-    from flywheel.replay import replay
-
-    rows = []
-    with progress("replay", len(episodes)) as tick:
-        for episode in episodes:
-            seen, told_ = replay(env, episode), episode.obs["state"]
-            row: dict[str, Any] = {
-                "episode": episode.hash[:12],
-                "demo": episode.meta.get("demo"),
-                "success": seen.success,
-            }
-            for item in cfg["task"].get("compare") or [
-                {"name": "state", "obs": list(range(told_.shape[1])), "std": True}
-            ]:
-                columns = item["obs"] if isinstance(item["obs"], list) else [item["obs"]]
-                scale = np.maximum(told_[:, columns].std(0), 1e-3) if item.get("std") else 1.0
-                if item.get("peak"):
-                    gap = np.abs(seen.obs[:, columns].max(0) - told_[:, columns].max(0)).max()
-                    row[f"{item['name']} peak error"] = float(gap)
-                else:
-                    gap = np.linalg.norm((seen.obs[:, columns] - told_[:, columns]) / scale, axis=1)
-                    row[f"{item['name']} median error"] = float(np.median(gap))
-                    row[f"{item['name']} largest error"] = float(gap.max())
-            rows.append(row)
-            tick()
-    return rows
-
-
-def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print how closely the recordings came back; the worst and the middle of each figure."""
-    out: dict[str, Any] = {"episodes": len(rows), "success": Counter(bool(r["success"]) for r in rows)[True]}
-    say(f"  replayed {len(rows)} open-loop; {out['success']} succeed")
-    for name in rows[0]:
-        if name.endswith("error"):
-            values = np.array([r[name] for r in rows])
-            out[name] = {"median": float(np.median(values)), "worst": float(values.max()), "all": values.tolist()}
-            say(f"  {name:28} median {np.median(values):.3g}, worst {values.max():.3g}")
-    return out
