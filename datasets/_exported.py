@@ -52,7 +52,7 @@ def demo(group, via: str) -> Episode:
     record["meta"] = {**record["meta"], "exported": via}
     after = group.group("next_obs")
     seen = group.group("obs").arrays()
-    obs = {key: np.concatenate([value[()], after.array(key)[-1:]]) for key, value in seen.items()}
+    obs = {key: np.concatenate([value[()], after.array(key).last(len(value))]) for key, value in seen.items()}
     others = {
         name: {k: v[()] for k, v in group.group(name).arrays().items()} for name in ("extras", "start") if name in group
     }

@@ -161,6 +161,12 @@ class Array(Node):
         self._allow()
         return self._node[rows]
 
+    def last(self, count: int) -> np.ndarray:
+        """The last of its `count` rows, [1, ...]; EpisodeError where it has another number of them."""
+        if not self.shape or len(self) != count:
+            raise EpisodeError(f"{self.where}: it has {len(self)} rows; expected {count}, one an action")
+        return self[-1:]
+
     def texts(self) -> list[bytes]:
         """Its texts, of any kind; EpisodeError where one stored text is repeated beyond what the file can hold."""
         self._allow()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from flywheel import bounds
 from flywheel.episode import EpisodeError
 
-MAGIC, CHUNK, FOOTER = b"\x89MCAP0\r\n", 6, 2
-UNKNOWN = 2**64 - 1  # zstd's size of a frame that does not say it
+UNKNOWN = (2**64 - 1, -1)  # zstd's size of a frame that does not say it
 
 
 class Stream:
-    """A file as the reader wants it: front to back (its index is not followed), and no more asked for than there is."""
+    """A file as mcap's reader wants it; it is never given more than there is, whatever a record says of its length."""
 
     def __init__(self, file: BinaryIO, size: int):
         self.file, self.left = file, size
@@ -26,56 +23,54 @@ class Stream:
         self.left -= len(data)
         return data
 
-    def seekable(self) -> bool:
-        return False
+
+def messages(path: Path, topics: set[str]) -> list[tuple[int, str, Any]]:
+    """(log time in ns, topic, decoded ROS 2 message) of the topics, in the order of their log times."""
+    from mcap.records import Channel, Message, Schema
+    from mcap_ros2.decoder import DecoderFactory
+
+    schemas, channels, decoders, found = {}, {}, {}, []
+    for record in records(path):
+        if isinstance(record, Schema):
+            schemas[record.id] = record
+        elif isinstance(record, Channel):
+            channels[record.id] = record
+        elif isinstance(record, Message) and (channel := channels[record.channel_id]).topic in topics:
+            schema = schemas[channel.schema_id]
+            if schema.id not in decoders:
+                decoders[schema.id] = DecoderFactory().decoder_for(channel.message_encoding, schema)
+            found.append((record.log_time, channel.topic, decoders[schema.id](record.data)))
+    return sorted(found, key=lambda one: one[0])
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Stream]:
-    """The file, its chunks looked at; EpisodeError where it is no MCAP file or one unpacks to more than it can hold."""
-    size = Path(path).stat().st_size
+def records(path: Path) -> Iterator[Any]:
+    """All records of a file, those of chunks too; EpisodeError for a chunk that unpacks to more than it can hold."""
+    from mcap.records import Chunk
+    from mcap.stream_reader import StreamReader, breakup_chunk
+
+    size, total = Path(path).stat().st_size, 0
     with open(path, "rb") as file:
-        chunks(file, size)
-        file.seek(0)
-        yield Stream(file, size)
+        for record in StreamReader(Stream(file, size), emit_chunks=True, record_size_limit=size).records:
+            if isinstance(record, Chunk):
+                total += unpacks(record)
+                bounds.allow(total, size, "its chunks")
+                yield from breakup_chunk(record)
+            else:
+                yield record
 
 
-def chunks(file: BinaryIO, size: int) -> None:
-    """Walk the records; EpisodeError for one that goes beyond the file, and for a chunk that is a bomb."""
-    if file.read(8) != MAGIC:
-        raise EpisodeError("not an MCAP file that can be read: it does not begin as one")
-    at, total = 8, 0
-    while at < size:
-        file.seek(at)
-        head = file.read(9)
-        if len(head) < 9:
-            break  # cut short: the reader says so
-        kind, length = struct.unpack("<BQ", head)
-        if at + 9 + length > size:
-            raise EpisodeError(f"not an MCAP file that can be read: a record of {length:,} bytes goes beyond its end")
-        if kind == CHUNK:
-            total += chunk(file.read(length), size)
-            bounds.allow(total, size, "its chunks")
-        if kind == FOOTER:
-            break
-        at += 9 + length
-
-
-def chunk(data: bytes, size: int) -> int:
-    """How many bytes a chunk becomes; EpisodeError where that is more than it declares."""
-    if len(data) < 40:
-        raise EpisodeError("a chunk that is cut short; the file is damaged")
-    _, _, declared, _, letters = struct.unpack_from("<QQQII", data)
-    codec = data[32 : 32 + letters]
-    packed = data[32 + letters + 8 :]
+def unpacks(chunk: Any) -> int:
+    """How many bytes a chunk becomes; EpisodeError where that is more than it declares, or more than it can be."""
+    packed, declared = chunk.data, chunk.uncompressed_size
     bounds.allow(declared, len(packed), "a chunk")
-    if codec == b"zstd":
+    if chunk.compression == "zstd":
         import zstandard
 
         told = zstandard.get_frame_parameters(packed).content_size
-        if told not in (declared, UNKNOWN, -1):
+        if told not in (declared, *UNKNOWN):
             raise EpisodeError(f"a chunk that unpacks to {told:,} bytes and declares {declared:,}; the file is damaged")
-    elif codec == b"lz4":
+        return declared
+    if chunk.compression == "lz4":
         import lz4.frame
 
         stream, made = lz4.frame.LZ4FrameDecompressor(), 0
@@ -86,6 +81,5 @@ def chunk(data: bytes, size: int) -> int:
             packed, made = b"", made + len(part)
         if made > declared:
             raise EpisodeError(f"a chunk that unpacks to more than the {declared:,} bytes that it declares: a bomb")
-    elif codec == b"":
-        return len(packed)
-    return declared
+        return made
+    return len(packed)

@@ -6,6 +6,7 @@ Each block is looked at before it is unpacked: what its header says it becomes m
 from __future__ import annotations
 
 import bz2
+import json
 import lzma
 import zipfile
 from pathlib import Path
@@ -31,6 +32,7 @@ FILTERS = {
 }
 PLAIN = {"bytes", "transpose", *FILTERS, *PACKED}  # the codecs of Zarr v3 that are read
 WINDOW = 2**20
+TOLD = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
 
 
 class Bytes:
@@ -63,7 +65,7 @@ def opened(root: Path):
     import zarr
     from zarr.storage import LocalStore, WrapperStore, ZipStore
 
-    stored = Bytes(root)
+    stored, blocks = Bytes(root), {}
 
     class Checked(WrapperStore):
         """Only what Bytes gives, and only blocks that unpack to what their array declares."""
@@ -72,9 +74,13 @@ def opened(root: Path):
             data = stored.read(key)
             if data is None:
                 return None
-            block = declared(stored, key)
-            if block:
-                unpacks(data, *block, key)
+            folder = key.rpartition("/")[0]
+            if folder not in blocks:
+                blocks[folder] = declared(stored, key)
+            if blocks[folder] and key.rpartition("/")[2] not in TOLD:
+                unpacks(data, *blocks[folder], key)
+            if byte_range is None:
+                return prototype.buffer.from_bytes(data)
             return await self._store.get(key, prototype, byte_range)
 
     inner = ZipStore(root, mode="r") if Path(root).is_file() else LocalStore(root, read_only=True)
@@ -110,12 +116,8 @@ def codecs_of(metadata: Any) -> list[str]:
 
 
 def declared(stored: Bytes, key: str) -> tuple[str, int] | None:
-    """(codec, bytes) that a block of an array declares, None for what is no block of one."""
-    import json
-
-    folder, _, name = key.rpartition("/")
-    if name.startswith(".z") or name == "zarr.json":
-        return None
+    """(codec, bytes) that a block under a name declares by the JSON of its array, None where it is of none."""
+    folder = key.rpartition("/")[0]
     for _ in range(8):  # blocks lie in folders of their own where the separator is a slash
         for file in (".zarray", "zarr.json"):
             text = stored.read(f"{folder}/{file}".lstrip("/"))

@@ -56,7 +56,8 @@ def read(
             loaded.clear()
             there = _parquet.names(file)
             loaded[file] = _parquet.table(file, [c for c in dict.fromkeys(columns) if c in there])
-        return _lerobot.ordered(loaded[file].take(at), where)
+        together = at[-1] - at[0] + 1 == len(at)
+        return _lerobot.ordered(loaded[file].slice(at[0], len(at)) if together else loaded[file].take(at), where)
 
     for number in sorted({*known, *held}):
         where, told = f"{path}: episode {number}", known.get(number, {})

@@ -87,7 +87,9 @@ def episode(group: _hdf5.Group, where: str, obs_keys, sparse: bool, rule) -> Epi
             terminal=bool(len(ends) and ends[-1]),
         ),
         steps, sparse=sparse, rule=rule, where=where,
-        find=lambda key: group.array(key)[()] if key in group else info(infos, key.removeprefix("infos/"), steps),
+        find=lambda key: group.array(key)[()]
+        if key in group and not key.startswith("infos/")
+        else info(infos, key.removeprefix("infos/"), steps),
     )  # fmt: skip
     seed, dropped = _columns.seed(group.attr("seed"))
     return Episode(

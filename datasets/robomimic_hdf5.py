@@ -122,7 +122,7 @@ def observed(demo: _hdf5.Group, data: _hdf5.Group, steps: int, where: str, obs_k
     for key in dict.fromkeys([*keys, *chosen]):
         seen[key] = there[key][()]
         if isinstance(after, _hdf5.Group) and key in after and len(seen[key]) == steps:
-            seen[key] = np.concatenate([seen[key], after.array(key)[-1:]])
+            seen[key] = np.concatenate([seen[key], after.array(key).last(steps)])
     if not keys:
         raise EpisodeError(
             f"{where}: obs has no array of numbers; there is {_columns.listed({k: v.shape for k, v in there.items()})}"

@@ -43,7 +43,7 @@ def read(
 ) -> Iterator[Episode | EpisodeError]:
     """Yield the file's episode; EpisodeError says what is missing, where, and what there is."""
     try:
-        from mcap_ros2.reader import read_ros2_messages
+        import mcap_ros2  # noqa: F401
     except ImportError as error:
         raise EpisodeError(f"{path}: reading MCAP needs the extra [ros]: pip install robot-flywheel[ros]") from error
     told, rule = _card(Path(path), card), outcomes.rule(outcome)
@@ -56,11 +56,10 @@ def read(
     topics = {stream["topic"] for stream in streams} | set(views.values())
     seen: dict[str, list[tuple[int, Any]]] = {topic: [] for topic in topics}
     try:
-        with _mcap.opened(path) as stream:
-            for message in read_ros2_messages(stream, topics):
-                seen[message.channel.topic].append((message.log_time_ns, message.ros_msg))
-    except EpisodeError:
-        raise
+        for time, topic, message in _mcap.messages(path, topics):
+            seen[topic].append((time, message))
+    except EpisodeError as error:
+        raise EpisodeError(f"{path}: not an MCAP file that can be read: {error}") from error
     except Exception as error:  # what damaged records raise
         raise EpisodeError(f"{path}: not an MCAP file that can be read: {error!r}") from error
     if silent := sorted(topic for topic in topics if not seen[topic]):
@@ -70,7 +69,8 @@ def read(
 
 def parts(path: Path, card: str | None = None) -> list[Path]:
     """The files that decide what is read."""
-    return [Path(path), *(place for place in _places(Path(path), card) if place.is_file())]
+    places = (place for place in _places(Path(path), card) if place.is_file())
+    return [Path(path), *(place for place in places if card or bounds.within(Path(path).parent, place))]
 
 
 def _places(path: Path, named: str | None) -> list[Path]:

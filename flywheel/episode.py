@@ -42,13 +42,16 @@ def attempt(make: Callable[[], Episode], where: str) -> Episode | EpisodeError:
 
 
 def as_error(error: Exception, where: str) -> EpisodeError:
-    """What a reader raised as an EpisodeError that names `where`; its cause is kept."""
-    if isinstance(error, EpisodeError):
-        if where in str(error):
-            return error
-        found = EpisodeError(f"{where}: {error}")
-    else:
-        found = EpisodeError(f"{where}: {type(error).__name__}: {str(error)[:1000] or 'no words'}")
+    """What a reader raised as an EpisodeError that names `where`. Causes are kept, without the frames that hold what was read."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__, one = None, one.__cause__ or one.__context__
+    if isinstance(error, EpisodeError) and where in str(error):
+        return error
+    words = (
+        str(error) if isinstance(error, EpisodeError) else f"{type(error).__name__}: {str(error)[:1000] or 'no words'}"
+    )
+    found = EpisodeError(f"{where}: {words}")
     found.__cause__ = error
     return found
 

@@ -121,7 +121,7 @@ def decide(
     else:
         flag, flags = said.flag, said.flags
         binary = said.reward is not None and bool(np.isin(said.reward, (0, 1)).all())
-        if flags is None and binary and (sparse or flag is not None):
+        if flags is None and binary and (sparse or _truth(flag, where) is not None):
             flags = said.reward
     won = _truth(flag, where)
     told = None
@@ -137,8 +137,8 @@ def decide(
         kept[-1:] |= (told[steps:] == 1).any()
     reward = np.zeros(steps, np.float32)
     if won and steps:
-        first = np.append(told if told is not None else [], 1.0) == 1
-        reward[min(int(first.argmax()), steps - 1)] = 1.0
+        first = np.flatnonzero(told == 1) if told is not None else []
+        reward[min(int(first[0]), steps - 1) if len(first) else -1] = 1.0
     ended = bool(won) and said.done if said.terminal is None else bool(said.terminal)
     return Outcome(won, ended, reward, kept)
 

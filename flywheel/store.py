@@ -62,12 +62,16 @@ def make_dirs(path: str | os.PathLike) -> Path:
 
 
 def _write(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write and fsync one file; its name is not durable yet."""
-    with open(path, "wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+    """Write and fsync one file; its name is not durable yet. The error of a full disk names the file."""
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _aside(path: Path) -> Path:

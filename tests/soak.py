@@ -6,14 +6,19 @@ writers     8 processes x 25 appends at once: none lost, none twice
 damage      a random byte flipped or a random file cut, again and again: fsck names the file and no reader is served
 objects     kills and writers again, on an S3 server (moto) on loopback
 model       the state machine of test_corpus_model.py, 20 times as long as in CI
+inputs      thousands of damaged and hostile recordings over all formats (fuzz.py)
 """
 
 import argparse
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import servers
@@ -108,6 +113,25 @@ def model(examples: int) -> str:
     return f"{examples} random histories of up to 30 operations agree with the model"
 
 
+def inputs(count: int) -> str:
+    """In processes of a tenth each: memory is counted from the beginning of one."""
+    seen = Counter()
+    for part in range(10):
+        words = ["--count", str(-(-count // 10)), "--first", str(100_000 * part)]
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("fuzz.py"), *words], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-5000:]
+        told = json.loads(done.stdout.splitlines()[-1])
+        most = max(seen.pop("MB", 0), told.pop("MB"))
+        seen += Counter(told)
+        seen["MB"] = most
+    return (
+        f"{seen['inputs']} damaged and hostile recordings: {seen['read right']} read right, {seen['quarantined in part']} in part and "
+        f"{seen['quarantined']} whole quarantined, every good one beside them taken, no other file opened, at most {seen['MB']} MB"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="a fraction of it (default %(default)s)")
@@ -125,6 +149,7 @@ def main() -> None:
             lambda: damage(Path(folder) / "damage", times(200)),
             lambda: objects(times(10), 4, times(10)),
             lambda: model(times(200)),
+            lambda: inputs(times(3000)),
         ):
             print(f"{run()}  [{time.monotonic() - began:.0f} s]", flush=True)
 

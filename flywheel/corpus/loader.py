@@ -12,6 +12,7 @@ that both sides see. Nothing is pickled.
 
 from __future__ import annotations
 
+import atexit
 import mmap
 import multiprocessing
 import os
@@ -138,19 +139,27 @@ class Loader:
         workers = [context.Process(target=work, args=(worker,), daemon=True) for worker in range(self.workers)]
         for one in workers:
             one.start()
+        unregister = atexit.unregister  # names of modules may be gone when the last batch is dropped
+
+        def end() -> None:
+            while workers:
+                one = workers.pop()
+                one.terminate()
+                one.join()
+
+        atexit.register(end)
         try:
             turn = 0
             while True:
                 while not full[turn % count].acquire(timeout=1):
-                    if not workers[turn % self.workers].is_alive():
+                    if not workers or not workers[turn % self.workers].is_alive():
                         raise RuntimeError(f"loader: worker {turn % self.workers} died; what it said stands above")
                 yield slots[turn % count]
                 free[turn % count].release()
                 turn += 1
         finally:
-            for one in workers:
-                one.terminate()
-                one.join()
+            end()
+            unregister(end)
 
     def state(self) -> dict[str, Any]:
         """What decides the next batch, as JSON values."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,12 @@ def measure(
 def skew(meta: dict[str, Any]) -> float:
     """The largest distance that `meta["skew_s"]` has of any stream, in seconds; NaN where it has none."""
     told = meta.get("skew_s")
-    return float(max((largest for _, largest in told.values()), default=np.nan)) if isinstance(told, dict) else np.nan
+    try:
+        return (
+            float(max((largest for _, largest in told.values()), default=np.nan)) if isinstance(told, dict) else np.nan
+        )
+    except (TypeError, ValueError):  # somebody else's skew_s
+        return np.nan
 
 
 def sparc(speed: np.ndarray, fps: float) -> float:
@@ -70,13 +75,13 @@ def sparc(speed: np.ndarray, fps: float) -> float:
     - integral over [0, w] of sqrt((1/w)^2 + (dV/df)^2) df, V the amplitude spectrum over its value at 0, w the last
     frequency below 10 Hz at which V is above 0.05.
     """
-    if fps <= 0 or not speed.any():
+    if not 0 < fps < np.inf or not speed.any():
         return float("nan")
     size = 2 ** (int(np.ceil(np.log2(len(speed)))) + PADDING)
     spectrum = np.abs(np.fft.rfft(speed, size))
     frequency = np.arange(len(spectrum)) * fps / size
     spectrum = (spectrum / spectrum.max())[frequency <= CUTOFF]
-    last = int(np.flatnonzero(spectrum >= THRESHOLD)[-1])
+    last = int(np.flatnonzero(spectrum >= THRESHOLD)[-1]) if np.isfinite(spectrum).all() else 0
     if last == 0:
         return float("nan")
     return float(-np.hypot(1 / last, np.diff(spectrum[: last + 1])).sum())
@@ -131,7 +136,8 @@ def measured(
     missing = np.flatnonzero(~np.isin(hashes, known["hash"]))
     if len(missing):
         new = _measure_all(version, missing, progress)
-        _keep(folder, known, new)
+        with suppress(OSError):  # a store that only is to be read: it is measured again next time
+            _keep(folder, known, new)
         known = np.concatenate([known, new])
     order = np.argsort(known["hash"], kind="stable")
     found = known[order[np.searchsorted(known["hash"], hashes, sorter=order)]] if len(hashes) else known[:0]
@@ -184,7 +190,7 @@ def _load(folder: Path) -> np.ndarray:
     for path in sorted(folder.glob("*.npy")):
         try:
             part = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             continue
         if part.dtype == RECORD:
             parts.append(part)

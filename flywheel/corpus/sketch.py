@@ -12,6 +12,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,11 +98,12 @@ def of(version: Version, field: str, folder: str | Path) -> Sketch:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found.append(Sketch(width, file["keys"], file["counts"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             made, data = _of_segment(segment, which, field), io.BytesIO()
             np.savez_compressed(data, keys=made.keys, counts=made.counts)
-            store.make_dirs(path.parent)
-            store.write_atomic(path, data.getvalue())
+            with suppress(OSError):  # a store that only is to be read: it is made again next time
+                store.make_dirs(path.parent)
+                store.write_atomic(path, data.getvalue())
             found.append(made)
     if not widths:
         raise CorpusError(f"quantiles of {field}: version {version.ref} has no episode; select at least one")

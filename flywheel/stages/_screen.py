@@ -72,13 +72,25 @@ def one_hot(chosen: np.ndarray, start: int, count: int, where: str, task: str) -
 
 
 def _without_nonsense(episode: Episode) -> Episode:
-    """Less an own reward that is not finite, which nothing but learning from it needs; meta says that it was dropped."""
-    own = episode.extras.get("env_reward")
-    if own is None or (own.dtype.kind in "biuf" and np.isfinite(own).all()):
-        return episode
-    extras = {key: value for key, value in episode.extras.items() if key != "env_reward"}
-    dropped = "; ".join(filter(None, [episode.meta.get("dropped"), "env_reward: not finite"]))
-    return episode.replace(extras=extras, meta={**episode.meta, "dropped": dropped})
+    """Less what only its own user needs: an own reward that is not finite, and such numbers in meta; meta.dropped says so."""
+    meta, own = _finite(episode.meta), episode.extras.get("env_reward")
+    dropped = [] if meta == episode.meta else ["numbers in meta that are not finite"]
+    extras = episode.extras
+    if own is not None and not (own.dtype.kind in "biuf" and np.isfinite(own).all()):
+        extras = {key: value for key, value in extras.items() if key != "env_reward"}
+        dropped.append("env_reward: not finite")
+    if dropped:
+        meta = {**meta, "dropped": "; ".join(filter(None, [meta.get("dropped"), *dropped]))}
+    return episode.replace(extras=extras, meta=meta)
+
+
+def _finite(value: Any) -> Any:
+    """JSON values with None in the place of NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _possible(episode: Episode, where: str) -> None:

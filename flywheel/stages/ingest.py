@@ -20,8 +20,8 @@ import numpy as np
 from flywheel import outcome
 from flywheel import store as files
 from flywheel.episode import Episode, EpisodeError, as_error, passing
-from flywheel.log import progress, say
-from flywheel.stages import _card, _inputs, _screen
+from flywheel.log import say
+from flywheel.stages import _card, _inputs, _open_loop, _screen
 from flywheel.stages._screen import sound, streak
 
 __all__ = ["formats", "inputs", "reader", "run", "sound", "streak"]
@@ -68,7 +68,8 @@ def matches(source: str, module=None) -> list[Path]:
         )
 
     if os.path.isdir(source):
-        found = files_of(source) or [one for p in Path(source).iterdir() for one in files_of(p)]
+        inside = (p for p in Path(source).iterdir() if p.name[0] != "." and p.suffix != ".yaml")  # no data cards
+        found = files_of(source) or [one for p in inside for one in files_of(p)]
     elif os.path.exists(source):
         found = [Path(source)]
     else:
@@ -94,6 +95,12 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
     } | {card for card in (_card_of(module.read, path, cfg) for path in paths) if card}
     digest = hashlib.sha256("\n".join(_content(p) for p in sorted(parts)).encode()).hexdigest()
     return {"source": {"id": digest, "ref": cfg["source"], "files": [p.name for p in paths]}}
+
+
+def title(path: Path, module) -> str:
+    """What a recording is called: its file, or the folder of the data set that it is."""
+    unit = getattr(module, "unit", lambda folder: None)
+    return next((folder.name for folder in list(path.parents)[:3] if unit(folder) == path), path.name)
 
 
 def _content(path: Path) -> str:
@@ -125,23 +132,23 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     replayed: list[dict[str, Any]] = []
     tally, far = Counter(), _screen.Far()
     for path in matches(cfg["source"], module):
-        before = Counter(tally)
-        episodes = accepted(_carded(module.read, path, options, cfg), path, options, env, run, quarantined, tally, far)
+        before, name = Counter(tally), title(path, module)
+        episodes = accepted(_carded(module.read, path, options, cfg), name, options, env, run, quarantined, tally, far)
         try:
             if cfg.get("check") == "replay":
                 episodes = list(episodes)
-                replayed += back(env, episodes, cfg)
-            message, restore = f"ingest {path.name}", bool(cfg.get("restore"))
+                replayed += _open_loop.back(env, episodes, cfg)
+            message, restore = f"ingest {name}", bool(cfg.get("restore"))
             done = corpus.append(episodes, message=message, author=run.name, restore=restore)
         except EpisodeError as error:  # a video that changed or went away while its episodes were written
             tally["good"] = before["good"]
-            aside(error, path, None, quarantined, tally, run)
+            aside(error, name, None, quarantined, tally)
             continue
         added += done.added
         duplicates += done.duplicates
         refused += done.refused
         good, bad = (tally[key] - before[key] for key in ("good", "bad"))
-        rows.append((path.name, good + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
+        rows.append((name, good + bad, len(done.added), len(done.duplicates), len(done.refused), bad))
     env.close()
     strange = far.found()
     metrics: dict[str, Any] = {"added": len(added), "duplicates": len(duplicates), "quarantined": tally["bad"]}
@@ -149,7 +156,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     metrics |= {"dropped": tally["dropped"]}
     tell(rows, refused, tally, strange)
     if replayed:
-        metrics["replay"] = told(replayed)
+        metrics["replay"] = _open_loop.told(replayed)
         files.write_json(run.out / "replay.json", replayed, indent=1)
     files.write_json(run.out / "quarantine.json", quarantined, indent=1)
     if strange:
@@ -175,8 +182,6 @@ def failure(tally: Counter, quarantined: list[dict[str, Any]], cfg: dict[str, An
         )
     if tally["good"]:
         return None
-    if not tally["bad"]:
-        return f"ingest: {cfg['source']} holds no episode; is format={cfg['format']} right?"
     return (
         f"ingest: nothing was taken, all {tally['bad']} episodes of {cfg['source']} were quarantined; the first because "
         f"{quarantined[0]['reason'][:500]}"
@@ -206,12 +211,10 @@ def tell(rows: list[tuple], refused: list, tally: Counter, strange: list[dict[st
         say(f"  WARNING and {len(strange) - 5} more far values; far.json of the run has them all")
 
 
-def accepted(
-    carded, path: Path, options: dict[str, Any], env, run, quarantined: list, tally: Counter, far: _screen.Far
-):
+def accepted(carded, name: str, options: dict[str, Any], env, run, quarantined: list, tally: Counter, far: _screen.Far):
     """The episodes of a recording that may enter the corpus, one at a time; the others are quarantined. `tally` counts."""
     for number, (found, card) in enumerate(carded):
-        where = f"{path.name}, episode {number}"
+        where = f"{name}, episode {number}"
         try:
             if isinstance(found, EpisodeError):
                 raise found
@@ -219,34 +222,34 @@ def accepted(
             episode, outside = sound(found.replace(task=env.task), env, where)
         except Exception as error:  # one bad episode never stops the others
             aside(
-                as_error(error, where) if not isinstance(error, EpisodeError) else error,
-                path,
-                number,
-                quarantined,
-                tally,
-                run,
+                error if isinstance(error, EpisodeError) else as_error(error, where), name, number, quarantined, tally
             )
-            keep(found, run.out / "quarantine" / f"{path.stem}-{number}.npz")
+            keep(found, run.out / "quarantine" / f"{Path(name).stem}-{number}.npz")
             continue
         tally += Counter(good=1, clipped=outside, dropped=int("dropped" in episode.meta))
-        far.add(episode, {"file": path.name, "episode": number})
+        far.add(episode, {"file": name, "episode": number})
         yield episode
 
 
-def aside(error: EpisodeError, path: Path, number: int | None, quarantined: list, tally: Counter, run) -> None:
+def aside(error: EpisodeError, name: str, number: int | None, quarantined: list, tally: Counter) -> None:
     """Count a quarantined episode, and keep its reason."""
     tally["bad"] += 1
     reason = str(error) if len(str(error)) <= LETTERS else f"{str(error)[:LETTERS]}..."
     if len(quarantined) < LISTED:
         more = {"passing": True} if passing(error) else {}
-        quarantined.append({"file": path.name, "episode": number, "reason": reason, **more})
-        say(f"  quarantined {path.name}, episode {number}: {reason}")
+        quarantined.append({"file": name, "episode": number, "reason": reason, **more})
+        say(f"  quarantined {name}, episode {number}: {reason}")
 
 
 def _all(read, path: Path, options: dict[str, Any]):
-    """What a reader yields; what it raises becomes the last thing it yields."""
+    """What a reader yields; what it raises becomes the last thing it yields, as does that it yields nothing."""
+    some = False
     try:
-        yield from read(path, **options)
+        for found in read(path, **options):
+            some = True
+            yield found
+        if not some:
+            yield EpisodeError(f"{path}: it holds no episode")
     except Exception as error:  # whatever damaged input makes a reader raise
         yield as_error(error, str(path))
 
@@ -278,47 +281,5 @@ def keep(found: Any, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"obs.{k}": v for k, v in found.obs.items()} | {"action": found.action, "reward": found.reward}
         plain = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype != object}
-        kept = {f"{n}.{re.sub(r'[^A-Za-z0-9_.-]', '_', k)[:80]}": v for n, (k, v) in enumerate(plain.items())}
+        kept = {k if re.fullmatch(r"[\w.-]{1,80}", k) else f"key{n}": v for n, (k, v) in enumerate(plain.items())}
         np.savez_compressed(path, **kept)  # encoded frames stay where they are, in the source
-
-
-def back(env, episodes: list[Episode], cfg: dict[str, Any]) -> list[dict[str, Any]]:
-    """Replay each episode open-loop; how far it strays, by the task's `compare` (default: all columns, in their std)."""
-    from flywheel.replay import replay
-
-    rows = []
-    with progress("replay", len(episodes)) as tick:
-        for episode in episodes:
-            seen, told_ = replay(env, episode), episode.obs["state"]
-            row: dict[str, Any] = {
-                "episode": episode.hash[:12],
-                "demo": episode.meta.get("demo"),
-                "success": seen.success,
-            }
-            for item in cfg["task"].get("compare") or [
-                {"name": "state", "obs": list(range(told_.shape[1])), "std": True}
-            ]:
-                columns = item["obs"] if isinstance(item["obs"], list) else [item["obs"]]
-                scale = np.maximum(told_[:, columns].std(0), 1e-3) if item.get("std") else 1.0
-                if item.get("peak"):
-                    gap = np.abs(seen.obs[:, columns].max(0) - told_[:, columns].max(0)).max()
-                    row[f"{item['name']} peak error"] = float(gap)
-                else:
-                    gap = np.linalg.norm((seen.obs[:, columns] - told_[:, columns]) / scale, axis=1)
-                    row[f"{item['name']} median error"] = float(np.median(gap))
-                    row[f"{item['name']} largest error"] = float(gap.max())
-            rows.append(row)
-            tick()
-    return rows
-
-
-def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print how closely the recordings came back; the worst and the middle of each figure."""
-    out: dict[str, Any] = {"episodes": len(rows), "success": Counter(bool(r["success"]) for r in rows)[True]}
-    say(f"  replayed {len(rows)} open-loop; {out['success']} succeed")
-    for name in rows[0]:
-        if name.endswith("error"):
-            values = np.array([r[name] for r in rows])
-            out[name] = {"median": float(np.median(values)), "worst": float(values.max()), "all": values.tolist()}
-            say(f"  {name:28} median {np.median(values):.3g}, worst {values.max():.3g}")
-    return out
