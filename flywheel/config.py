@@ -138,7 +138,7 @@ def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str
     for key in missing(cfg):
         raise UsageError(f"{stage} needs {key}=...")
     if stage == "nightly":
-        cfg["policies"] = policies(policy, cfg.pop("policy"))
+        cfg["policies"] = policies(policy, cfg.pop("policy"), cfg.pop("cloned"))
         for part in PARTS:
             cfg[part] = handed_down(part, cfg)
             limits.check(cfg[part], f"{part}.")
@@ -149,13 +149,14 @@ def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str
     return cfg
 
 
-def policies(words: list[str], default: list[str]) -> dict[str, dict[str, Any]]:
+def policies(words: list[str], default: list[str], laid_over: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The classes of policy that a nightly compares: policy=[flow, gaussian], or policy=flow; {name: config}.
 
-    Words such as policy.width=512 count for each class that has the key.
+    `laid_over`, and words such as policy.width=512, count for each class that has the key.
     """
     chosen = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("policy=")]
     names = [name.strip() for name in chosen[-1].strip("[]").split(",")] if chosen else list(default)
+    asked, words = words, [*(f"policy.{key}={value}" for key, value in laid_over.items()), *words]
     more = {word: word.lstrip("+").partition("=")[0].partition(".")[2] for word in words if "policy." in word}
     found = {}
     for name in names:
@@ -169,6 +170,7 @@ def policies(words: list[str], default: list[str]) -> dict[str, dict[str, Any]]:
     if unknown := [
         w
         for w, key in more.items()
+        if w in asked
         if not any(key.split(".")[0] in limits.arguments(str(p["kind"])) for p in found.values())
     ]:
         raise UsageError(f"{unknown[0]}: none of the policies {', '.join(found)} has that")

@@ -99,7 +99,7 @@ def test_a_chain_is_distilled_into_one_step(copied, capsys, teacher):
     code, out = call(*words, capsys=capsys)
     assert (code, out["status"]) == (0, "done"), out
     student, chain = (flywheel.load(o["outputs"]["checkpoint"], store=str(copy.root)) for o in (out, made))
-    obs, noise = (2 * torch.rand(200, 1, 4) - 1).expand(-1, 2, -1), torch.randn(200, 4, 2)
+    obs, noise = (2 * torch.rand(200, 1, 4) - 1).expand(-1, 2, -1), torch.randn(200, *student.noise_shape)
     with torch.no_grad():
         apart = (student.sample(obs, noise) - chain.sample(obs, noise)).square().mean()
         spread = chain.sample(obs, noise).var()

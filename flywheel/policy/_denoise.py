@@ -25,11 +25,13 @@ class Denoiser(Policy):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        chunk = (self.action_steps, self.action_dim)
+        chunk = (self.horizon, self.action_dim)
         return (1 + self.steps, *chunk) if self.explore else chunk
 
     def explores(self, amount: float) -> Denoiser:
-        self.explore = amount  # where the chain begins stays random: such a policy is never greedy
+        self.explore = (
+            amount  # a greedy one begins its chain at zero, the middle of all that it may do; never while it explores
+        )
         return self
 
     def step_mean(self, x: Tensor, k: Tensor, features: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ class Denoiser(Policy):
 
     def learn_noise(self) -> None:
         """From now on sigma is learnt, for as long as the policy explores."""
-        self.noise_net = mlp(32 + self.features, self.action_steps * self.action_dim, 64, 1).to(self.device)
+        self.noise_net = mlp(32 + self.features, self.horizon * self.action_dim, 64, 1).to(self.device)
 
     def sigma(self, x: Tensor, k: Tensor, features: Tensor) -> Tensor:
         """Standard deviation of step k, as x."""
@@ -67,9 +69,12 @@ class Denoiser(Policy):
         before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
         k = torch.arange(self.steps, device=chain.device).repeat(len(chain))
         features = self.encode(obs).repeat_interleave(self.steps, 0)
-        sigma = self.sigma(before, k, features)
-        log_prob = log_density(after, self.step_mean(before, k, features), sigma.log())
+        mean, sigma, after = (
+            x[:, : self.action_steps]
+            for x in (self.step_mean(before, k, features), self.sigma(before, k, features), after)
+        )  # what is executed; the chunk after it is no act
+        log_prob = log_density(after, mean, sigma.log())
         return log_prob.view(-1, self.steps), entropy(sigma.log()).view(-1, self.steps)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return self.action_norm.inverse(self.chain(obs, noise)[:, -1])
+        return self.action_norm.inverse(self.chain(obs, noise)[:, -1, : self.action_steps])

@@ -36,6 +36,9 @@ FEWEST = 16  # rows that are worked out at once: an action then has the same bit
 class Policy(Normalised):
     """Base of all policies. A member of the folder defines `noise_shape`, `sample` and `bc_loss`.
 
+    One that is `ahead` 2 predicts the chunk after the next as well, and executes the first: it clones better, for what it does now has to
+    lead where it wants to be (`bc_loss` is given both chunks; Chi et al., 2303.04137, predict 16 steps and execute 8).
+
     obs_dim Do, action_dim Da, obs_steps To, action_steps Ta; action_low and action_high bound what is executed.
     `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
     0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian). `explore` is 0 but for
@@ -59,6 +62,7 @@ class Policy(Normalised):
         action_high: Sequence[float] | float = 1.0,
         condition: bool = False,
         greedy: bool = False,
+        ahead: int = 1,
         robot: dict[str, list[int]] | None = None,
         obs_keys: dict[str, int] | None = None,
         **own,
@@ -76,6 +80,7 @@ class Policy(Normalised):
             action_high=high,
             condition=condition,
             greedy=greedy,
+            **({"ahead": ahead} if ahead != 1 else {}),
             **({"robot": robot} if robot else {}),
             **({"obs_keys": [[key, size] for key, size in dict(obs_keys).items()]} if obs_keys else {}),
             **own,
@@ -85,6 +90,9 @@ class Policy(Normalised):
         self.register_buffer("own", own, persistent=False)
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.obs_steps, self.action_steps, self.condition = obs_steps, action_steps, condition
+        self.horizon = ahead * action_steps  # steps that the net predicts, of which action_steps are executed
+        if ahead not in (1, 2):
+            raise ValueError(f"policy.ahead={ahead}; expected 1, or 2: the chunk after the next is predicted too")
         # [Da] each, on the policy's device; in no file of weights
         for name, bound in (("low", low), ("high", high)):
             self.register_buffer(name, torch.tensor(bound, dtype=torch.float32), persistent=False)
@@ -99,14 +107,19 @@ class Policy(Normalised):
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the standard normal noise that one chunk is made from."""
-        return (self.action_steps, self.action_dim)
+        return (self.horizon, self.action_dim)
+
+    @property
+    def greedy(self) -> bool:
+        """Does `act` leave the noise out? Never while the policy explores."""
+        return self.spec["greedy"] and not self.explore
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """obs [B, To, Do], noise [B, *noise_shape] -> action chunk [B, Ta, Da] in the environment's units."""
         raise NotImplementedError
 
     def bc_loss(self, obs: Tensor, action: Tensor, generator: torch.Generator, condition: Tensor | None) -> Tensor:
-        """obs [B, To, Do], action [B, Ta, Da], condition [B] or None -> imitation loss of each row [B].
+        """obs [B, To, Do], action [B, ahead * Ta, Da], condition [B] or None -> imitation loss of each row [B].
 
         One that takes `mask` [B, Da] too can learn from robots that lack components of the action (`masked_mean`).
         """
@@ -237,9 +250,7 @@ class Policy(Normalised):
         due = slots[new | (self._cursor[slots] >= self.action_steps)]
         if len(due):
             shape = (len(due), *self.noise_shape)
-            noise = (
-                np.zeros(shape, np.float32) if self.spec["greedy"] else np.stack([self._noise[s].next() for s in due])
-            )
+            noise = np.zeros(shape, np.float32) if self.greedy else np.stack([self._noise[s].next() for s in due])
             stack, more = self._stack[due], self.fewest - len(due)
             if more > 0:  # matrices of few rows are multiplied in another way, and rounded otherwise
                 stack, noise = (np.concatenate([x, np.repeat(x[:1], more, 0)]) for x in (stack, noise))

@@ -61,7 +61,7 @@ class BestOfN(Policy):
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         actions = self.candidates(obs, noise[:, 0])
         if self.explore:
-            jitter = noise[:, 1] * self.half_range * self.explore
+            jitter = noise[:, 1, ..., : self.action_steps, :] * self.half_range * self.explore
             jitter[:, ::2] = 0
             actions = actions + jitter
         actions = self.bounded(actions)

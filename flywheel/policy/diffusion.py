@@ -52,7 +52,7 @@ class Diffusion(Denoiser):
         if predict not in ("x0", "eps"):
             raise ValueError(f"policy.predict={predict!r}; expected x0 (the action) or eps (the noise)")
         self.steps, self.train_steps, self.predict = steps, train_steps, predict
-        size = self.action_steps * self.action_dim
+        size = self.horizon * self.action_dim
         self.net = mlp(size + 32 + self.features, size, width, depth, activation)
         levels = torch.linspace(train_steps - 1, 0, steps).round().long()
         abar = cosine_alphas(train_steps)

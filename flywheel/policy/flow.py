@@ -19,11 +19,11 @@ class Flow(Denoiser):
     def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", steps: int = 8, **base):
         super().__init__(width=width, depth=depth, activation=activation, steps=steps, **base)
         self.steps = steps
-        size = self.action_steps * self.action_dim
+        size = self.horizon * self.action_dim
         self.net = mlp(size + 32 + self.features, size, width, depth, activation)
 
     def velocity(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
-        """x [B, Ta, Da], t [B] in [0, 1], features [B, F] -> dx/dt [B, Ta, Da]."""
+        """x [B, H, Da] (H = ahead * Ta), t [B] in [0, 1], features [B, F] -> dx/dt [B, Ta, Da]."""
         return self.net(torch.cat([x.flatten(1), time_embedding(t), features], dim=1)).view_as(x)
 
     def step_mean(self, x: Tensor, k: Tensor, features: Tensor) -> Tensor:

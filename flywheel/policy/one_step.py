@@ -17,14 +17,14 @@ class OneStep(Policy):
 
     def __init__(self, *, width: int = 256, depth: int = 3, activation: str = "silu", **base):
         super().__init__(width=width, depth=depth, activation=activation, **base)
-        size = self.action_steps * self.action_dim
+        size = self.horizon * self.action_dim
         self.net = mlp(size + self.features, size, width, depth, activation)
 
     def _made(self, features: Tensor, noise: Tensor) -> Tensor:
         return self.net(torch.cat([noise.flatten(1), features], 1)).view_as(noise)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return self.action_norm.inverse(self._made(self.encode(obs), noise))
+        return self.action_norm.inverse(self._made(self.encode(obs), noise)[:, : self.action_steps])
 
     def bc_loss(self, obs, action, generator, condition=None):
         noise = torch.randn(action.shape, generator=generator, device=action.device, dtype=action.dtype)

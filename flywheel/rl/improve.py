@@ -9,15 +9,24 @@ import torch
 from flywheel.rl.evaluate import noise_like, temperature
 
 
-def cloning(policy, batch, condition=None):
-    """The policy's imitation loss of each row [B]; components of the action that a row's robot has not got do not count."""
+def cloning(policy, batch, condition=None, noise=0.0):
+    """The policy's imitation loss of each row [B]; components of the action that a row's robot has not got do not count. A policy
+    that looks `ahead` is given the chunk after the next, too; `noise` is added to what it sees, in its normaliser's deviations."""
     mask = {"mask": batch["action_mask"]} if "action_mask" in batch else {}
-    return policy.bc_loss(batch["obs"], batch["action"], batch["rng"], condition, **mask)
+    obs, action = batch["obs"], batch["action"]
+    if policy.horizon > policy.action_steps:
+        action = torch.cat([action, batch["next_action"]], 1)
+    if noise:
+        obs = obs + noise * policy.obs_norm.std * torch.randn(
+            obs.shape, generator=batch["rng"], device=obs.device, dtype=obs.dtype
+        )
+    return policy.bc_loss(obs, action, batch["rng"], condition, **mask)
 
 
-def imitate(nets, batch, *, net="policy"):
-    """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching."""
-    return cloning(nets[net], batch).mean(), {}
+def imitate(nets, batch, *, net="policy", noise=0.0):
+    """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching. `noise` on the observations keeps
+    a net from learning some hundred episodes by heart (as DART does by noise on the actions, 1703.09327)."""
+    return cloning(nets[net], batch, noise=noise).mean(), {}
 
 
 def distil(nets, batch, *, weight=1.0):

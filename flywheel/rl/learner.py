@@ -161,6 +161,7 @@ class Learner:
             net: KINDS[optimiser](self.flat[net].values, lr[net] if isinstance(lr, dict) else lr, weight_decay)
             for net in sorted(moved)
         }
+        self.rates = {net: optim.lr for net, optim in self.optim.items()}
         self.rows = {
             (act, net): functools.partial(gradient, losses, self.nets, self.flat[net].leaves)
             for act, table in self.tables.items()
@@ -253,6 +254,10 @@ class Learner:
         for kept in (self.sums, self.counts, self.acts):
             kept.clear()
         return means
+
+    def slow(self, share: float) -> None:
+        """Move the policy at this share of its learning rate from now on."""
+        self.optim["policy"].lr = share * self.rates["policy"]
 
     def begin_improve(self) -> None:
         """Remember the policy as it is (`policy.old`, where there is one). With an anchor: the policy, its slow copy and its

@@ -25,7 +25,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         )
 
     def begin(env, windows):
-        shape = {k: teacher.spec[k] for k in (*base.SHAPE, "obs_keys") if k in teacher.spec}
+        shape = {k: teacher.spec[k] for k in (*base.SHAPE, "obs_keys", "ahead") if k in teacher.spec}
         return base.build({**cfg["policy"], **shape, "condition": teacher.condition}).like(teacher)
 
     return pretrain.train(cfg, run, begin, teacher=teacher)

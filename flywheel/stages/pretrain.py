@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ START = {
     "success": 0.01,  # SAC's temperature at first: rewards are 0 and 1, and a policy that can do something should keep it
     "env": 1.0,
 }
+
+
+class Enough(Exception):
+    """The curve says that no more comes of it."""
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def nets(algorithm: dict[str, Any], policy, reward: str = "success") -> dict[str
         return Critic(**shape, **own, **size).like(policy)
 
     def teacher():
-        spec = {k: policy.spec[k] for k in (*base.SHAPE, "width", "depth")}
+        spec = {k: policy.spec[k] for k in (*base.SHAPE, "width", "depth", "ahead") if k in policy.spec}
         return base.build({"kind": "flow", **spec}).like(policy)
 
     makers = {
@@ -144,6 +149,7 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.fit import At, Cadence, fit
     from flywheel.rl.learner import resolve
+    from flywheel.rl.plateau import Plateau
     from flywheel.rl.source import Offline
 
     algorithm = cfg["algorithm"]
@@ -167,11 +173,12 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     source.rng = np.random.default_rng(int(cfg["seed"]))
 
     curve: list[dict[str, Any]] = []
-    at = At()
+    at, plateau = At(), Plateau(total) if algorithm.get("schedule") == "plateau" else None
     if saved := run.load():
         learning.load_state(saved[0])
         source.load_state(saved[1]["source"])
         curve, at = saved[1]["curve"], At(**saved[1]["at"])
+        plateau = plateau and Plateau(**saved[1]["plateau"])
         say(f"  going on at update {at.round * cadence.improve + at.step}")
     gate_seeds = _inputs.seeds("gate", cfg, _inputs.CURVE, int(cfg["score_episodes"]))
     acting = learning.nets["policy.lag" if "policy.lag" in learning.nets else "policy"]
@@ -197,7 +204,8 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     def save() -> None:
         if gate and at.phase:  # it goes back to how the round began, which only the round's begin can remember
             return
-        run.save(learning.state(), {"source": source.state(), "curve": curve, "at": vars(at)})
+        state = {"source": source.state(), "curve": curve, "at": vars(at)}
+        run.save(learning.state(), state | ({"plateau": vars(plateau)} if plateau else {}))
 
     def pause(at: At) -> None:
         updates = at.round * cadence.improve + at.step
@@ -205,6 +213,10 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
             tick(note=loss)
             if updates and (updates % every == 0 or updates == total) and (not curve or curve[-1]["updates"] < updates):
                 point(updates)
+            if plateau:
+                if plateau.over:
+                    raise Enough
+                learning.slow(plateau.rate(updates))
             if updates and run.out_of_time(updates):
                 raise OutOfTime
         if run.due():
@@ -222,6 +234,8 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
             say(f"  {updates} updates: success {entry['success']:.2f} on {entry['n']} gate seeds")
         curve.append(entry)
         run.log("curve", **entry)
+        if plateau:
+            plateau.saw(updates, [e.get("success", 0.0) for e in curve], len(gate_seeds))
         save()
 
     def loss() -> str:
@@ -231,7 +245,9 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
     def updates() -> int:
         return at.round * cadence.improve + at.step
 
-    with progress("pretrain", total, updates()) as tick, run.ended_early(updates):
+    if plateau:
+        learning.slow(plateau.rate(updates()))
+    with progress("pretrain", total, updates()) as tick, run.ended_early(updates), suppress(Enough):
         fit(learning, source, cadence, gate, at=at, pause=pause)
     if run.stopped and run.stopped["why"] == "budget" and (not curve or curve[-1]["updates"] < run.stopped["at"]):
         point(run.stopped["at"])

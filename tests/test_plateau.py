@@ -1,0 +1,78 @@
+"""How long imitation trains: by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from flywheel.policy import base
+from flywheel.rl.improve import cloning
+from flywheel.rl.plateau import Plateau, falling, level
+
+
+def test_the_rate_falls_once_the_curve_is_level_or_at_the_middle_of_the_bound():
+    """findings F2: training ends where its own curve says so, within a bound, the last half of it at a falling rate."""
+    plateau, curve = Plateau(12000), []
+    for updates, success in ((2000, 0.3), (4000, 0.8), (6000, 0.85)):
+        curve.append(success)
+        plateau.saw(updates, curve, 100)
+    assert plateau.began == 6000 and plateau.end == 12000  # the middle of the bound
+    assert [plateau.rate(u) for u in (6000, 9000, 12000)] == [1.0, 0.5, 0.0]
+    early, curve = Plateau(40000), []
+    for updates, success in ((2000, 0.3), (4000, 0.8), (6000, 0.79), (8000, 0.8)):
+        assert early.rate(updates) == 1.0 and early.began is None
+        curve.append(success)
+        early.saw(updates, curve, 100)
+    assert (early.began, early.end, early.rate(12000), early.over) == (8000, 16000, 0.5, False)
+    early.saw(16000, [*curve, 0.8], 100)
+    assert early.over
+
+
+def test_a_curve_that_falls_ends_training():
+    """findings F2: 0.9 of 100, and then twice more than three standard errors of a difference, 3 sqrt(2 * 0.9 * 0.1 / 100) = 0.127, below."""
+    assert falling([0.5, 0.9, 0.77, 0.77], 100) and not falling([0.5, 0.9, 0.77, 0.78], 100)
+    assert not falling([0.9, 0.1], 100)
+    assert level([0.8, 0.7, 0.8]) and not level([0.8, 0.7, 0.81]) and not level([0.0, 0.0, 0.0])
+    fallen = Plateau(10**6)
+    fallen.saw(8000, [0.5, 0.9, 0.5, 0.5], 100)
+    assert fallen.over
+
+
+@pytest.mark.parametrize("kind", ["flow", "diffusion", "deterministic", "gaussian", "one_step"])
+def test_a_policy_that_looks_ahead_predicts_two_chunks_and_executes_one(kind):
+    """findings F2: both chunks are cloned; `sample` gives the first; what a greedy policy does depends on no seed."""
+    torch.manual_seed(0)
+    policy = base.build(
+        {
+            "kind": kind,
+            "obs_dim": 3,
+            "action_dim": 2,
+            "action_steps": 4,
+            "ahead": 2,
+            "width": 8,
+            "depth": 1,
+            "greedy": True,
+        }
+    )
+    assert policy.horizon == 8 and policy.noise_shape == (8, 2)
+    assert policy.sample(torch.zeros(5, 2, 3), torch.zeros(5, 8, 2)).shape == (5, 4, 2)
+    action = torch.randn(6, 8, 2)
+    batch = {
+        "obs": torch.randn(6, 2, 3),
+        "action": action[:, :4],
+        "next_action": action[:, 4:],
+        "rng": torch.Generator().manual_seed(1),
+    }
+    alone = policy.bc_loss(batch["obs"], action, torch.Generator().manual_seed(1), None)
+    assert torch.equal(cloning(policy, batch), alone)
+    noisy = cloning(policy, batch | {"rng": torch.Generator().manual_seed(1)}, noise=0.5)
+    assert not torch.equal(noisy, alone)
+    acts = []
+    for seed in (1, 2):
+        policy.reset([0], [seed])
+        acts.append(policy.act(np.ones(3, np.float32)))
+    assert np.array_equal(*acts)
+    if kind in ("flow", "diffusion"):
+        policy.explores(0.1)
+        assert not policy.greedy
+        chain = policy.chain(batch["obs"], torch.randn(6, *policy.noise_shape))
+        assert policy.chain_log_prob(batch["obs"], chain)[0].shape == (6, policy.steps)
