@@ -473,7 +473,7 @@ def test_a_real_episode_is_filmed_or_the_page_says_why_not(tmp_path):
     env = _inputs.open_env(config, 2)
     policy = base.build({"kind": "flow", "obs_dim": env.obs_dim, "action_dim": env.action_dim, "width": 8, "depth": 1})
     base.save(policy, tmp_path / "x")
-    place.names.make("policy/lift", "a" * 64, "x", "pretrain/1")
+    place.names.make("policy/lift", store.sha256_file(tmp_path / "x"), "x", "pretrain/1")
     scores = evaluate.score(policy.eval(), env, [5, 6], what="test", stop_at_success=True)
     env.close()
     clips = _report_clip.film(place, "policy/lift", config, scores, _report_clip.choose(scores))
@@ -686,3 +686,24 @@ def test_a_browser_shows_clips_and_an_empty_store(browser, tmp_path):
     browser.open(report.build(Store(tmp_path / "empty")), 390)
     seen = browser.evaluate(MEASURE)
     assert browser.complaints() == [] and seen["out"] == [] and seen["scroll"] <= 390
+
+
+def test_a_success_that_does_not_last_is_told_in_the_headline(tmp_path):
+    """findings C8: 0.88 at any step beside 0.10 at the last one is no success to be proud of."""
+    place, rng = Store(tmp_path), np.random.default_rng(0)
+    ingest(place, rng)
+    pretrain(place)
+    scores = columns(rng, 0.9)
+    name = f"policy/NoSuchTask-v0@{'a' * 12}"
+    evaluate(place, "e1", name, {**scores, "success_at_end": np.zeros(len(scores["success"]), bool)})
+    assert "(0.00 at the last step)" in read(place).source.split("</h1>")[0]
+
+
+def test_where_failures_start_has_the_names_of_what_is_observed():
+    """findings E1: desired_goal[0], not obs[3]."""
+    rng = np.random.default_rng(0)
+    scores = {"seed": np.arange(40), "success": rng.random(40) < 0.5, "obs0": np.c_[rng.normal(size=(40, 2)), np.ones(40)]}
+    names = ["desired_goal[0]", "desired_goal[1]", "observation"]
+    found = _report_starts.where(scores, {"name": "gym"}, names)
+    assert {found["x"][0], found["y"][0]} == {"desired_goal[0]", "desired_goal[1]"}
+    assert "desired_goal[0] from" in _report_starts.advice(found)

@@ -23,7 +23,7 @@ def failures(seen: dict[str, Any]) -> str:
         )
     columns = seen["outcomes"][ref]["columns"]
     cards, first = [], None
-    found = _report_starts.where(columns, seen["task"])
+    found = _report_starts.where(columns, seen["task"], seen["outcomes"][ref].get("names"))
     if "why" in found:
         lead = esc(found["why"])
     else:

@@ -85,6 +85,7 @@ def outcomes(place, runs: list[dict], night: dict | None = None) -> dict[str, di
                     "columns": kept,
                     "run": name,
                     "config": done["identity"]["config"],
+                    "names": done["content"].get("obs_names") or [],
                 }
     return found
 

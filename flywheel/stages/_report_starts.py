@@ -19,8 +19,10 @@ SHUFFLES = 400
 ALPHA, WEAK = 0.01, 0.1  # below these the page says where to demonstrate, or perhaps
 
 
-def conditions(columns: dict[str, np.ndarray], task: dict[str, Any]) -> tuple[dict[str, np.ndarray], str]:
-    """{name: [n]} of what differed between the starts, and where the names come from."""
+def conditions(
+    columns: dict[str, np.ndarray], task: dict[str, Any], names: list[str] | None = None
+) -> tuple[dict[str, np.ndarray], str]:
+    """{name: [n]} of what differed between the starts, and where the names come from; `names` are those of the observation's numbers."""
     if task.get("name") not in (None, "gym"):
         import flywheel_sim
 
@@ -30,7 +32,8 @@ def conditions(columns: dict[str, np.ndarray], task: dict[str, Any]) -> tuple[di
             return {k: np.array([row[k] for row in rows], float) for k in rows[0]}, "initial conditions of the task"
     obs = np.asarray(columns["obs0"], float)
     varied = [i for i in range(obs.shape[1]) if len(np.unique(obs[:, i])) > CELLS]
-    return {f"obs[{i}]": obs[:, i] for i in varied}, "entries of the first observation"
+    names = names if names and len(names) == obs.shape[1] else [f"obs[{i}]" for i in range(obs.shape[1])]
+    return {names[i]: obs[:, i] for i in varied}, "entries of the first observation"
 
 
 def cells(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +58,7 @@ def information(cell: np.ndarray, success: np.ndarray) -> np.ndarray:
     return (inside - f[all_won] - f[n - all_won] + f[n]) / n
 
 
-def where(columns: dict[str, np.ndarray], task: dict[str, Any]) -> dict[str, Any]:
+def where(columns: dict[str, np.ndarray], task: dict[str, Any], names: list[str] | None = None) -> dict[str, Any]:
     """{"x", "y": (name, values, edges), "success" [n], "k", "n" [3, 3] (row y, column x), "p", "worst" (row, column)}.
 
     {"why": text} where there is nothing to show.
@@ -66,7 +69,7 @@ def where(columns: dict[str, np.ndarray], task: dict[str, Any]) -> dict[str, Any
         return {
             "why": f"{int(success.sum())} of {len(success)} episodes succeed: too few {few} to compare their starts."
         }
-    values, source = conditions(columns, task)
+    values, source = conditions(columns, task, names)
     if len(values) < 2:
         return {"why": "The starts differ in fewer than two numbers: there is nothing to compare."}
     cut = {name: cells(column) for name, column in values.items()}

@@ -43,7 +43,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     if cfg.get("video") and film(policies["checkpoint"], env, chosen[0], cfg["video"]):
         run.log.media("rollout", cfg["video"])
     env.close()
-    return {"outputs": {}, "metrics": metrics}
+    return {"outputs": {}, "metrics": metrics, "content": {"obs_names": list(getattr(env, "obs_names", None) or [])}}
 
 
 def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> dict[str, np.ndarray]:

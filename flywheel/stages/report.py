@@ -58,6 +58,8 @@ def look(place, nightly: dict | None = None, task: dict | None = None) -> dict[s
     }  # fmt: skip
 
 
+LASTS = 0.05  # a success that is gone by the last step, so often, is told in the headline
+
 # -- the answer -------------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +95,9 @@ def headline(seen: dict[str, Any]) -> dict[str, str]:
         p = new.get("p") if p is None and base is rows[0] else p
         figures = f"{html.rate(base['success'])} → {html.rate(new['success'])}"
         how = f"(n = {new['n']})" if p is None else f"(n = {new['n']}, p = {html.p_value(p)})"
+    end = new.get("success_at_end")
+    if end is not None and abs(end - new["success"]) > LASTS:
+        figures += f" ({html.rate(end)} at the last step)"
     words = f"success on report seeds, {base['policy']}" + ("" if new is base else f" → {new['policy']}")
     comma = ", " if word else ""
     html_ = (
@@ -134,7 +139,27 @@ def scores(seen: dict[str, Any]) -> str:
             f'<div class="sub" style="grid-column:1/-1">{"; ".join([x for x in (p, end, *more) if x])}</div>'
         )
     body = '<div class="rows">' + '<div class="sep"></div>'.join(items) + "</div>"
-    return html.section("success", "Success", lead, html.card("On report seeds", body))
+    return html.section("success", "Success", lead, html.card("On report seeds", body), tournament(seen))
+
+
+def tournament(seen: dict[str, Any]) -> str:
+    """The classes of policy of which the night's base is the best."""
+    found = ((seen["night"] or {}).get("content") or {}).get("tournament") or []
+    if len(found) < 2:
+        return ""
+    rows = [
+        [
+            esc(row["policy"]),
+            f'<span class="id">{esc(row["checkpoint"])}</span>',
+            f"{row['success']:.3f} of {row['n']}",
+            "the base" if row["chosen"] else "",
+        ]
+        for row in sorted(found, key=lambda row: (not row["chosen"], -row["n"], -row["success"]))
+    ]
+    note = "Each class was trained to its plateau; the better half goes on to more episodes. Seeds of their own: on report seeds only the base was played."
+    return html.card(
+        "The best imitation there is", html.table(["class", "checkpoint", "success", ""], rows, "xmnx"), note
+    )
 
 
 # -- decisions and history ----------------------------------------------------------------------------------------------------------
