@@ -6,32 +6,37 @@ import torch
 
 from flywheel.policy import base
 from flywheel.rl.improve import cloning
-from flywheel.rl.plateau import Plateau, falling, level
+from flywheel.rl.plateau import Plateau, falling, rising
 
 
-def test_the_rate_falls_once_the_curve_is_level_or_at_the_middle_of_the_bound():
-    """findings F2: training ends where its own curve says so, within a bound, the last half of it at a falling rate."""
-    plateau, curve = Plateau(12000), []
-    for updates, success in ((2000, 0.3), (4000, 0.8), (6000, 0.85)):
-        curve.append(success)
-        plateau.saw(updates, curve, 100)
-    assert plateau.began == 6000 and plateau.end == 12000  # the middle of the bound
-    assert [plateau.rate(u) for u in (6000, 9000, 12000)] == [1.0, 0.5, 0.0]
-    early, curve = Plateau(40000), []
-    for updates, success in ((2000, 0.3), (4000, 0.8), (6000, 0.79), (8000, 0.8)):
-        assert early.rate(updates) == 1.0 and early.began is None
-        curve.append(success)
-        early.saw(updates, curve, 100)
-    assert (early.began, early.end, early.rate(12000), early.over) == (8000, 16000, 0.5, False)
-    early.saw(16000, [*curve, 0.8], 100)
-    assert early.over
+def test_the_rate_falls_in_cycles_and_the_curve_decides_how_many():
+    """findings F2: training ends where its own curve is level, within a bound."""
+    plateau = Plateau(16000)
+    assert [plateau.rate(u) for u in (0, 4000, 8000, 10000, 12000, 14000)] == pytest.approx(
+        [1, 0.5, 0.5, 0.25, 0.5, 0.25]
+    )
+    assert plateau.rate(7999) < 1e-6
+    plateau.saw(6000, [0.3, 0.8, 0.9], 100)
+    assert not plateau.over, "no end of a cycle"
+    plateau.saw(8000, [0.3, 0.8, 0.9, 0.92], 100)
+    assert plateau.over, "level"
+    rises = Plateau(16000)
+    rises.saw(8000, [0.0, 0.1, 0.3, 0.5], 100)
+    assert not rises.over
+    rises.saw(12000, [0.0, 0.1, 0.3, 0.5, 0.6, 0.7], 100)
+    assert not rises.over
+    rises.saw(16000, [0.0, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9], 100)
+    assert rises.over, "the bound"
+    unseen = Plateau(16000)
+    unseen.saw(8000, [0.0], 0)
+    assert unseen.over, "without a curve one cycle is all"
 
 
 def test_a_curve_that_falls_ends_training():
     """findings F2: 0.9 of 100, and then twice more than three standard errors of a difference, 3 sqrt(2 * 0.9 * 0.1 / 100) = 0.127, below."""
     assert falling([0.5, 0.9, 0.77, 0.77], 100) and not falling([0.5, 0.9, 0.77, 0.78], 100)
     assert not falling([0.9, 0.1], 100)
-    assert level([0.8, 0.7, 0.8]) and not level([0.8, 0.7, 0.81]) and not level([0.0, 0.0, 0.0])
+    assert rising([0.5, 0.8, 0.86], 100) and not rising([0.5, 0.8, 0.84], 100)  # sqrt(2 * 0.86 * 0.14 / 100) = 0.049
     fallen = Plateau(10**6)
     fallen.saw(8000, [0.5, 0.9, 0.5, 0.5], 100)
     assert fallen.over

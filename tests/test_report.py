@@ -702,7 +702,11 @@ def test_a_success_that_does_not_last_is_told_in_the_headline(tmp_path):
 def test_where_failures_start_has_the_names_of_what_is_observed():
     """findings E1: desired_goal[0], not obs[3]."""
     rng = np.random.default_rng(0)
-    scores = {"seed": np.arange(40), "success": rng.random(40) < 0.5, "obs0": np.c_[rng.normal(size=(40, 2)), np.ones(40)]}
+    scores = {
+        "seed": np.arange(40),
+        "success": rng.random(40) < 0.5,
+        "obs0": np.c_[rng.normal(size=(40, 2)), np.ones(40)],
+    }
     names = ["desired_goal[0]", "desired_goal[1]", "observation"]
     found = _report_starts.where(scores, {"name": "gym"}, names)
     assert {found["x"][0], found["y"][0]} == {"desired_goal[0]", "desired_goal[1]"}

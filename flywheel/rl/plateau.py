@@ -1,55 +1,59 @@
 """How long to train, and at which rate: until the curve says that no more comes of it.
 
-    rate     1 ------------------.
-                                  `-._            first constant, while the curve rises; once it does not any more, or at the
-                                      `-._        middle of the bound, falling in a line to 0 over as many updates again
-    updates  0        T                  2 T
+    rate     1 --.
+                  `.           .              a cosine to 0 over the first half of the bound; if the curve still rises there, a
+                    `.        1/2`.           further cycle of a quarter, and another
+                      `--.___     `--.___
+    updates  0          bound/2    3 bound/4    bound
 
-A falling rate takes the noise out of the weights (warm-up, stable, decay: Hu et al., arXiv 2404.06395); its own curve decides about T.
+A rate that falls to nothing takes the noise out of the weights, so that the ends of cycles can be compared (warm restarts: Loshchilov
+and Hutter, arXiv 1608.03983). On a hundred demonstrations longer is worse, not better: the net learns them by heart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PATIENCE = 2  # points of the curve in a row that are no better than the best before them
-WORSE = 3.0  # standard errors of a point below the best: so far below twice in a row, a curve is falling
+WORSE = 3.0  # standard errors below the best: so far below it twice in a row, a curve is falling
 
 
 @dataclass
 class Plateau:
-    """`bound` updates at most. `began` is where the rate began to fall, None before that."""
+    """`bound` updates at most; training is `over` where the curve decided so."""
 
     bound: int
-    began: int | None = None
     over: bool = False
 
-    @property
-    def end(self) -> int:
-        """The updates after which training ends, as far as one knows."""
-        return self.bound if self.began is None else min(self.bound, 2 * self.began)
+    def cycle(self, updates: int) -> tuple[int, int, float]:
+        """The cycle of the update after so many: (its first update, its length, the rate that it begins at)."""
+        half, quarter = max(1, self.bound // 2), max(1, self.bound // 4)
+        if updates < half:
+            return 0, half, 1.0
+        return half + (updates - half) // quarter * quarter, quarter, 0.5
 
     def rate(self, updates: int) -> float:
         """The share of the learning rate for the update after so many."""
-        if self.began is None:
-            return 1.0
-        return max(0.0, 1 - (updates - self.began) / max(1, self.end - self.began))
+        first, length, peak = self.cycle(updates)
+        return peak * 0.5 * (1 + math.cos(math.pi * (updates - first) / length))
 
     def saw(self, updates: int, success: Sequence[float], n: int) -> None:
-        """Decide by a point of the curve, the last of `success`, each of n episodes: does the rate begin to fall, is training `over`?"""
-        if self.began is None and (2 * updates >= self.bound or (n and level(success))):
-            self.began = updates
-        self.over = updates >= self.end or bool(n and falling(success, n))
+        """Decide by a point of the curve, the last of `success`, each of n episodes."""
+        ends = updates >= self.bound or (updates > 1 and self.cycle(updates)[0] == updates)
+        self.over = (ends and not rising(success, n)) or updates >= self.bound or falling(success, n)
 
 
-def level(success: Sequence[float]) -> bool:
-    """Was none of the last PATIENCE points better than the best before them?"""
-    return len(success) > PATIENCE and max(success[-PATIENCE:]) <= max(success[:-PATIENCE]) and max(success) > 0
+def error(rate: float, n: int) -> float:
+    """The standard error of the difference of two rates near `rate`, of n episodes each."""
+    return math.sqrt(2 * max(rate * (1 - rate), 1 / n) / n)
+
+
+def rising(success: Sequence[float], n: int) -> bool:
+    """Is the last point better than all before it, by more than the error of a difference?"""
+    return n > 0 and success[-1] > max(success[:-1], default=0.0) + error(success[-1], n)
 
 
 def falling(success: Sequence[float], n: int) -> bool:
-    """Are the last PATIENCE points all far below the best, WORSE standard errors of a difference?"""
-    best = max(success)
-    error = (2 * max(best * (1 - best), 1 / n) / n) ** 0.5
-    return len(success) > PATIENCE and all(best - s > WORSE * error for s in success[-PATIENCE:])
+    """Are the last two points both far below the best?"""
+    return n > 0 and len(success) > 2 and max(success) - max(success[-2:]) > WORSE * error(max(success), n)
