@@ -33,8 +33,10 @@ test-pythons:    ## a short form on every Python that is found here, of those th
 azurite: setup   ## Azure's storage server for the tests of object stores, from npm; without it they are skipped
 	npm install --prefix $(VENV)/azurite --no-fund --no-audit --silent azurite@3
 
-soak: setup      ## the durability tests at length (docs/reliability.md)
+soak: setup      ## the durability tests at length (docs/reliability.md), the slow tests, and README as a newcomer would run it
 	$(BIN)/python tests/soak.py
+	$(BIN)/pytest -m slow
+	bash tests/newcomer.sh
 
 results: setup   ## the learning results of docs/results.md (hours; goes on where it stopped; needs FLYWHEEL_DEMOS)
 	$(BIN)/python benchmarks/results.py

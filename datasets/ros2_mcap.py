@@ -45,7 +45,9 @@ def read(
     try:
         import mcap_ros2  # noqa: F401
     except ImportError as error:
-        raise EpisodeError(f"{path}: reading MCAP needs the extra [ros]: pip install robot-flywheel[ros]") from error
+        raise EpisodeError(
+            f"{path}: reading MCAP needs two packages: pip install mcap mcap-ros2-support (the extra [ros])"
+        ) from error
     told, rule = _card(Path(path), card), outcomes.rule(outcome)
     judges = [told[key] for key in ("success", "reward") if told.get(key)]
     streams = [*told["obs"], *told["action"], *judges]

@@ -51,7 +51,7 @@ def replay(name: str, place: Store) -> dict[str, Any]:
 
     done = place.find(name)
     parts = [place.find(child) for child in done.get("content", {}).get("runs", [])] or [done]
-    different, equal = [], 0
+    different, equal, apart = [], 0, []
     with tempfile.TemporaryDirectory(prefix="flywheel-replay-") as folder:
         for part in parts:
             one = Path(folder) / part["key"]
@@ -63,6 +63,7 @@ def replay(name: str, place: Store) -> dict[str, Any]:
                 log.say(f"replay {run.name}")
                 made = stage_module(part["stage"]).run(run.cfg, run)
                 run.log.close()
+            seeded = _honours_seeds(cfg)
             for what, old, new in (
                 ("outputs", part["result"]["outputs"], made.get("outputs", {})),
                 ("content", part["content"], content(run, made)),
@@ -74,16 +75,32 @@ def replay(name: str, place: Store) -> dict[str, Any]:
                     if old.get(item) == new.get(item):
                         equal += 1
                     else:
-                        different.append(f"{run.name} {what} {item}: {old.get(item)!s:.64} -> {new.get(item)!s:.64}")
+                        told = f"{run.name} {what} {item}: {old.get(item)!s:.64} -> {new.get(item)!s:.64}"
+                        (different if seeded else apart).append(told)
     return {
         "status": "failed" if different else "done",
         "run": f"{done['stage']}/{done['key']}",
         "inputs": {},
         "outputs": {},
-        "metrics": {"equal": equal, "different": len(different)},
+        "metrics": {"equal": equal, "different": len(different), "not_comparable": len(apart)},
         "different": different,
         **({"error": "; ".join(different)} if different else {}),
     }
+
+
+def _honours_seeds(cfg: dict[str, Any]) -> bool:
+    """Can what a stage did in its environment be compared at all? Said where it cannot."""
+    if (cfg.get("task") or {}).get("name") != "gym" or "num_envs" not in cfg:
+        return True
+    from flywheel.env import honours_seeds
+    from flywheel.stages._inputs import open_env
+
+    env = open_env(cfg, 1)
+    seeded, why = honours_seeds(env)
+    env.close()
+    if not seeded:
+        log.say(f"  what differs is not compared: {env.task} does not honour its seeds ({why})")
+    return seeded
 
 
 def lineage(ref: str, place: Store) -> list[dict[str, Any]]:

@@ -143,9 +143,16 @@ class Names:
         return chain.append(self._folder(name), make)
 
     def _folder(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise NamesError(f"name {name!r}; expected letters, digits, '.', '_', '-' and '/', such as policy/lift")
-        return self.path / name
+        return self.path / checked(name)
+
+
+def checked(name: str) -> str:
+    """The name, if it is one. NamesError says what a name is; stages ask before they begin."""
+    if not NAME.fullmatch(name) or len(name) > 200:
+        raise NamesError(
+            f"name {name[:80]!r}; expected letters, digits, '.', '_', '-' and '/', such as policy/lift; at most 200 of them"
+        )
+    return name
 
 
 def _productions(log: list[dict[str, Any]]) -> list[str]:

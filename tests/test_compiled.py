@@ -68,6 +68,7 @@ def test_without_a_compiler_updates_run_as_they_are_and_a_line_says_so(monkeypat
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+@pytest.mark.slow
 def test_compiled_updates_are_the_uncompiled_ones_also_after_a_break(capsys):
     """20 updates, the last ones with a smaller batch; a second learner that takes over has the same bits."""
     plain, quick, second = (learner("dqn", compile=compile) for compile in (False, True, True))

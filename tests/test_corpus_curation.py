@@ -65,7 +65,7 @@ def test_a_query_says_what_is_wrong_and_reaches_no_file(corpus, tmp_path):
 
 def test_without_duckdb_it_is_said_how_to_get_it(corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(CorpusError, match=r"pip install 'robot-flywheel\[query\]'"):
+    with pytest.raises(CorpusError, match="pip install duckdb"):
         query.ask(table(corpus.at(1), tmp_path), "FROM episodes")
 
 

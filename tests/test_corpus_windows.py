@@ -100,6 +100,7 @@ def test_an_append_costs_the_cache_its_own_rows_and_a_log_that_went_another_way_
     check(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [FIELDS, ("obs.sim",)])
 def test_memory_stays_bounded_as_rows_outgrow_it(tmp_path, fields):
     corpus = Corpus(tmp_path / "corpus", create=True)

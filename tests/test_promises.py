@@ -498,3 +498,107 @@ def test_one_spelling_of_one_act(tmp_path):
     assert cfg["ingest"]["obs_keys"] == ["a", "b"] and cfg["retrain"]["collect"]["n"] == 4
     assert list(cfg["policies"]) == ["flow", "gaussian"] and cfg["policies"]["gaussian"]["log_std"] == -2
     assert "log_std" not in cfg["policies"]["flow"]
+
+
+def test_a_name_is_refused_before_the_training(tmp_path, capsys):
+    """findings D1: name=../../x is refused at once, nothing is begun."""
+    ingest(tmp_path, 3)
+    for stage in ("pretrain", "retrain", "online", "refit"):
+        more = ["algorithm=rlpd"] if stage == "online" else []
+        code, out = call(stage, "name=../../x", *more, *toy.TASK, f"store={tmp_path / 'store'}", capsys=capsys)
+        assert code == 1 and "name '../../x'; expected" in out["error"], out
+        assert not (tmp_path / "store" / "runs" / stage).exists()
+
+
+def test_the_base_is_the_best_imitation_there_is(tmp_path, capsys):
+    """findings F1: each class is trained, compared on the same seeds by successive halving, and the winner is what all is compared with."""
+    toy.demonstrations(tmp_path / "demos.hdf5")
+    four = ["policy=[flow,deterministic,diffusion,gaussian]", "choose.episodes=16"]
+    at = [w for w in words(tmp_path) if w != "policy=flow"]
+    code, out = call(*at, *four, capsys=capsys)
+    place = Store(tmp_path / "store")
+    done = place.find(out["run"])
+    table = done["content"]["tournament"]
+    assert code == 0 and [row["policy"] for row in table] == ["flow", "deterministic", "diffusion", "gaussian"]
+    (best,) = [row for row in table if row["chosen"]]
+    assert done["content"]["table"][0]["checkpoint"] == best["checkpoint"] and best["n"] == 16
+    assert sorted(row["n"] for row in table) == [4, 4, 16, 16] and best["success"] == max(
+        r["success"] for r in table if r["n"] == 16
+    )
+    seeds = {
+        s for r in place.runs("evaluate") for s in np.load(place.dir(r) / "out" / "checkpoint.npz")["seed"].tolist()
+    }
+    from flywheel.stages import _inputs, choose
+
+    cfg = {"seed": 1, "night": 0}
+    for what in choose.OFFSET:
+        assert not seeds & set(_inputs.seeds("gate", cfg, choose.OFFSET[what], 2500))
+    assert "The best imitation there is" in (place.root / "report" / "index.html").read_text()
+
+
+def test_the_better_half_goes_on():
+    from flywheel.stages.choose import better
+
+    won = {
+        "a": np.array([1, 0, 0, 0]),
+        "b": np.array([1, 1, 0, 0]),
+        "c": np.array([1, 1, 1, 0]),
+        "d": np.array([0, 1, 0, 0]),
+    }
+    assert (
+        better(list("abcd"), won) == ["c", "b"]
+        and better(list("ab"), won) == ["b"]
+        and better(list("ad"), won) == ["a"]
+    )
+
+
+def test_the_gate_is_asked_about_the_best_candidate_and_a_refused_night_is_not_lost(night, tmp_path, capsys):
+    """findings F6: retrained, best-of-N and, beside an incumbent, the base are compared; after a refusal rounds=+N goes on from what was refused."""
+    folder, place, done = night
+    assert done["result"]["status"] == "refused"
+    choice = next(r for r in place.runs("choose"))
+    assert choice["inputs"]["checkpoints"]["refs"] == [row["checkpoint"] for row in done["content"]["table"][1:]]
+    asked = next(r for r in place.runs("promote"))["inputs"]["checkpoint"]["ref"]
+    assert asked == choice["result"]["outputs"]["checkpoint"] == done["content"]["candidate"]
+    copy = lineage.scratch(place, tmp_path / "store", set())
+    again = [w.replace(str(folder / "store"), str(copy.root)) for w in words(folder, "rounds=+1")]
+    assert app.main(again) == 0
+    assert copy.runs("retrain")[-1]["inputs"]["checkpoint"]["ref"] == asked
+    assert copy.runs("nightly")[-1]["content"]["table"][0]["checkpoint"] == done["result"]["outputs"]["checkpoint"]
+
+
+def test_what_no_seed_decides_is_tested_unpaired_and_not_compared(tmp_path, capsys):
+    """findings C4: an environment that ignores its seeds: the gate takes Fisher's test and says so; a replay says what it cannot compare."""
+    (tmp_path / "restless.py").write_text(
+        "import numpy as np, toy\n"
+        "class Restless(toy.Reach):\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return super().reset(seed=None if seed is None else int(np.random.default_rng().integers(2**31)))\n"
+        "toy.gym.register('Restless-v0', entry_point=Restless, max_episode_steps=20)\n"
+    )
+    toy.demonstrations(tmp_path / "demos.hdf5")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(toy.__file__).parent}"}
+
+    def flywheel(*given):
+        task = ["task=gym", "task.id=restless:Restless-v0", "task.max_steps=20"]
+        command = [
+            sys.executable,
+            "-m",
+            "flywheel.app",
+            *given,
+            f"store={tmp_path / 'store'}",
+            *(task if "replay" not in given else []),
+            "--json",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    assert flywheel("ingest", f"source={tmp_path / 'demos.hdf5'}", "obs_keys=[position,goal]")[0]["status"] == "done"
+    little = ["algorithm.cadence.improve=20", "num_envs=4", "threads=1", *LITTLE]
+    refs = [flywheel("pretrain", f"seed={s}", *little)[0]["outputs"]["checkpoint"] for s in (1, 2)]
+    assert flywheel("promote", refs[0])[0]["status"] == "done"
+    out, said = flywheel("promote", refs[1], "episodes=8", "num_envs=4", "threads=1")
+    assert "does not honour seeds" in said and "Fisher" in said and out["metrics"]["n"] == 8
+    out, said = flywheel("replay", out["run"])
+    assert out["status"] == "done" and out["metrics"]["different"] == 0 and out["metrics"]["not_comparable"] >= 1, out
+    assert "does not honour its seeds" in said

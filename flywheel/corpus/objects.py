@@ -39,7 +39,7 @@ class Objects:
         try:
             from obstore.store import from_url
         except ImportError:
-            raise CorpusError(f"{url}: obstore is not installed; pip install 'robot-flywheel[cloud]'") from None
+            raise CorpusError(f"{url}: obstore is not installed: pip install obstore (the extra [cloud])") from None
         self.root = url.rstrip("/")
         with self._translated():
             self.remote = from_url(self.root)

@@ -45,7 +45,7 @@ def ask(episodes: pa.Table, sql: str) -> pa.Table:
     try:
         import duckdb
     except ModuleNotFoundError:
-        raise CorpusError("queries need DuckDB: pip install 'robot-flywheel[query]'") from None
+        raise CorpusError("queries need DuckDB: pip install duckdb (the extra [query])") from None
 
     with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as database:
         database.register("episodes", episodes)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import gym_names
+from flywheel import gym_names, names
 from flywheel.log import progress
 
 BLOCKS = {"collect": 0, "gate": 100_000_000, "report": 200_000_000, "question": 300_000_000}
@@ -78,7 +78,7 @@ def title(cfg: dict[str, Any]) -> str:
 
 def name_of(cfg: dict[str, Any]) -> str:
     """The name that checkpoints of this task get: `name=`, or policy/TASK, without the module and the namespace of an id."""
-    return cfg.get("name") or f"policy/{gym_names.short(title(cfg))}"
+    return names.checked(cfg["name"]) if cfg.get("name") else f"policy/{gym_names.short(title(cfg))}"
 
 
 def demonstrations(cfg: dict[str, Any], store):

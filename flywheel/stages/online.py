@@ -26,6 +26,7 @@ ENOUGH = 50  # episodes without a success: then the reward will not be found by 
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.name_of(cfg)  # refused before anything begins
     _inputs.belongs("online", cfg["algorithm"])
     found = {}
     if _with_demos(cfg["algorithm"]):

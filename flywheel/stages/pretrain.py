@@ -29,6 +29,7 @@ class Enough(Exception):
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.name_of(cfg)  # refused before anything begins
     _inputs.belongs("pretrain", cfg["algorithm"])
     found = {"corpus": _inputs.describe(_inputs.pools(cfg, store)[0])}
     return found | ({"checkpoint": _inputs.checkpoint(cfg["checkpoint"], store)} if cfg.get("checkpoint") else {})

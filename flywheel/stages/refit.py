@@ -21,6 +21,7 @@ COMPARED = 1024  # observations on which the actions before and after are compar
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.name_of(cfg)  # refused before anything begins
     return {
         "corpus": _inputs.describe(_inputs.pools(cfg, store)[0]),
         "checkpoint": _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store),

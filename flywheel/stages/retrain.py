@@ -24,6 +24,7 @@ from flywheel.stages.pretrain import learner
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+    _inputs.name_of(cfg)  # refused before anything begins
     _inputs.belongs("retrain", cfg["algorithm"])
     return {
         "corpus": _inputs.describe(_episodes(cfg, store, _inputs.pools(cfg, store)[0])),
