@@ -3,7 +3,7 @@
     this process                  socket pair                   worker
     Apart.reset_at(i, seed)  --  ("reset_at", i, seed)  -->  GymBatch.reset_at
                             <--  obs                     --
-    Apart.step(action)       --  which are active        -->  GymBatch.step
+    Apart.send(action)       --  which are active        -->  GymBatch.step, while the others' next actions are worked out here
                                  shared memory: action, obs, reward, flags, and marks: since when each environment is being stepped
 
 A step (or reset) that lasts longer than `limit` seconds cannot be ended from within: C code that holds the interpreter's lock
@@ -55,6 +55,10 @@ class Apart:
     def __init__(self, limit: float, threads: int, **options: Any):
         self.limit, self._threads, self._options = limit, threads, options
         self._careful, self._unexplained = False, 0
+        self._flying, self._came = (
+            False,
+            None,
+        )  # whether a step is under way, and what came of one that nobody received yet
         self._open()
 
     def _open(self) -> None:
@@ -78,12 +82,31 @@ class Apart:
 
     def step(self, action: np.ndarray, active=None):
         """As `GymBatch.step`."""
-        board = self._worker.board
-        board.action[:] = action
-        rows = np.arange(self.num_envs) if active is None else np.asarray(active)
-        faults = self._wait(STEP + rows.astype(np.uint16).tobytes())
+        self.send(action, range(self.num_envs) if active is None else active)
+        return self.receive()
+
+    def send(self, action: np.ndarray, active) -> None:
+        """Begin a step of the environments `active`; `receive` waits for what came of it. One at a time is under way."""
+        rows = np.asarray(active, np.uint16)
+        if self._flying:
+            self._arrive()  # a step that nobody waited for
+        self._worker.board.action[rows] = action[rows]
+        self._post(STEP + rows.tobytes())
+        self._flying, self._came = True, None
+
+    def receive(self):
+        """What `GymBatch.step` returns, of the step that was begun."""
+        if self._flying:
+            self._arrive()
+        came, self._came = self._came, None
+        return came
+
+    def _arrive(self) -> None:
+        """Wait for the step that is under way, and keep what came of it: a reset may be asked for before `receive`."""
+        self._flying, board = False, self._worker.board
+        faults = self._answer()
         obs, reward, (terminated, truncated, won) = board.obs.copy(), board.reward.copy(), board.flags.copy()
-        return obs, reward, terminated, truncated, {"success": won, "faults": faults}
+        self._came = obs, reward, terminated, truncated, {"success": won, "faults": faults}
 
     def get_state(self, i: int) -> dict[str, np.ndarray]:
         """As `GymBatch.get_state`."""
@@ -111,22 +134,32 @@ class Apart:
 
     def _ask(self, method: str, *args: Any, limit: float | None = None) -> Any:
         """What the worker's batch answers to a method; Lost where there was no answer."""
-        return self._wait(pickle.dumps((method, args), 5), limit)
+        if self._flying:
+            self._arrive()
+        self._post(pickle.dumps((method, args), 5))
+        return self._answer(limit)
 
-    def _wait(self, message: bytes, limit: float | None = None) -> Any:
-        """Send a message and wait for the answer; `limit` is for all of it, in seconds, by default self.limit for an environment's step."""
+    def _post(self, message: bytes) -> None:
+        """Send a message to the worker."""
         worker = self._worker
         if worker.busy:  # an answer that nobody waited for (Ctrl-C) is still to come
             self._lose({})
-        worker.busy, since = True, time.monotonic()
+        worker.busy = True
         try:
             worker.pipe.send_bytes(message)
+        except (BrokenPipeError, ConnectionResetError):
+            self._lose({i: f"its process died: {worker.ended()}" for i in worker.late(None)})
+
+    def _answer(self, limit: float | None = None) -> Any:
+        """Wait for the answer to what was sent; `limit` is for all of it, in seconds, by default self.limit for an environment's step."""
+        worker, since = self._worker, time.monotonic()
+        try:
             while not worker.poll.poll(1000 * min(5.0, self.limit / 4)):
                 late = worker.late(self.limit) if limit is None else []
                 if late or (limit and time.monotonic() - since > limit):
                     self._lose({i: f"hung: it took longer than task.step_seconds={self.limit:g}" for i in late})
             answer = worker.pipe.recv_bytes()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except (EOFError, ConnectionResetError):
             self._lose({i: f"its process died: {worker.ended()}" for i in worker.late(None)})
         worker.busy = False
         if answer == STEP:
@@ -142,6 +175,7 @@ class Apart:
         told = self._worker.ended() if self._worker.process.poll() is not None else "it did not answer"
         self._end.detach()
         self._worker.kill()
+        self._flying, self._came = False, None
         self._careful = len(causes) > 1
         self._unexplained = 0 if causes else self._unexplained + 1
         if self._unexplained > UNEXPLAINED or not hasattr(self, "num_envs"):

@@ -29,6 +29,7 @@ __all__ = ["drawn", "honours_seeds", "make", "rollout"]
 MEASURED = ("also", "within", "compare")  # keys of a task's config that say what to measure, not what to make
 JUDGED = ("reward", "solved", "success", "faults", "step_seconds")  # and how to judge it
 STEP_SECONDS = 30.0
+FEWEST = 8
 
 
 def make(task: dict[str, Any], num_envs: int = 32, threads: int = 2):
@@ -128,11 +129,12 @@ def rollout(
     """
     going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress)
     going.fill()
-    while len(active := np.flatnonzero(going.episode >= 0)):
+    while (going.episode >= 0).any():
         check()
         if watch and going.episode[0] == 0:
             watch(int(going.step[0]), going.obs[0])
-        going.advance(active)
+        for group in going.groups:
+            going.turn(group)
     return [episode for episode in going.done if episode is not None], dict(going.guard.count)
 
 
@@ -148,6 +150,11 @@ class _Rollout:
         kind, self.needed = success.parse(self.mode)
         self.early = stop_at_success and not self.own and kind != "last"
         n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
+        two = (
+            hasattr(env, "send") and n >= 2 * FEWEST
+        )  # groups of slots that take turns: one acts while the other is stepped
+        self.groups = np.array_split(np.arange(n), 2 if two else 1)
+        self.flying = np.zeros(0, np.int64)  # the slots whose step is under way
         self.guard = Guard.of(env)
         self.action = np.zeros((env.num_envs, env.action_dim), np.float32)
         self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
@@ -188,18 +195,33 @@ class _Rollout:
                 self.policy.reset([slot], [self.seeds[k]])
                 self.guard.begin(slot)
 
-    def advance(self, active: np.ndarray) -> None:
-        """One step of every slot in `active`, and the next episode where one is over."""
-        wish = self.policy.act(self.obs[active], active)
-        self.action[active] = self.guard(wish, active)
-        t = self.step[active]
-        self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
+    def turn(self, group: np.ndarray) -> None:
+        """The slots of a group act, and what became of the other group's step (of this one's, where there is no other) is taken in."""
+        active = group[self.episode[group] >= 0]
+        if len(active):
+            wish = self.policy.act(self.obs[active], active)
+            self.action[active] = self.guard(wish, active)
+            t = self.step[active]
+            self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
         try:
-            new, reward, ended, truncated, info = self.env.step(self.action, active)
+            if len(self.groups) == 1:
+                came = self.env.step(self.action, active)
+            else:  # one step is under way while the other group acts
+                active, self.flying = self.flying, active
+                came = self.env.receive() if len(active) else None
+                if len(self.flying):
+                    self.env.send(self.action, self.flying)
         except Lost as lost:
             self.lose(lost)
+        else:
+            if came:
+                self.take(active, *came)
+        if self.due:
             self.fill()
-            return
+
+    def take(self, active: np.ndarray, new, reward, ended, truncated, info) -> None:
+        """What a step of the slots `active` brought, [N, ...] each: keep it, and finish the episodes that are over."""
+        t = self.step[active]
         faults = dict(info.get("faults") or {})
         new, reward, won = new[active], reward[active], info["success"][active]
         for j in np.flatnonzero(~(np.isfinite(new).all(axis=1) & np.isfinite(reward))):
@@ -220,8 +242,6 @@ class _Rollout:
                 self.fail(slot, faults[slot])
             elif over[active == slot][0]:
                 self.finish(slot)
-        if self.due:
-            self.fill()
 
     def _first_odd(self, obs: np.ndarray) -> str:
         return self.names[int(np.flatnonzero(~np.isfinite(obs))[0])]
@@ -266,6 +286,7 @@ class _Rollout:
                 self.due[int(slot)] = int(self.episode[slot])
         for slot in self.due:
             self.step[slot] = 0
+        self.flying = self.flying[:0]
 
     def _keep(self, slot: int, length: int, reward: np.ndarray, terminated: bool, won: bool, **meta: Any) -> None:
         k = self.episode[slot]

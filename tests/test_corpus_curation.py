@@ -280,7 +280,9 @@ def test_rounds_and_online_learning_draw_from_views_the_same_every_time(copied, 
         rounds = ["algorithm.cadence.evaluate=4", "algorithm.cadence.improve=4", "collect.episodes=4", "collect.n=4"]
         code, out = call("retrain", data, *rounds, *small, capsys=capsys)
         assert code == 0 and out["inputs"]["corpus"] == f"{share:g} won + {1 - share:g} lost"
-        assert set(copy.corpus().at("latest").hashes) > parts
+        assert (
+            set(copy.corpus().at("latest").hashes) >= parts
+        )  # the same policy on the same seeds makes the same episodes
         made[share] = out
         assert call("replay", out["run"], at[3], capsys=capsys)[1]["metrics"]["different"] == 0
     assert made[0.75]["outputs"]["policy"] != made[0.25]["outputs"]["policy"]

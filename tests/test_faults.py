@@ -73,6 +73,40 @@ def test_a_fault_is_a_failed_episode_and_the_others_are_equal_to_the_bit(does, b
         np.testing.assert_array_equal(e.obs["state"], good.obs["state"][:3])
 
 
+MANY = range(300, 345)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return played(odd(n=4), Straight(), MANY)[0]
+
+
+@pytest.mark.parametrize("does", ["nothing", "raise", "wait", "die"])
+def test_two_groups_that_take_turns_make_the_same_episodes(does, many):
+    """findings B3: 16 and more are stepped in halves, one while the other acts; faults in both halves, and in resets meanwhile."""
+    bad = {"nothing": set(), "raise": {305, 331, 332}, "wait": {319}, "die": {304, 330}}[does]
+    batch = odd(does, bad, when=-1 if does == "die" else 0, n=16)
+    done, counts = played(batch, Straight(), MANY)
+    assert [e.seed for e in done] == list(MANY) and counts.get("faults", 0) == len(bad)
+    for e, good in zip(done, many, strict=True):
+        assert ("cause" in e.meta) == (e.seed in bad)
+        if e.seed not in bad:
+            np.testing.assert_array_equal(e.obs["state"], good.obs["state"])
+            assert (e.success, e.terminated, e.reward.tolist()) == (good.success, good.terminated, good.reward.tolist())
+
+
+def test_an_answer_that_is_an_error_leaves_nothing_under_way():
+    """An error of a step was once waited for again, for ever."""
+    from flywheel.gym_task import TaskError
+
+    batch = envs.make({"name": "gym", "id": "toy:Silent-v0"}, 16)
+    for _ in range(2):
+        with pytest.raises(TaskError, match="info has no"):
+            envs.rollout(batch, Idle(), range(16), origin="t")
+    assert batch.reset_at(0, 3).shape == (4,)
+    batch.close()
+
+
 @pytest.mark.parametrize(
     ("does", "when"), [("raise", -1), ("nan", -1), ("hold_lock", -1), ("raise", 0), ("narrow", 0), ("die", 0)]
 )
