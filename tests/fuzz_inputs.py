@@ -377,7 +377,7 @@ def block_bomb(place, rng, traps):
     about = file.parent / ".zarray"
     codec = str(rng.choice(["zlib", "gzip", "bz2", "lzma", "blosc", "lz4", "zstd"]))
     about.write_text(json.dumps({**json.loads(about.read_text()), "compressor": {"id": codec}}))
-    file.write_bytes(zeros(codec, 70))
+    file.write_bytes(zeros(codec, 700 if codec in ("zstd", "blosc") else 70))
 
 
 def block_elsewhere(place, rng, traps):
