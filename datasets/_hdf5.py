@@ -7,11 +7,12 @@ more than they declare. A path may go through groups: group["obs/front"].
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -37,12 +38,21 @@ def opened(path: Path) -> Iterator[Group]:
         raise EpisodeError(f"{path}: not an HDF5 file that can be read: {error}") from error
     with raw:
         try:
-            fcntl.flock(raw, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _not_written(raw)
             file = h5py.File(raw, "r")
         except Exception as error:
             raise EpisodeError(f"{path}: not an HDF5 file that can be read: {error}") from error
         with file:
             yield Group(file, Path(path).stat().st_size)
+
+
+def _not_written(raw: BinaryIO) -> None:
+    """BlockingIOError where somebody writes the file; nothing where its file system knows no locks."""
+    try:
+        fcntl.flock(raw, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 class Node:
