@@ -73,9 +73,6 @@ class Node:
         with bounds.memory(self._stored):  # of a text HDF5 allocates as much as its length field says
             return self._node.attrs[key]
 
-    def attrs(self) -> dict[str, Any]:
-        return {key: self.attr(key) for key in self._node.attrs}
-
 
 class Group(Node):
     """A group: names, `in`, [path], get, items."""
