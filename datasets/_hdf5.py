@@ -7,10 +7,12 @@ more than they declare. A path may go through groups: group["obs/front"].
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -26,13 +28,31 @@ GZIP, SHUFFLE, FLETCHER, LZF = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE,
 
 @contextmanager
 def opened(path: Path) -> Iterator[Group]:
-    """The root group of a file; EpisodeError where it is no HDF5 file that can be read."""
+    """The root group of a file; EpisodeError where it is no HDF5 file that can be read.
+
+    HDF5 is given an open file, not a name, so that it can open no other. One who writes the file holds a lock on it.
+    """
     try:
-        file = h5py.File(path, "r")
-    except (OSError, ValueError, RuntimeError) as error:
+        raw = open(path, "rb", buffering=0)  # noqa: SIM115
+    except OSError as error:
         raise EpisodeError(f"{path}: not an HDF5 file that can be read: {error}") from error
-    with file:
-        yield Group(file, Path(path).stat().st_size)
+    with raw:
+        try:
+            _not_written(raw)
+            file = h5py.File(raw, "r")
+        except Exception as error:
+            raise EpisodeError(f"{path}: not an HDF5 file that can be read: {error}") from error
+        with file:
+            yield Group(file, Path(path).stat().st_size)
+
+
+def _not_written(raw: BinaryIO) -> None:
+    """BlockingIOError where somebody writes the file; nothing where its file system knows no locks."""
+    try:
+        fcntl.flock(raw, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 class Node:
@@ -50,10 +70,8 @@ class Node:
         count = self._node.attrs.get_id(key).get_space().get_simple_extent_npoints()
         if count > ATTRIBUTE:
             raise EpisodeError(f"{self.where}: attribute {key} has {count} values; expected at most {ATTRIBUTE}")
-        return self._node.attrs[key]
-
-    def attrs(self) -> dict[str, Any]:
-        return {key: self.attr(key) for key in self._node.attrs}
+        with bounds.memory(self._stored):  # of a text HDF5 allocates as much as its length field says
+            return self._node.attrs[key]
 
 
 class Group(Node):
@@ -173,9 +191,9 @@ class Array(Node):
         out: list[bytes] = []
         total = 0
         for first in range(0, len(self), WORDS):
-            for text in np.asarray(self._node[first : first + WORDS] if self.shape else self._node[()], object).reshape(
-                -1
-            ):
+            with bounds.memory(self._stored):
+                found = self._node[first : first + WORDS] if self.shape else self._node[()]
+            for text in np.asarray(found, object).reshape(-1):
                 out.append(text if isinstance(text, bytes) else str(text).encode())
                 total += len(out[-1])
             bounds.allow(total, self._stored, self.where)

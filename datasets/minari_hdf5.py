@@ -119,7 +119,7 @@ def info(infos: _hdf5.Group | _hdf5.Array | None, key: str, steps: int) -> np.nd
 
 def about(file: _hdf5.Group, path: Path) -> dict[str, Any]:
     """{"dataset": its id, "env": the environment's id if known}, from the file's attributes or metadata.json."""
-    found = file.attrs()
+    found = {key: value for key in ("dataset_id", "env_spec") if (value := file.attr(key)) is not None}
     beside = path.parent / "metadata.json"
     if beside.is_file():
         try:

@@ -6,7 +6,10 @@ are 1, camera frames under gzip 2 to 10, constant columns over 1000 but small. A
 
 from __future__ import annotations
 
+import resource
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flywheel.episode import EpisodeError
@@ -36,6 +39,28 @@ def inflate(data: bytes, expected: int, where: str, wbits: int = 15) -> None:
         data = stream.unconsumed_tail
     if total > expected:
         raise EpisodeError(f"{where}: a block unpacks to more than {expected:,} bytes, all that it declares: a bomb")
+
+
+@contextmanager
+def memory(stored: int) -> Iterator[None]:
+    """Inside, no more can be allocated than `stored` bytes can hold: for a library that believes lengths that nobody can look at.
+
+    A limit of the whole process (Linux; elsewhere nothing), so for a moment only: one value is read.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+    except OSError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + limit(stored)
+    if soft != resource.RLIM_INFINITY:
+        most = min(most, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def inside(root: Path, name: str | Path, where: str) -> Path:

@@ -124,6 +124,15 @@ def zeros(codec, megabytes):
     return bytes(numcodecs.get_codec({"id": codec}).encode(bytes(megabytes * 2**20)))
 
 
+@functools.cache
+def zip_bomb(name):
+    """A zip with one entry, 200 MB of nothing."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr(name, bytes(200 * 2**20))
+    return made.getvalue()
+
+
 # any file ------------------------------------------------------------------------------------------------------------
 
 
@@ -377,7 +386,7 @@ def block_bomb(place, rng, traps):
     about = file.parent / ".zarray"
     codec = str(rng.choice(["zlib", "gzip", "bz2", "lzma", "blosc", "lz4", "zstd"]))
     about.write_text(json.dumps({**json.loads(about.read_text()), "compressor": {"id": codec}}))
-    file.write_bytes(zeros(codec, 70))
+    file.write_bytes(zeros(codec, 700 if codec in ("zstd", "blosc") else 70))
 
 
 def block_elsewhere(place, rng, traps):
@@ -442,11 +451,15 @@ def zip_lies(place, rng, traps):
     """The folder as a .zip with entries that climb, and one that is a bomb; the folder goes."""
     import shutil
 
-    packed = place.with_name(f"{place.name}.zarr.zip")
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+    packed, bad = (
+        place.with_name(f"{place.name}.zarr.zip"),
+        "data/state/0.0" if rng.random() < 0.5 else "more.npy",
+    )
+    packed.write_bytes(zip_bomb(bad))
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as out:
         for path in (p for p in sorted(place.rglob("*")) if p.is_file()):
-            bad = rng.random() < 0.1
-            out.writestr(path.relative_to(place).as_posix(), bytes(150 * 2**20) if bad else path.read_bytes())
+            if (name := path.relative_to(place).as_posix()) != bad:
+                out.writestr(name, path.read_bytes())
         out.writestr(f"../{traps.folder.name}/raw2", b"x")
         out.writestr(str(traps.raw), b"x")
     shutil.rmtree(place)
@@ -682,8 +695,12 @@ def header(place, rng, traps):
 
 
 def entry_bomb(place, rng, traps):
+    kept = zipfile.ZipFile(io.BytesIO(place.read_bytes()))
+    bad = str(rng.choice(["w0.npy", "more.npy"]))
+    place.write_bytes(zip_bomb(bad))
     with zipfile.ZipFile(place, "a", zipfile.ZIP_DEFLATED) as out:
-        out.writestr("more.npy", bytes(200 * 2**20))
+        for name in sorted({*kept.namelist()} - {bad}):
+            out.writestr(name, kept.read(name))
 
 
 DAMAGE = {

@@ -419,6 +419,7 @@ def test_lerobot_refusals(tmp_path, write):
 
 @LEROBOT
 def test_lerobot_frames_of_a_video_are_those_of_the_rows(tmp_path, write):
+    """findings C10: also where the index says null of which video they are in, and there is one."""
     import av
 
     path = write(tmp_path / "a", rows())
@@ -453,6 +454,15 @@ def test_lerobot_frames_of_a_video_are_those_of_the_rows(tmp_path, write):
     if v3:
         assert np.abs(others[1].obs["top"][0].mean() - 100) < 4
         assert others[0].obs["top"].blobs == image.blobs, "one file, read once"
+        place = tmp_path / "a" / "videos" / "observation.images.top" / "chunk-000" / "file-000.mp4"
+        place.parent.mkdir(parents=True)
+        place.write_bytes((tmp_path / "a" / "v" / "observation.images.top-0.mp4").read_bytes())
+        for key in ("chunk_index", "file_index", "from_timestamp"):
+            at = table.column_names.index(f"videos/observation.images.top/{key}")
+            table = table.set_column(at, f"videos/observation.images.top/{key}", pa.nulls(3))
+        pq.write_table(table, listing)
+        *_, again = read(write.__name__, path, cameras=["top"])
+        assert np.array_equal(np.asarray(again.obs["top"]), np.asarray(image)), "by the rows' own index"
     else:
         assert "episode_index" not in str(others[0]) and "top-0.mp4" in str(others[0])
 
@@ -664,6 +674,7 @@ def test_a_corpus_that_goes_out_and_comes_back_is_the_same_version(tmp_path, for
 
 
 def test_lerobot_itself_reads_ours_and_we_read_its(tmp_path, monkeypatch):
+    """findings C10: and its own data set with an index that is stale."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     held = episodes()
@@ -717,6 +728,16 @@ def test_lerobot_itself_reads_ours_and_we_read_its(tmp_path, monkeypatch):
     for i, (episode, recording) in enumerate(zip(found, recordings, strict=True)):
         same(episode, recording)
         assert (episode.meta["language"], episode.fps, episode.success) == (TASKS[i % 2], 20.0, None)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (listing,) = (tmp_path / "lift" / "meta" / "episodes").rglob("*.parquet")
+    table = pq.read_table(listing)
+    for name in ("data/file_index", "dataset_from_index", "dataset_to_index"):
+        table = table.set_column(table.column_names.index(name), name, pa.array([5, 6, 7]))
+    pq.write_table(table.drop_columns(["tasks"]), listing)
+    for one, other in zip(read("lerobot_v3", tmp_path / "lift"), found, strict=True):
+        assert one.hash == other.hash and one.meta == other.meta, "the data's own columns and tasks.parquet count"
 
 
 @pytest.mark.parametrize("name", ["lerobot_v3", "lerobot_v21", "replay_buffer_zarr", "ros2_mcap"])
