@@ -113,6 +113,7 @@ def rollout(
     fps: float | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[int, np.ndarray], None] | None = None,
+    late: Callable[[int], bool] | None = None,
 ) -> tuple[list[Episode], dict[str, int]]:
     """One episode for each seed, in the order of the seeds, and the guard's counts.
 
@@ -121,13 +122,13 @@ def rollout(
     whether success lasts (meta["success_at_end"]). The environment's own reward is kept in extras["env_reward"]; where that is
     learnt from, an episode ends only where the environment says so. `terminated` is the environment's own end, or success.
     `starts[k]`: {"state": ..., "meta": ...} to begin at a state, not at a reset. With `steps` no episode is begun once so many
-    steps were made in all: every one that was begun is finished and returned.
+    steps were made in all, with `late(k)` none from the first k on for which it is true: every one that was begun is finished and returned.
 
     An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps before, or,
     where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is one of too many.
     `watch(k, obs)` is called before each step of the first environment's first episode.
     """
-    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress)
+    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late)
     going.fill()
     while (going.episode >= 0).any():
         check()
@@ -141,9 +142,10 @@ def rollout(
 class _Rollout:
     """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps of it."""
 
-    def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress):
+    def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late=None):
         self.env, self.policy, self.seeds, self.origin, self.starts = env, policy, seeds, origin, starts
         self.own, self.stop = getattr(env, "reward", "success") == "env", stop_at_success
+        self.late = late
         self.steps, self.fps, self.progress = steps, env.fps if fps is None else fps, progress
         self.mode, self.tally = getattr(env, "success", "any"), getattr(env, "tally", None) or Tally(env.task)
         self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
@@ -170,13 +172,23 @@ class _Rollout:
             range(n)
         )  # slots to begin in, and what: None is the next that waits
 
+    def _next(self) -> int:
+        """The next episode to begin, -1 for none."""
+        if self.steps and self.made >= self.steps:
+            return -1
+        k = next(self.waiting, -1)
+        if k > 0 and self.late and self.late(k):
+            self.waiting = iter(())
+            return -1
+        return k
+
     def fill(self) -> None:
         """Begin an episode in each slot that is due."""
         while self.due:
             slot = next(iter(self.due))
             k = self.due.pop(slot)
             if k is None:
-                k = -1 if self.steps and self.made >= self.steps else next(self.waiting, -1)
+                k = self._next()
                 self.tally.begun += k >= 0
             self.episode[slot], self.step[slot], self.streak[slot], self.ended[slot] = k, 0, 0, False
             if k < 0:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from collections.abc import Sequence
@@ -42,12 +43,12 @@ class Policy(Normalised):
     obs_dim Do, action_dim Da, obs_steps To, action_steps Ta; action_low and action_high bound what is executed.
     `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
     0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian). `explore` is 0 but for
-    collection: what it means is the member's business. A `discrete` policy makes one-hot actions. `robot` says which columns
+    collection: what it means is the member's business. A `discrete` policy makes one-hot actions; a `fixed` one makes the same action of any noise. `robot` says which columns
     {"obs": [n], "action": [m]} are those of the robot that acts, where the policy learnt from several (corpus.align).
     `obs_keys` {key: numbers}: the parts of a Dict observation, in the order in which they make up the flat one.
     """
 
-    discrete = False
+    discrete, fixed = False, False
     explore = 0.0
     fewest = FEWEST
 
@@ -184,6 +185,15 @@ class Policy(Normalised):
         """From now on act with exploration (what `amount` means is the member's business), or, at 0, as when deployed."""
         self.explore, self.spec["greedy"] = amount, amount == 0
         return self
+
+    def collecting(self, explore: float) -> Policy:
+        """A copy that acts by chance, as it was trained to: for collection before there are critics. One that knows no chance (`fixed`)
+        gets noise of `explore`, in half action ranges."""
+        made = copy.deepcopy(self)
+        made.spec["greedy"] = False
+        if self.fixed:
+            made.explore = explore
+        return made
 
     def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Forget the past. For a batch of environments: begin an episode in each of `slots`, its noise drawn from its seed.

@@ -2,7 +2,7 @@
 
     a* = argmax_i  mean_e Q_e(s, a_i) - k std_e Q_e(s, a_i)         (IDQL, arXiv 2304.10573, with a lower bound)
 
-Where the critics cannot tell the candidates apart the first one is taken: a plain sample of the policy.
+Where the critics cannot tell the candidates apart the first one is taken: what the policy would do by itself.
 """
 
 from __future__ import annotations
@@ -18,21 +18,42 @@ class BestOfN(Policy):
     """`n` candidates, the first half from `base`, the second from `anchor` (none: all from `base`).
 
     `explore` adds N(0, explore^2), in units of half the action range, to every second candidate: for collection; a
-    policy that is evaluated or deployed has 0.
+    policy that is evaluated or deployed has 0, and its `jitter`, without which a deterministic policy would have nothing to choose among.
     """
 
-    def __init__(self, *, base: dict, critic: dict, anchor: dict | None = None, n: int = 16, k: float = 1.0, **shape):
-        super().__init__(base=base, critic=critic, anchor=anchor, n=n, k=k, **shape)
+    def __init__(
+        self,
+        *,
+        base: dict,
+        critic: dict,
+        anchor: dict | None = None,
+        n: int = 16,
+        k: float = 1.0,
+        jitter: float = 0.0,
+        **shape,
+    ):
+        super().__init__(
+            base=base, critic=critic, anchor=anchor, n=n, k=k, **({"jitter": jitter} if jitter else {}), **shape
+        )
+        self.jitter = jitter
         self.base, self.anchor = build(base), build(anchor) if anchor else None
         self.critic = Critic(**critic)
         self.n, self.k, self.explore = n, k, 0.0
 
     @classmethod
-    def of(cls, base: Policy, critic: Critic, anchor: Policy | None = None, n: int = 16, k: float = 1.0) -> BestOfN:
+    def of(
+        cls,
+        base: Policy,
+        critic: Critic,
+        anchor: Policy | None = None,
+        n: int = 16,
+        k: float = 1.0,
+        jitter: float = 0.0,
+    ) -> BestOfN:
         """A wrapper around existing nets (shared, not copied)."""
         shape = {key: base.spec[key] for key in (*SHAPE, "robot", "obs_keys") if key in base.spec}
         made = cls(
-            base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, **shape
+            base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, jitter=jitter, **shape
         )  # fmt: skip
         made.to(base.device)  # its own bounds
         made.base, made.critic, made.anchor = base, critic, anchor
@@ -54,14 +75,16 @@ class BestOfN(Policy):
         parts = []
         for policy, part in ((self.base, noise[:, :own]), (self.anchor, noise[:, own:])):
             if policy is not None and part.shape[1]:
+                if policy.greedy:  # its first candidate is what it would do by itself
+                    part = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], 1)
                 many = obs.repeat_interleave(part.shape[1], 0)
                 parts.append(policy.sample(many, part.flatten(0, 1)).unflatten(0, part.shape[:2]))
         return torch.cat(parts, 1)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         actions = self.candidates(obs, noise[:, 0])
-        if self.explore:
-            jitter = noise[:, 1, ..., : self.action_steps, :] * self.half_range * self.explore
+        if amount := max(self.explore, self.jitter):
+            jitter = noise[:, 1, ..., : self.action_steps, :] * self.half_range * amount
             jitter[:, ::2] = 0
             actions = actions + jitter
         actions = self.bounded(actions)

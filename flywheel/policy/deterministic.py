@@ -12,6 +12,8 @@ from flywheel.policy.base import Policy, masked_mean
 class Deterministic(Policy):
     """a = middle + half * tanh(net(obs)) + explore * half * noise; `explore` is 0 but for collection."""
 
+    fixed = True
+
     def __init__(self, *, width: int = 256, depth: int = 2, activation: str = "silu", **base):
         super().__init__(width=width, depth=depth, activation=activation, **base)
         self.net = mlp(self.features, self.horizon * self.action_dim, width, depth, activation)

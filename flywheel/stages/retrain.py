@@ -76,13 +76,18 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     def actor(explore: float):
         """Whoever acts now: the plain policy until there are critics that have learnt."""
         if memory["round"] == 0 and critic is None:
-            return anchor
-        made = BestOfN.of(acting, judging, anchor, n=int(collect["n"]), k=float(collect["k"]))
+            return anchor.collecting(explore) if explore else anchor
+        n, k, fixed = int(collect["n"]), float(collect["k"]), acting.fixed
+        made = BestOfN.of(acting, judging, anchor, n=n, k=k, jitter=float(collect["explore"]) if fixed else 0.0)
         made.explore = explore
         return made.eval()
 
     def pools():
         return _rounds.pools(cfg, run, corpus, memory, inputs, parts)
+
+    def late(k: int) -> bool:
+        """Is the budget spent before this round's episode k? The first round is always whole."""
+        return memory["round"] > 0 and run.out_of_time([memory["round"], 0, k])
 
     def gather_round(learning, memory):
         n = int(collect["episodes"])
@@ -90,7 +95,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         chosen = _inputs.seeds("collect", cfg, memory["round"] * n, n)
         with progress(f"collect round {memory['round']}", n) as tick:
             acts = actor(float(collect["explore"]))
-            done, counts = rollout(env, acts, chosen, origin=origin, starts=starts, progress=tick)
+            done, counts = rollout(env, acts, chosen, origin=origin, starts=starts, progress=tick, late=late)
         own = [e.success for e in done if "start_from" not in e.meta]
         started = [e.success for e in done if "start_from" in e.meta]
         more = {
