@@ -25,16 +25,11 @@ ROWS = ROOT / "benchmarks" / "results"
 SEEDS = (1, 2, 3)
 NAMES = ("pretrained", "retrained", "best-of-N")
 
-JOBS: dict[str, list[str]] = {}
-for _seed in SEEDS:
-    JOBS[f"lift-{_seed}"] = [f"seed={_seed}"]
-for _seed in SEEDS:
-    JOBS[f"door-policy-{_seed}"] = ["experiment=adroit_door_policy", f"seed={_seed}"]
+TASKS = ("lift", "insert", "push")
+
+JOBS: dict[str, list[str]] = {f"{task}-{seed}": [f"task={task}", f"seed={seed}"] for task in TASKS for seed in SEEDS}
+JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
 JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
-JOBS["lift-diffusion-1"] = ["policy=diffusion", "seed=1"]
-for _seed in SEEDS:
-    JOBS[f"lift-anchor-{_seed}"] = [f"seed={_seed}", "retrain.restart=anchor"]
-    JOBS[f"lift-recap-{_seed}"] = [f"seed={_seed}", "policy.condition=true", "retrain.algorithm=recap"]
 
 
 def run(job: str) -> dict:
@@ -46,18 +41,27 @@ def run(job: str) -> dict:
     if out.returncode:
         sys.exit(f"{job} failed: {out.stdout}")
     result = json.loads(out.stdout.splitlines()[-1])
-    from flywheel.run import Store
+    from flywheel.run import Store, source_commit
 
     store = Store(place)
     night = store.find(result["run"])
-    parts = {name.split("/")[0]: store.find(name) for name in night["content"]["runs"]}
+    runs = [store.find(name) for name in night["content"]["runs"]]
+    parts = {done["stage"]: done for done in runs}
+    base = night["content"]["table"][0]["checkpoint"]
+    curves = {
+        d["identity"]["config"]["policy"]["kind"]: d["content"]["curve"] for d in runs if d["stage"] == "pretrain"
+    }
     return {
         "job": job,
         "command": "flywheel nightly " + " ".join(JOBS[job]),
+        "commit": source_commit(),
+        "base": next((r["policy"] for r in night["content"]["tournament"] if r["checkpoint"] == base), None),
+        "tournament": night["content"]["tournament"],
+        "curves": {kind: [[p["updates"], p.get("success")] for p in curve] for kind, curve in curves.items()},
+        "flow": flow(store, runs, job),
         "status": night["result"]["status"],
         "seconds": round(time.monotonic() - began) if result["status"] != "noop" else night["result"]["seconds"],
         "table": night["content"]["table"],
-        "curve": parts["pretrain"]["content"]["curve"],
         "history": parts["retrain"]["content"]["history"],
         "retrain": parts["retrain"]["result"]["metrics"],
         "ingest": parts["ingest"]["result"]["metrics"],
@@ -65,6 +69,19 @@ def run(job: str) -> dict:
         "steps": spent(store, night),
         "machine": machine(),
     }
+
+
+def flow(store, runs: list[dict], job: str) -> dict | None:
+    """How well the flow policy of the night's tournament clones, on the report seeds (the base has been played there anyhow)."""
+    made = [d for d in runs if d["stage"] == "pretrain" and d["identity"]["config"]["policy"]["kind"] == "flow"]
+    if not made:
+        return None
+    words = [*JOBS[job], f"checkpoint={made[0]['result']['outputs']['checkpoint']}", "episodes=300"]
+    words = [w for w in words if not w.startswith("experiment=")]
+    command = [sys.executable, "-m", "flywheel.app", "evaluate", *words, "--json", f"store={store.root}"]
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
+    metrics = json.loads(out.stdout.splitlines()[-1])["metrics"]
+    return {k: metrics[k] for k in ("success", "n", "ci95")}
 
 
 def spent(store, night: dict) -> dict[str, int]:
@@ -92,140 +109,141 @@ def rate(row: dict) -> str:
     return f"{row['success']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def page(rows: dict[str, dict]) -> str:
-    """docs/results.md from the rows there are."""
+def pooled(found: list[dict]) -> str:
     from flywheel.stats import wilson
 
+    n, k = sum(r["n"] for r in found), round(sum(r["success"] * r["n"] for r in found))
+    low, high = wilson(k, n)
+    return f"{k / n:.3f} [{low:.3f}, {high:.3f}], n = {n}"
+
+
+def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
+    """One line a seed: the policies on report seeds, what the gate said, and what it cost."""
+    lines = [
+        "| seed | base | pretrained | retrained | best-of-N | p | gate | steps: collection | gate | report | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for seed in SEEDS:
+        if row := rows.get(f"{prefix}-{seed}"):
+            by = {r["policy"]: r for r in row["table"]}
+            cells = [rate(by[n]) if n in by else "-" for n in NAMES]
+            p = f"{by['best-of-N']['p']:.1g}" if "p" in by.get("best-of-N", {}) else "-"
+            verdict = "promoted" if row["status"] == "done" else row["status"]
+            lines.append(
+                f"| {seed} | {row['base'] or '-'} | {' | '.join(cells)} | {p} | {verdict} | {row['retrain']['steps']:,} | {row['steps']['gate']:,} | "
+                f"{row['steps']['report']:,} | {row['seconds'] / 60:.1f} |"
+            )
+    lines.append("")
+    for name in NAMES:
+        found = [r for s in SEEDS if (row := rows.get(f"{prefix}-{s}")) for r in row["table"] if r["policy"] == name]
+        if len(found) == len(SEEDS):
+            lines.append(f"Pooled, {name}: {pooled(found)}.  ")
+    return [*lines, ""]
+
+
+def tournaments(rows: dict[str, dict]) -> list[str]:
+    """The classes of policy that each night compared, on the seeds that it chose by."""
+    lines = ["| task, seed | flow | deterministic | diffusion | gaussian | the base |", "|---|---|---|---|---|---|"]
+    for job in (f"{task}-{seed}" for task in TASKS for seed in SEEDS):
+        if job in rows:
+            by = {r["policy"]: r for r in rows[job]["tournament"]}
+            cells = [
+                f"{by[k]['success']:.2f} of {by[k]['n']}" if k in by else "-"
+                for k in ("flow", "deterministic", "diffusion", "gaussian")
+            ]
+            lines.append(f"| {job.replace('-', ', ')} | {' | '.join(cells)} | {rows[job]['base']} |")
+    lines += ["", "Training curves on 100 gate seeds, success by updates:", ""]
+    lines += [
+        "| task, seed, class | " + " | ".join(f"{u:,}" for u in range(2000, 16001, 2000)) + " |",
+        "|---" * 9 + "|",
+    ]
+    for job in (f"{task}-{seed}" for task in TASKS for seed in SEEDS):
+        for kind, curve in rows.get(job, {}).get("curves", {}).items():
+            seen = {u: f"{s:.2f}" for u, s in curve}
+            lines.append(
+                f"| {job.replace('-', ', ')}, {kind} | "
+                + " | ".join(seen.get(u, "") for u in range(2000, 16001, 2000))
+                + " |"
+            )
+    return [*lines, ""]
+
+
+def human(row: dict) -> list[str]:
+    """The door from 25 human demonstrations: where imitation alone does not get, and how the rounds got there."""
+    back = row["ingest"]["replay"]
+    palm, hinge = back["palm_m median error"]["all"], back["hinge_rad peak error"]["all"]
+    limits = [k for k in row["table"][0] if "_within_" in k]
+    lines = [
+        "## 25 human demonstrations: Adroit door", "", "`flywheel nightly experiment=adroit_door seed=1`.", "",
+        f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge angle within 0.02 rad of the "
+        f"recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}).", "",
+        "| policy | " + " | ".join(limits) + " |", "|---" * (1 + len(limits)) + "|",
+    ]  # fmt: skip
+    lines += [f"| {r['policy']} | " + " | ".join(rate(r[k]) for k in limits) + " |" for r in row["table"]]
+    lines += [
+        "",
+        f"{row['retrain']['steps']:,} environment steps of collection (gate {row['steps']['gate']:,}, report {row['steps']['report']:,}) in "
+        f"{row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.", "",
+        "| environment steps | scored | collected from the own reset (12 episodes) | collected along demonstrations | the window begins at |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for h in row["history"]:
+        low, own, far = ("-" if h.get(k) is None else f"{h[k]:.2f}" for k in ("window_low", "success", "from_demos"))
+        lines.append(f"| {h['steps']:,} | {rate(h['scored']) if 'scored' in h else ''} | {own} | {far} | {low} |")
+    return [*lines, ""]
+
+
+GONE = """Gone from this page since the base is the best imitation there is, trained to its plateau: the rows of the Adroit door from six episodes of
+a trained policy (imitation stopped at 3,000 updates, 0.558, and what came after was imitation's own), those that compared where a round's policy
+begins (from the anchor, from the last round, advantage-conditioned) on such a base, and a diffusion policy against it."""
+
+
+def page(rows: dict[str, dict]) -> str:
+    """docs/results.md from the rows there are."""
     lines = ["# Results", "", "Made by `make results` (benchmarks/results.py); rows in benchmarks/results/.", ""]
     if rows:
         facts = next(iter(rows.values()))["machine"]
         lines += [
-            ", ".join(f"{k} {v}" for k, v in facts.items()) + ". Success: the predicate was true at any control step;"
-        ]
-        lines += [
-            "95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided McNemar test against",
-            "the pretrained policy on the same seeds.",
+            ", ".join(f"{k} {v}" for k, v in facts.items())
+            + ". Success: what the task says (lift, insert, push: the predicate held for 10 "
+            "steps); 95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided McNemar test against the base on the same seeds.",
             "",
         ]
-
-    def table(prefix: str) -> None:
-        lines.extend(
-            [
-                "| seed | pretrained | retrained | best-of-N | p | gate | steps: collection | gate | report | minutes |",
-                "|---|---|---|---|---|---|---|---|---|---|",
-            ]
-        )
-        for seed in SEEDS:
-            if row := rows.get(f"{prefix}-{seed}"):
-                by = {r["policy"]: r for r in row["table"]}
-                cells = [rate(by[n]) if n in by else "-" for n in NAMES]
-                p = by["best-of-N"].get("p") if "best-of-N" in by else None
-                verdict = "promoted" if row["status"] == "done" else row["status"]
-                lines.append(
-                    f"| {seed} | {' | '.join(cells)} | {p:.1g} | {verdict} | {row['retrain']['steps']:,} | {row['steps']['gate']:,} | {row['steps']['report']:,} | {row['seconds'] / 60:.1f} |"
-                )
-        for name in NAMES:
-            found = [
-                r for s in SEEDS if (row := rows.get(f"{prefix}-{s}")) for r in row["table"] if r["policy"] == name
-            ]
-            if len(found) == len(SEEDS):
-                n = sum(r["n"] for r in found)
-                k = round(sum(r["success"] * r["n"] for r in found))
-                low, high = wilson(k, n)
-                lines.append(f"\nPooled, {name}: {k / n:.3f} [{low:.3f}, {high:.3f}], n = {n}.")
-        lines.append("")
-
     lines += [
-        "## The default nightly: lift",
+        "## The default nightly",
         "",
-        "`make nightly`, i.e. `flywheel nightly seed=S`. Pretrained is the best of behaviour cloning along its own curve (12,000 updates, a point every 2,000, 100 gate seeds each); retraining begins at the best point up to 6,000 and adds 6 rounds of 1,000 updates, so that it never has more behind it.",
+        "`flywheel nightly task=TASK seed=S`. The base is the best of four classes of policy, each trained to the plateau of its own curve.",
         "",
     ]
-    table("lift")
-    if "lift-diffusion-1" in rows:
+    for task in TASKS:
+        if any(f"{task}-{seed}" in rows for seed in SEEDS):
+            lines += [f"### {task}", "", *night_table(rows, task)]
+    lines += [
+        "## The tournament that the base comes from",
+        "",
+        "Successive halving on seeds of its own: the better half plays on.",
+        "",
+        *tournaments(rows),
+    ]
+    clones = [[rows[f"{t}-{s}"]["flow"] for s in SEEDS if rows.get(f"{t}-{s}", {}).get("flow")] for t in TASKS]
+    told = [f"{t} {pooled(found)}" for t, found in zip(TASKS, clones, strict=True) if len(found) == len(SEEDS)]
+    if told:
+        lines += [f"The flow policy alone, three training seeds pooled, on report seeds: {'; '.join(told)}.", ""]
+    if any(job.startswith("door-policy") for job in rows):
         lines += [
-            "### With a diffusion policy",
+            "## Six episodes of a trained policy: Adroit door",
             "",
-            "`flywheel nightly policy=diffusion seed=S`: it predicts the action.",
+            "`flywheel nightly experiment=adroit_door_policy seed=1` (at 1.35 rad, 200 steps).",
             "",
         ]
-        table("lift-diffusion")
-    lines += [
-        "## Six episodes of a trained policy: Adroit door",
-        "",
-        "`flywheel nightly experiment=adroit_door_policy seed=S` (at 1.35 rad, 200 steps).",
-        "",
-    ]
-    table("door-policy")
-    for seed in SEEDS:
-        if row := rows.get(f"door-policy-{seed}"):
-            steps = ", ".join(f"{h['steps']:,}: {h['success']:.2f}" for h in row["history"])
-            lines.append(f"- seed {seed}, success of each round's 64 collected episodes by environment steps: {steps}")
+        lines += night_table(rows, "door-policy")
     if row := rows.get("door-human-1"):
-        back = row["ingest"]["replay"]
-        palm, hinge = back["palm_m median error"]["all"], back["hinge_rad peak error"]["all"]
-        lines += [
-            "",
-            "## 25 human demonstrations: Adroit door",
-            "",
-            "`flywheel nightly experiment=adroit_door seed=1`.",
-            "",
-        ]
-        lines += [
-            f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge angle within 0.02 rad of the recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}).",
-            "",
-        ]
-        lines += [
-            "| policy | " + " | ".join(k for k in row["table"][0] if "_within_" in k) + " |",
-            "|---" * (1 + sum("_within_" in k for k in row["table"][0])) + "|",
-        ]
-        for r in row["table"]:
-            lines.append(f"| {r['policy']} | " + " | ".join(rate(v) for k, v in r.items() if "_within_" in k) + " |")
-        lines += [
-            "",
-            f"{row['retrain']['steps']:,} environment steps of collection (gate {row['steps']['gate']:,}, report {row['steps']['report']:,}) in {row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.",
-            "",
-        ]
-        lines += [
-            "Success over rounds; scored: best-of-N without noise on 96 gate seeds, from the task's own reset. The base: "
-            + rate(row["curve"][-1])
-            + ".",
-            "",
-            "| environment steps | scored | collected from the own reset (12 episodes) | collected along demonstrations | the window begins at |",
-            "|---|---|---|---|---|",
-        ]
-        for h in row["history"]:
-            low = "-" if h.get("window_low") is None else f"{h['window_low']:.2f}"
-            own = "-" if h["success"] is None else f"{h['success']:.2f}"
-            far = "-" if h["from_demos"] is None else f"{h['from_demos']:.2f}"
-            lines.append(f"| {h['steps']:,} | {rate(h['scored']) if 'scored' in h else ''} | {own} | {far} | {low} |")
-    study = [
-        ("lift", "from the last round (the default)"),
-        ("lift-anchor", "from the anchor (`retrain.restart=anchor`)"),
-        (
-            "lift-recap",
-            "from the last round, advantage-conditioned (`retrain.algorithm=recap`, which has 4 rounds of 1,500 and 1,500 updates)",
-        ),
-    ]
-    if all(rows.get(f"{p}-{s}") for p, _ in study for s in SEEDS):
-        lines += [
-            "",
-            "## Where a round's policy begins, and on what it trains: lift",
-            "",
-            "| policy starts | retrained, 3 seeds pooled | best-of-N, 3 seeds pooled |",
-            "|---|---|---|",
-        ]
-        for prefix, words in study:
-            cells = []
-            for name in NAMES[1:]:
-                found = [r for s in SEEDS for r in rows[f"{prefix}-{s}"]["table"] if r["policy"] == name]
-                n, k = sum(r["n"] for r in found), round(sum(r["success"] * r["n"] for r in found))
-                cells.append(f"{k / n:.3f} [{wilson(k, n)[0]:.3f}, {wilson(k, n)[1]:.3f}]")
-            lines.append(f"| {words} | {' | '.join(cells)} |")
+        lines += human(row)
+    lines += [GONE, ""]
     import offline
     import scores
 
-    return "\n".join([*lines, "", *offline.section(), *scores.section(scores.read())]).rstrip("\n") + "\n"
+    return "\n".join([*lines, *offline.section(), *scores.section(scores.read())]).rstrip("\n") + "\n"
 
 
 def main() -> None:
