@@ -325,8 +325,8 @@ def serve(pipe: int, shared: int, life: int) -> None:
                     board = _Board(shared, batch.num_envs, batch.obs_dim, batch.action_dim)
                     value = {key: getattr(batch, key) for key in SAYS}
                     value |= {
-                        "discrete": batch.discrete is not None,
-                        "one_hot": batch.one_hot is not None,
+                        "discrete": batch.discrete,
+                        "one_hot": batch.one_hot,
                         "holds": hasattr(batch, "hold_action"),
                     }
                 elif method == "run":

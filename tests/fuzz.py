@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fuzz_inputs
 import gymnasium as gym
 import numpy as np
+from small import outcome
 
 from flywheel import config, run
 from flywheel.log import progress
@@ -108,7 +109,7 @@ def ingest(folder, name):
     words = ["task=gym", "task.id=fuzz:Any-v0", "task.max_steps=9", f"format={name}"]
     words += ["obs_keys=[a,b]"] if name == "robomimic_hdf5" else []
     cfg = config.compose("ingest", {"source": str(folder / "source")}, words)
-    made = run.execute("ingest", cfg, run.Store(folder / "store"))
+    made = outcome("ingest", cfg, run.Store(folder / "store"))
     opened = watch.end()
     assert not opened, (name, done, opened)
     return judged(folder, name, made, done)

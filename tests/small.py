@@ -64,3 +64,14 @@ def learner(name: str, shape: dict, device: str = "cpu", **more):
     teacher = {"teacher": base.build({**spec, "kind": "flow"})} if name == "consistency" else {}
     table["critic"] = {**(table.get("critic") or {}), "width": 16}
     return pretrain.learner(table, policy, {"seed": 1, "device": device, "task": {"reward": "env"}}, nets=teacher)
+
+
+def outcome(stage: str, cfg: dict, place) -> dict:
+    """What a stage answers, also where it says that it failed."""
+    from flywheel import run
+    from flywheel.ending import Failed
+
+    try:
+        return run.execute(stage, cfg, place)
+    except Failed as failed:
+        return {**failed.result, "status": "failed", "error": str(failed)}

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import toy
+from small import outcome
 
 from flywheel import config, run
 from flywheel.episode import Episode, EpisodeError, check
@@ -15,7 +16,7 @@ from flywheel.stages import ingest
 def execute(store, stage="ingest", **words):
     typed = {k: str(v) for k, v in words.items() if k in config.AS_TYPED}
     others = [f"{k}={v}" for k, v in words.items() if k not in config.AS_TYPED]
-    return run.execute(stage, config.compose(stage, typed, [*toy.TASK, *others]), run.Store(store))
+    return outcome(stage, config.compose(stage, typed, [*toy.TASK, *others]), run.Store(store))
 
 
 def test_every_format_reads_lazily_and_says_what_it_wants(tmp_path):

@@ -358,7 +358,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_ends_no_run_for_good(tmp_
         return whole(self, *given, **more) * (float("nan") if bad else 1.0)
 
     monkeypatch.setattr(Flow, "bc_loss", bc_loss)
-    code, out = call(*PRETRAIN, at, capsys=capsys)
+    code, out = call(*PRETRAIN, "algorithm.cadence.improve=200", at, capsys=capsys)
     assert (code, out["status"]) == (0, "done") and "was not finite in 10 updates in a row" in out["stopped"]
     policy = Store(tmp_path / "store").load(out["outputs"]["checkpoint"])
     assert out["metrics"]["updates"] <= 30 and all(torch.isfinite(p).all() for p in policy.parameters())

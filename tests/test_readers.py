@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import test_formats as written
 import toy
+from small import outcome
 
 from flywheel import bounds, config, run
 from flywheel.corpus import Corpus, quality
@@ -26,7 +27,7 @@ CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.re
 def take(store, source, format, *words, task=ANY):
     """Ingest; the result."""
     cfg = config.compose("ingest", {"source": str(source)}, [*task, f"format={format}", *words])
-    return run.execute("ingest", cfg, run.Store(store))
+    return outcome("ingest", cfg, run.Store(store))
 
 
 def reasons(store, made):
