@@ -58,7 +58,6 @@ def run(job: str) -> dict:
         "base": next((r["policy"] for r in night["content"]["tournament"] if r["checkpoint"] == base), None),
         "tournament": night["content"]["tournament"],
         "curves": {kind: [[p["updates"], p.get("success")] for p in curve] for kind, curve in curves.items()},
-        "flow": flow(store, runs, job),
         "status": night["result"]["status"],
         "seconds": round(time.monotonic() - began) if result["status"] != "noop" else night["result"]["seconds"],
         "table": night["content"]["table"],
@@ -69,19 +68,6 @@ def run(job: str) -> dict:
         "steps": spent(store, night),
         "machine": machine(),
     }
-
-
-def flow(store, runs: list[dict], job: str) -> dict | None:
-    """How well the flow policy of the night's tournament clones, on the report seeds (the base has been played there anyhow)."""
-    made = [d for d in runs if d["stage"] == "pretrain" and d["identity"]["config"]["policy"]["kind"] == "flow"]
-    if not made:
-        return None
-    words = [*JOBS[job], f"checkpoint={made[0]['result']['outputs']['checkpoint']}", "episodes=300"]
-    words = [w for w in words if not w.startswith("experiment=")]
-    command = [sys.executable, "-m", "flywheel.app", "evaluate", *words, "--json", f"store={store.root}"]
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
-    metrics = json.loads(out.stdout.splitlines()[-1])["metrics"]
-    return {k: metrics[k] for k in ("success", "n", "ci95")}
 
 
 def spent(store, night: dict) -> dict[str, int]:
@@ -200,6 +186,8 @@ begins (from the anchor, from the last round, advantage-conditioned) on such a b
 
 def page(rows: dict[str, dict]) -> str:
     """docs/results.md from the rows there are."""
+    import cloning
+
     lines = ["# Results", "", "Made by `make results` (benchmarks/results.py); rows in benchmarks/results/.", ""]
     if rows:
         facts = next(iter(rows.values()))["machine"]
@@ -225,10 +213,7 @@ def page(rows: dict[str, dict]) -> str:
         "",
         *tournaments(rows),
     ]
-    clones = [[rows[f"{t}-{s}"]["flow"] for s in SEEDS if rows.get(f"{t}-{s}", {}).get("flow")] for t in TASKS]
-    told = [f"{t} {pooled(found)}" for t, found in zip(TASKS, clones, strict=True) if len(found) == len(SEEDS)]
-    if told:
-        lines += [f"The flow policy alone, three training seeds pooled, on report seeds: {'; '.join(told)}.", ""]
+    lines += cloning.section(cloning.read())
     if any(job.startswith("door-policy") for job in rows):
         lines += [
             "## Six episodes of a trained policy: Adroit door",

@@ -9,7 +9,7 @@ from typing import Any
 
 INF = float("inf")
 NUMBERS: dict[str, tuple[type, float, float]] = {  # key: whole or not, least, most
-    "batch_size": (int, 2, 1e6),
+    "batch_size": (int, 1, 1e6),
     "gamma": (float, 0, 1),
     "score_every": (int, 0, INF),
     "score_episodes": (int, 0, 1250),

@@ -469,7 +469,7 @@ def test_fishers_test_by_hand():
 def test_values_are_refused_by_their_key(capsys):
     """findings E2: a wrong value names its key, what it is, and what was expected; so does a key that nobody reads."""
     for bad, text in [
-        (["pretrain", "batch_size=abc"], "batch_size=abc; expected a whole number from 2"),
+        (["pretrain", "batch_size=abc"], "batch_size=abc; expected a whole number from 1"),
         (["pretrain", "gamma=2"], "gamma=2; expected a number from 0 to 1"),
         (["evaluate", "checkpoint=x", "num_envs=0"], "num_envs=0; expected"),
         (["retrain", "collect.n=0"], "collect.n=0; expected"),
