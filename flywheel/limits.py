@@ -53,7 +53,13 @@ PARTS = {  # of a config: the names in it that have limits
     "algorithm.cadence": {"rounds", "evaluate", "improve", "warmup"},
     "algorithm.critic": {"members", "width", "depth"},
 }  # fmt: skip
-CHOICES = {"restart": ("last", "anchor"), "block": ("gate", "report", "collect"), "check": (None, "replay")}
+CHOSEN = 2500  # episodes of a choice at most: the next seeds are another question's (stages/choose.py)
+CHOICES = {
+    "restart": ("last", "anchor"),
+    "block": ("gate", "report", "collect"),
+    "check": (None, "replay"),
+    "what": ("base", "candidate"),
+}
 TABLE = {  # keys of an algorithm's table
     "name", "source", "cadence", "advantage", "evaluate", "improve", "gate", "lag", "mixture", "act", "collect", "explore", "lr",
     "schedule", "noise", "critic", "clip", "weight_decay", "optimiser", "precision", "compile",
@@ -81,6 +87,10 @@ def check(cfg: dict[str, Any], where: str = "") -> None:
     for key, allowed in CHOICES.items():
         if key in cfg and cfg[key] not in allowed:
             raise UsageError(f"{where}{key}={cfg[key]}; expected {' or '.join(str(a) for a in allowed)}")
+    if "checkpoints" in cfg:
+        number(f"{where}episodes", cfg["episodes"], int, 1, CHOSEN)
+        if cfg["checkpoints"] != "???" and (not isinstance(cfg["checkpoints"], list) or not cfg["checkpoints"]):
+            raise UsageError(f"{where}checkpoints={cfg['checkpoints']}; expected some, as in '[NAME@ID, NAME@ID]'")
     if isinstance(cfg.get("task"), dict):
         own = cfg["task"].get("name") not in (None, "gym")
         known(cfg["task"], TASK - (GYM if own else set()), f"{where}task.")
