@@ -64,6 +64,18 @@ def split(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return typed, overrides
 
 
+def value_of(key: str, value: str) -> Any:
+    """The value of key=value outside Hydra: text where it is taken as typed, else what YAML reads in it."""
+    import yaml
+
+    if value in ("null", "None", ""):
+        return None
+    try:
+        return value if key in AS_TYPED - {"rounds"} else yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"{key}={value}: this is no value that YAML reads") from None
+
+
 def folder() -> Path:
     """Where conf/ lies."""
     import flywheel_conf

@@ -4,7 +4,8 @@ import pytest
 import toy
 from small import LITTLE, call, words
 
-from flywheel import config, lineage, nightly, run
+from flywheel import chain, complete, config, lineage, nightly, run
+from flywheel.stages import _inputs, promote
 
 
 @pytest.fixture
@@ -97,3 +98,91 @@ def test_what_a_night_wrote_when_it_began_may_be_damaged(copied, night, capsys):
     again = [w.replace(str(folder / "store"), str(place.root)) for w in words(folder, "retrain.batch_size=16")]
     assert call(*again, capsys=capsys)[0] == 0
     assert place.runs("nightly")[-1]["content"]["night"] == 1
+
+
+def test_a_refusal_too_is_against_production_as_it_is(three, capsys, monkeypatch):
+    """findings A3: production moved while the gate played: what would have been refused against the old one is asked again."""
+    place, at, name, refs = three
+    whole, asked = promote._compare, []
+
+    def meanwhile(cfg, run, incumbent, attempt):
+        told = whole(cfg, run, incumbent, attempt)
+        asked.append(incumbent)
+        if attempt == 0:
+            place.names.promote(name, refs[1].partition("@")[2], "", "by another hand")
+        return {**told, "metrics": {**told["metrics"], "p": 1.0}}
+
+    monkeypatch.setattr(promote, "_compare", meanwhile)
+    code, out = call("promote", refs[2], "episodes=8", *at, capsys=capsys)
+    assert (code, out["status"]) == (0, "refused") and asked == [refs[0], refs[1]]
+    assert out["outputs"]["checkpoint"] == refs[1] and place.names.log(name)[-1]["over"] == refs[1].partition("@")[2]
+
+
+def test_an_entry_that_is_gone_is_found(three, capsys):
+    """findings A9: a hole in a log of names, or no first entry, is said; it does not make the log end there."""
+    place, _, name, _ = three
+    for number in (2, 1):
+        file = place.names.path / name / f"0000000{number}.json"
+        data = file.read_bytes()
+        file.unlink()
+        with pytest.raises(chain.ChainError, match="is gone, and later ones are there"):
+            place.names.resolve(name)
+        code, out = call("fsck", f"store={place.root}", capsys=capsys)
+        assert code == 1 and any(f"0000000{number}.json: this entry is gone" in f for f in out["findings"])
+        file.write_bytes(data)
+    assert place.names.resolve(name)
+
+
+@pytest.mark.parametrize("words_", [["nightly", "--quick"], ["nigtly"], [], ["rollback", "policy/x", "--dry-run"]])
+def test_what_is_not_understood_ends_with_a_line_too(words_, capsys):
+    """findings B6: an unknown flag, an unknown command, none at all, a dry run of what has none: code 2, one object."""
+    code, out = call(*words_, capsys=capsys)
+    assert code == 2 and out["status"] == "failed" and out["error"]
+
+
+def test_a_dry_run_does_nothing(three, capsys):
+    """findings A6: of commands that are no stages there is none: it is refused, where it did the thing."""
+    place, _, name, refs = three
+    place.names.promote(name, refs[1].partition("@")[2], "", "by hand")
+    at = f"store={place.root}"
+    for command in (["rollback", name], ["gc", "apply=true"], ["corpus", "tombstone", "x", "message=y"], ["report"]):
+        assert call(*command, "--dry-run", at, capsys=capsys)[0] == 2
+    assert nightly.production(place, name) == refs[1]
+
+
+def test_a_replay_with_changes_reads_and_checks_them(three, capsys):
+    """findings A5: gamma=0.99 is the number that it was, batch_size=abc is refused, a nightly is no stage."""
+    place, _, _, _ = three
+    at, made = f"store={place.root}", place.runs("pretrain")[0]
+    name = f"pretrain/{made['key']}"
+    code, out = call("replay", name, "gamma=0.99", "demos={origin: null, failures: false}", at, capsys=capsys)
+    assert (code, out["status"], out["run"]) == (0, "noop", name)
+    for wrong in (
+        [name, "batch_size=abc"],
+        [name, "budget=4"],
+        [f"nightly/{place.runs('nightly')[0]['key']}", "seed=2"],
+    ):
+        code, out = call("replay", *wrong, at, capsys=capsys)
+        assert code == 2, out
+
+
+def test_completion_looks_into_the_store_that_is_typed(three, tmp_path):
+    """findings E: names come from store=DIR where the line has it."""
+    place, _, name, refs = three
+    found = complete.candidates(f"flywheel evaluate store={place.root} checkpoint={name}@", tmp_path / "none")
+    assert {f"checkpoint={ref}" for ref in refs} <= set(found)
+
+
+def test_rounds_end_where_the_seeds_of_a_night_do(three, capsys, monkeypatch):
+    """findings B4: more rounds than a night has seeds for end with what they have, in place of failing for good."""
+    _, at, _, refs = three
+    monkeypatch.setattr(_inputs, "NIGHT", 8)
+    monkeypatch.setattr(_inputs, "SCORING", 0)
+    own = [
+        "algorithm.cadence={rounds: 5, evaluate: 2, improve: 2}",
+        "collect.episodes=4",
+        "batch_size=8",
+        "score_episodes=0",
+    ]
+    code, out = call("retrain", f"checkpoint={refs[0]}", *own, *at, capsys=capsys)
+    assert code == 0 and out["metrics"]["rounds"] == 2, out
