@@ -154,8 +154,9 @@ def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str
         for part in PARTS:
             cfg[part] = handed_down(part, cfg)
             limits.check(cfg[part], f"{part}.")
-    elif cfg.get("rounds") is not None:
-        cfg["rounds"] = count(cfg["rounds"])
+    if cfg.get("rounds") is not None:
+        rounds = count(cfg["rounds"], more=stage == "nightly")
+        cfg["rounds"] = cfg["rounds"] if stage == "nightly" else rounds
     limits.check(cfg)
     seconds(cfg.get("budget"))
     return cfg
@@ -249,11 +250,13 @@ def _open(where: str) -> bool:
     return any(f".{part}" in f".{where}" for part in FREE)
 
 
-def count(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"rounds={text!r}; expected a whole number") from None
+def count(text: str, more: bool = False) -> int:
+    """The number of rounds, in a nightly also +N; UsageError for anything else."""
+    found = re.fullmatch(r"(\+?)0*([1-9]\d{0,8})", str(text))
+    if not found or (found[1] and not more):
+        what = "a whole number of at least 1" + (", or +N: N further rounds from the incumbent" if more else "")
+        raise UsageError(f"rounds={text}; expected {what}")
+    return int(found[2])
 
 
 def seconds(text: str | None) -> float | None:

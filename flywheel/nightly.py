@@ -133,6 +133,10 @@ def plan(cfg: dict[str, Any], place: runs.Store, budget: float | None = None) ->
 def look(cfg: dict[str, Any], place: runs.Store, work: Work) -> dict[str, Any]:
     """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or a new one."""
     source = default_source(cfg)
+    for stage in ("pretrain", "retrain"):  # refused now, not after hours
+        _inputs.belongs(stage, cfg[stage]["algorithm"])
+    if cfg["promote"].get("against"):
+        place.names.resolve(cfg["promote"]["against"])
     if source is not None:
         _ingest({**cfg["ingest"], "source": source}, work)
     pre = {**cfg["pretrain"], "demos": cfg["demos"], "data": cfg["data"]}

@@ -5,6 +5,7 @@ import toy
 from small import LITTLE, call, words
 
 from flywheel import chain, complete, config, lineage, nightly, run
+from flywheel.limits import UsageError
 from flywheel.stages import _inputs, promote
 
 
@@ -186,3 +187,43 @@ def test_rounds_end_where_the_seeds_of_a_night_do(three, capsys, monkeypatch):
     ]
     code, out = call("retrain", f"checkpoint={refs[0]}", *own, *at, capsys=capsys)
     assert code == 0 and out["metrics"]["rounds"] == 2, out
+
+
+@pytest.mark.parametrize(
+    "words_",
+    [
+        "pretrain algorithm.lr=abc", "pretrain algorithm.lr=-1", "pretrain algorithm.lr={policy: x}", "pretrain algorithm.optimiser=adam",
+        "pretrain task.success=sometimes", "pretrain task.reward=dense", "pretrain demos.failures=maybe", "retrain prior=perhaps",
+        "retrain rounds=+1", "retrain rounds=0", "nightly rounds=-1", "nightly rounds=+0", "nightly rounds=2.5",
+        "nightly retrain.algorithm.lr=-1", "online algorithm.collect.steps=0",
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_before_anything_begins(words_, tmp_path):
+    """findings E: with what it is and what was expected; also where a nightly hands it to a stage of hours later."""
+    stage, _, word = words_.partition(" ")
+    with pytest.raises(UsageError, match="expected"):
+        config.load(stage, [word, *toy.TASK], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words_",
+    [
+        "pretrain task.step_seconds=0", "pretrain algorithm.lr={policy: 1e-4}", "pretrain algorithm.schedule=null", "nightly rounds=+2",
+        "nightly rounds=3", "retrain rounds=3", "retrain prior=true", "pretrain task.success=held:5", "nightly task.reward=env",
+    ],
+)  # fmt: skip
+def test_a_right_value_is_not_refused(words_, tmp_path):
+    """findings E: task.step_seconds=0 steps environments in this process, as the message about a dead one says."""
+    stage, _, word = words_.partition(" ")
+    config.load(stage, [word, *toy.TASK], tmp_path)
+
+
+def test_a_nightly_refuses_at_once_what_a_later_stage_would(night, copied, capsys):
+    """findings E: an algorithm that retraining cannot take, something to measure against that is not there."""
+    place, (folder, _, _) = copied[0], night
+    before = len(place.runs())
+    for wrong in ("retrain.algorithm=ppo", "promote.against=policy/none"):
+        again = [w.replace(str(folder / "store"), str(place.root)) for w in words(folder, wrong)]
+        again = [w for w in again if not w.startswith("retrain.algorithm.")] if "ppo" in wrong else again
+        code, out = call(*again, capsys=capsys)
+        assert code == 1 and len(place.runs()) == before, out
