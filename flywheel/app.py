@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ def _ended(command: str, words: list[str], flags: set[str]) -> int:
     from flywheel import ending
     from flywheel.config import UsageError
 
+    asked = ending.Signals() if command in (*stages(), "replay") and ending.Signals.now is None else nullcontext()
     try:
-        result = _dispatch(command, words, "--dry-run" in flags)
+        with asked:  # from the first moment, not only once a stage is at work
+            result = _dispatch(command, words, "--dry-run" in flags)
         code = ending.CODES[result["status"]]
     except UsageError as error:
         return _usage(str(error), flags)
@@ -172,11 +175,12 @@ def _dispatch(command: str, words: list[str], dry: bool) -> dict[str, Any]:
 
 
 def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
-    from flywheel import config, run
+    from flywheel import config, ending, run
 
     if stage == "promote" and words and "=" not in words[0]:
         words = [f"checkpoint={words[0]}", *words[1:]]
     cfg = config.load(stage, words, place.root)
+    ending.check()
     if cfg.get("checkpoint") not in (None, "none") and not any(w.startswith("task") for w in words):
         cfg["task"] = place.names.resolve(cfg["checkpoint"]).get("task") or cfg["task"]  # the one it was trained on
     if stage == "nightly":

@@ -348,8 +348,10 @@ def _table(
             outcomes.append(columns["success"])
         if len(rows) > 1:
             n = min(len(outcomes[-1]), len(outcomes[0]))
-            rows[-1]["paired"] = stats.mcnemar(outcomes[-1][:n], outcomes[0][:n])
-            rows[-1]["p"] = rows[-1]["paired"]["p"]
+            done = store.read_json(place.root / "runs" / result["run"] / "_DONE.json")
+            test, how = (stats.mcnemar, "paired") if done["content"].get("seeded", True) else (stats.fisher, "unpaired")
+            rows[-1][how] = test(outcomes[-1][:n], outcomes[0][:n])
+            rows[-1]["p"] = rows[-1][how]["p"]
     return rows
 
 

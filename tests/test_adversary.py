@@ -1,5 +1,8 @@
 """What an adversary broke, each as it should be."""
 
+import os
+import signal
+
 import pytest
 import toy
 from small import LITTLE, call, words
@@ -227,3 +230,16 @@ def test_a_nightly_refuses_at_once_what_a_later_stage_would(night, copied, capsy
         again = [w for w in again if not w.startswith("retrain.algorithm.")] if "ppo" in wrong else again
         code, out = call(*again, capsys=capsys)
         assert code == 1 and len(place.runs()) == before, out
+
+
+def test_term_at_any_moment_ends_with_a_line(tmp_path, capsys, monkeypatch):
+    """findings B6: asked to stop while it still reads its configuration: code 143, one object, nothing begun."""
+    whole = config.load
+
+    def load(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*given)
+
+    monkeypatch.setattr(config, "load", load)
+    code, out = call("pretrain", f"store={tmp_path}", *toy.TASK, capsys=capsys)
+    assert (code, out["status"]) == (143, "stopped") and not (tmp_path / "runs").exists()

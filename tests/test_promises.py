@@ -599,6 +599,8 @@ def test_what_no_seed_decides_is_tested_unpaired_and_not_compared(tmp_path, caps
     assert flywheel("promote", refs[0])[0]["status"] == "done"
     out, said = flywheel("promote", refs[1], "episodes=8", "num_envs=4", "threads=1")
     assert "does not honour seeds" in said and "Fisher" in said and out["metrics"]["n"] == 8
+    told = flywheel("evaluate", f"checkpoint={refs[1]}", f"against={refs[0]}", "episodes=8", "num_envs=4")[0]["metrics"]
+    assert "p" in told["unpaired"] and "paired" not in told  # the same rule as the gate's
     out, said = flywheel("replay", out["run"])
     assert out["status"] == "done" and out["metrics"]["different"] == 0 and out["metrics"]["not_comparable"] >= 1, out
     assert "does not honour its seeds" in said
