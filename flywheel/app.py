@@ -175,7 +175,8 @@ def _dispatch(command: str, words: list[str], dry: bool) -> dict[str, Any]:
 
 
 def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
-    from flywheel import config, ending, run
+    from flywheel import config, ending, log, run
+    from flywheel.stages import _inputs
 
     if stage == "promote" and words and "=" not in words[0]:
         words = [f"checkpoint={words[0]}", *words[1:]]
@@ -183,6 +184,12 @@ def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
     ending.check()
     if cfg.get("checkpoint") not in (None, "none") and not any(w.startswith("task") for w in words):
         cfg["task"] = place.names.resolve(cfg["checkpoint"]).get("task") or cfg["task"]  # the one it was trained on
+    if "name" in cfg and (kept := _inputs.kept_name(cfg, place)):
+        log.say(f"  going on under the name that this store has: {kept}")
+        for part in (cfg, *(cfg[p] for p in config.PARTS if isinstance(cfg.get(p), dict) and "name" in cfg[p])):
+            part["name"] = kept
+        if stage == "distil":
+            cfg["checkpoint"] = cfg["checkpoint"] or kept
     if stage == "nightly":
         from flywheel import nightly
 

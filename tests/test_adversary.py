@@ -1,6 +1,7 @@
 """What an adversary broke, each as it should be."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -243,3 +244,15 @@ def test_term_at_any_moment_ends_with_a_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(config, "load", load)
     code, out = call("pretrain", f"store={tmp_path}", *toy.TASK, capsys=capsys)
     assert (code, out["status"]) == (143, "stopped") and not (tmp_path / "runs").exists()
+
+
+def test_a_store_of_an_older_flywheel_keeps_its_name(night, copied, capsys):
+    """findings A12: where production has the name that an older flywheel gave to the task, the night goes on from it, not from nothing."""
+    place, (folder, _, done) = copied[0], night
+    old, new = "policy/toy-Reach-v0", "policy/Reach-v0"
+    (place.names.path / new).rename(place.names.path / old)
+    shutil.rmtree(place.root / "runs" / "nightly")
+    again = [w.replace(str(folder / "store"), str(place.root)) for w in words(folder, "retrain.batch_size=16")]
+    code, out = call(*again, capsys=capsys)
+    assert code == 0 and place.names.names() == [old]
+    assert out["inputs"]["checkpoint"] == done["result"]["outputs"]["checkpoint"].replace(new, old)
