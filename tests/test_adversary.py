@@ -256,3 +256,22 @@ def test_a_store_of_an_older_flywheel_keeps_its_name(night, copied, capsys):
     code, out = call(*again, capsys=capsys)
     assert code == 0 and place.names.names() == [old]
     assert out["inputs"]["checkpoint"] == done["result"]["outputs"]["checkpoint"].replace(new, old)
+
+
+def test_a_budget_bounds_the_fitting_of_critics(three, monkeypatch):
+    """findings A7: offline RL whose budget is spent while critics are fitted ends there, hands over what it has, and replays."""
+    place, _, _, _ = three
+    asked, whole = [], run.Run.out_of_time
+
+    def spent(self, at):
+        asked.append(at)
+        self.deadline = float("inf") if len(asked) < 4 else 0.0
+        return whole(self, at)
+
+    own = ["algorithm=iql_one_step", "policy=gaussian", "algorithm.cadence={rounds: 1, evaluate: 9, improve: 10}"]
+    cfg = config.load("pretrain", [*own, *LITTLE, *toy.TASK, "num_envs=4"], place.root)
+    with monkeypatch.context() as patched:
+        patched.setattr(run.Run, "out_of_time", spent)
+        made = run.execute("pretrain", cfg, place, deadline=float("inf"))
+    assert (made["stopped"], made["metrics"]["updates"], len(asked)) == ("budget", 0, 4) and asked[-1] == 0.4
+    assert lineage.replay(made["run"], place)["metrics"]["different"] == 0
