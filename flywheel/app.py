@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     flags = {w for w in words if w in FLAGS}
     words = [w for w in words if w not in FLAGS]
     if unknown := [w for w in words if w.startswith("--")]:
-        return _usage(f"no flag {unknown[0]}. There are: {', '.join(FLAGS)}")
+        return _usage(f"no flag {unknown[0]}. There are: {', '.join(FLAGS)}", flags)
     if "--version" in flags:
         from flywheel import __version__
 
         print(__version__)
         return 0
     if not words:
+        if "--json" in flags and not flags & {"--help", "-h"}:
+            return _usage("no command; `flywheel --help` lists them", flags)
         print(_overview(), end="")
         return 0 if flags & {"--help", "-h"} else 2
     command, *rest = words
@@ -61,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if command not in (*stages(), *commands()):
         near = difflib.get_close_matches(command, (*stages(), *commands()), 1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        return _usage(f"no command {command!r}{hint} There are: {', '.join((*stages(), *commands()))}")
+        return _usage(f"no command {command!r}{hint} There are: {', '.join((*stages(), *commands()))}", flags)
     if flags & {"--help", "-h"}:
         print(_help(command), end="")
         return 0
@@ -76,8 +79,10 @@ def _ended(command: str, words: list[str], flags: set[str]) -> int:
     from flywheel import ending
     from flywheel.config import UsageError
 
+    asked = ending.Signals() if command in (*stages(), "replay") and ending.Signals.now is None else nullcontext()
     try:
-        result = _dispatch(command, words, "--dry-run" in flags)
+        with asked:  # from the first moment, not only once a stage is at work
+            result = _dispatch(command, words, "--dry-run" in flags)
         code = ending.CODES[result["status"]]
     except UsageError as error:
         return _usage(str(error), flags)
@@ -158,6 +163,10 @@ def _dispatch(command: str, words: list[str], dry: bool) -> dict[str, Any]:
     place, rest = _store(words)
     if command in stages():
         return _stage(command, rest, place, dry)
+    if dry:
+        from flywheel.config import UsageError
+
+        raise UsageError(f"--dry-run is for stages: {command} would do it. Nothing was done")
     if command == "replay":
         return _replay(rest, place)
     from flywheel import commands
@@ -166,13 +175,21 @@ def _dispatch(command: str, words: list[str], dry: bool) -> dict[str, Any]:
 
 
 def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
-    from flywheel import config, run
+    from flywheel import config, ending, log, run
+    from flywheel.stages import _inputs
 
     if stage == "promote" and words and "=" not in words[0]:
         words = [f"checkpoint={words[0]}", *words[1:]]
     cfg = config.load(stage, words, place.root)
+    ending.check()
     if cfg.get("checkpoint") not in (None, "none") and not any(w.startswith("task") for w in words):
         cfg["task"] = place.names.resolve(cfg["checkpoint"]).get("task") or cfg["task"]  # the one it was trained on
+    if "name" in cfg and (kept := _inputs.kept_name(cfg, place)):
+        log.say(f"  going on under the name that this store has: {kept}")
+        for part in (cfg, *(cfg[p] for p in config.PARTS if isinstance(cfg.get(p), dict) and "name" in cfg[p])):
+            part["name"] = kept
+        if stage == "distil":
+            cfg["checkpoint"] = cfg["checkpoint"] or kept
     if stage == "nightly":
         from flywheel import nightly
 
@@ -189,7 +206,9 @@ def _stage(stage: str, words: list[str], place, dry: bool) -> dict[str, Any]:
 
 
 def _replay(words: list[str], place) -> dict[str, Any]:
-    from flywheel import lineage, run
+    import time
+
+    from flywheel import config, limits, lineage, run
     from flywheel.config import UsageError
 
     names = [w for w in words if "=" not in w]
@@ -201,10 +220,17 @@ def _replay(words: list[str], place) -> dict[str, Any]:
     import yaml
 
     done = place.find(names[0])
+    if done["stage"] == "nightly":
+        raise UsageError(
+            "a nightly is replayed as it was; with changes replay one of its runs, or start another nightly"
+        )
     cfg = yaml.safe_load((place.dir(done) / "config.yaml").read_text())
     if unknown := set(changes) - set(cfg):
         raise UsageError(f"{done['stage']} has no {', '.join(unknown)}; it has: {', '.join(sorted(cfg))}")
-    return run.execute(done["stage"], {**cfg, **changes}, place)
+    cfg |= {key: config.value_of(key, value) for key, value in changes.items()}
+    limits.check(cfg)
+    budget = config.seconds(cfg.get("budget"))
+    return run.execute(done["stage"], cfg, place, deadline=time.monotonic() + budget if budget else None)
 
 
 def _tell(result: dict[str, Any]) -> None:

@@ -35,6 +35,11 @@ def entries(folder: Path) -> list[Entry]:
                 "file back from a copy of the store; `flywheel fsck` lists all that differs"
             )
         found.append(entry)
+    later = [p.name for p in folder.glob("[0-9]*.json") if p.stem.isdecimal() and int(p.stem) > len(found) + 1]
+    if later and not path.exists():  # else somebody appends as we look
+        raise ChainError(
+            f"{path}: this entry is gone, and later ones are there ({min(later)}). Bring the file back from a copy of the store"
+        )
     return found
 
 

@@ -34,6 +34,7 @@ def candidates(line: str, root: Path) -> list[str]:
     stages = sorted(p.stem for p in (config.folder() / "stage").glob("*.yaml"))
     words = line.split(" ")[1:]
     last, before = words[-1] if words else "", words[:-1]
+    root = next((Path(w[6:]).expanduser() for w in before if w.startswith("store=") and w[6:]), root)
     if not before:
         return _starting(last, [*stages, *commands(), "replay"])
     command = before[0]

@@ -64,6 +64,18 @@ def split(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return typed, overrides
 
 
+def value_of(key: str, value: str) -> Any:
+    """The value of key=value outside Hydra: text where it is taken as typed, else what YAML reads in it."""
+    import yaml
+
+    if value in ("null", "None", ""):
+        return None
+    try:
+        return value if key in AS_TYPED - {"rounds"} else yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"{key}={value}: this is no value that YAML reads") from None
+
+
 def folder() -> Path:
     """Where conf/ lies."""
     import flywheel_conf
@@ -142,8 +154,9 @@ def compose(stage: str, typed: dict[str, str], overrides: list[str]) -> dict[str
         for part in PARTS:
             cfg[part] = handed_down(part, cfg)
             limits.check(cfg[part], f"{part}.")
-    elif cfg.get("rounds") is not None:
-        cfg["rounds"] = count(cfg["rounds"])
+    if cfg.get("rounds") is not None:
+        rounds = count(cfg["rounds"], more=stage == "nightly")
+        cfg["rounds"] = cfg["rounds"] if stage == "nightly" else rounds
     limits.check(cfg)
     seconds(cfg.get("budget"))
     return cfg
@@ -237,11 +250,13 @@ def _open(where: str) -> bool:
     return any(f".{part}" in f".{where}" for part in FREE)
 
 
-def count(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"rounds={text!r}; expected a whole number") from None
+def count(text: str, more: bool = False) -> int:
+    """The number of rounds, in a nightly also +N; UsageError for anything else."""
+    found = re.fullmatch(r"(\+?)0*([1-9]\d{0,8})", str(text))
+    if not found or (found[1] and not more):
+        what = "a whole number of at least 1" + (", or +N: N further rounds from the incumbent" if more else "")
+        raise UsageError(f"rounds={text}; expected {what}")
+    return int(found[2])
 
 
 def seconds(text: str | None) -> float | None:

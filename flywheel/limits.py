@@ -24,7 +24,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {  # key: whole or not, least, m
     "num_envs": (int, 1, 100_000),
     "alpha": (float, 1e-6, 0.1),
     "fps": (float, 1e-3, 1e6),
-    "step_seconds": (float, 0.01, 1e6),
+    "step_seconds": (float, 0, 1e6),
     "faults": (float, 0, 1),
     "n": (int, 1, 100_000),
     "k": (float, 0, 100),
@@ -35,6 +35,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {  # key: whole or not, least, m
     "action_steps": (int, 1, 1000),
     "steps": (int, 1, INF),
     "rounds": (int, 1, INF),
+    "rollouts": (int, 1, INF),
     "evaluate": (int, 0, INF),
     "improve": (int, 0, INF),
     "members": (int, 1, 1000),
@@ -44,8 +45,9 @@ NUMBERS: dict[str, tuple[type, float, float]] = {  # key: whole or not, least, m
 PARTS = {  # of a config: the names in it that have limits
     "": {
         "batch_size", "gamma", "score_every", "score_episodes", "episodes", "first", "max_steps", "anchor_until", "warmup", "seed",
-        "night", "threads", "num_envs", "alpha", "fps",
+        "night", "threads", "num_envs", "alpha", "fps", "rollouts",
     },
+    "algorithm.collect": {"steps", "explore"},
     "collect": {"episodes", "n", "k", "explore"},
     "policy": {"width", "depth", "obs_steps", "action_steps", "steps", "members"},
     "task": {"max_steps", "step_seconds", "faults"},
@@ -53,7 +55,24 @@ PARTS = {  # of a config: the names in it that have limits
     "algorithm.cadence": {"rounds", "evaluate", "improve", "warmup"},
     "algorithm.critic": {"members", "width", "depth"},
 }  # fmt: skip
-CHOICES = {"restart": ("last", "anchor"), "block": ("gate", "report", "collect"), "check": (None, "replay")}
+CHOSEN = 2500  # episodes of a choice at most: the next seeds are another question's (stages/choose.py)
+CHOICES = {
+    "restart": ("last", "anchor"),
+    "block": ("gate", "report", "collect"),
+    "check": (None, "replay"),
+    "what": ("base", "candidate"),
+}
+WITHIN = {  # of the parts of a config: names with choices
+    "task": {"reward": (None, "success", "env")},
+    "algorithm": {
+        "precision": ("bf16", "float32"),
+        "optimiser": ("adamw", "sgd"),
+        "schedule": (None, "plateau"),
+        "compile": (True, False),
+    },
+    "demos": {"failures": (True, False)},
+    "": {"prior": (True, False), "restore": (True, False)},
+}
 TABLE = {  # keys of an algorithm's table
     "name", "source", "cadence", "advantage", "evaluate", "improve", "gate", "lag", "mixture", "act", "collect", "explore", "lr",
     "schedule", "noise", "critic", "clip", "weight_decay", "optimiser", "precision", "compile",
@@ -81,13 +100,45 @@ def check(cfg: dict[str, Any], where: str = "") -> None:
     for key, allowed in CHOICES.items():
         if key in cfg and cfg[key] not in allowed:
             raise UsageError(f"{where}{key}={cfg[key]}; expected {' or '.join(str(a) for a in allowed)}")
+    for part, table in WITHIN.items():
+        found = cfg.get(part) if part else cfg
+        for key, allowed in table.items() if isinstance(found, dict) else ():
+            if key in found and found[key] not in allowed:
+                dot = "." if part else ""
+                raise UsageError(
+                    f"{where}{part}{dot}{key}={found[key]}; expected {' or '.join(str(a) for a in allowed)}"
+                )
+    rates(cfg.get("algorithm"), where)
+    if "checkpoints" in cfg:
+        number(f"{where}episodes", cfg["episodes"], int, 1, CHOSEN)
+        if cfg["checkpoints"] != "???" and (not isinstance(cfg["checkpoints"], list) or not cfg["checkpoints"]):
+            raise UsageError(f"{where}checkpoints={cfg['checkpoints']}; expected some, as in '[NAME@ID, NAME@ID]'")
     if isinstance(cfg.get("task"), dict):
+        mode(cfg["task"].get("success"), where)
         own = cfg["task"].get("name") not in (None, "gym")
         known(cfg["task"], TASK - (GYM if own else set()), f"{where}task.")
     if isinstance(cfg.get("algorithm"), dict):
         known(cfg["algorithm"], TABLE, f"{where}algorithm.")
     if isinstance(cfg.get("policy"), dict) and cfg["policy"].get("kind"):
         known(cfg["policy"], {"kind", *arguments(str(cfg["policy"]["kind"]))}, f"{where}policy.")
+
+
+def rates(algorithm: Any, where: str) -> None:
+    """Refuse rates of learning that are no numbers above 0 (one, or one for each net), and of following (lag) not up to 1."""
+    for key, most in (("lr", 1e3), ("lag", 1.0)) if isinstance(algorithm, dict) else ():
+        told = algorithm.get(key)
+        for net, value in told.items() if isinstance(told, dict) else [("", told)]:
+            number(f"{where}algorithm.{key}{'.' if net else ''}{net}", value, float, 1e-12, most)
+
+
+def mode(success: str | None, where: str) -> None:
+    """Refuse a task.success that is none."""
+    from flywheel.success import parse
+
+    try:
+        parse(success)
+    except ValueError as error:
+        raise UsageError(f"{where}{error}") from None
 
 
 def number(key: str, value: Any, kind: type, least: float, most: float) -> None:

@@ -66,9 +66,12 @@ class Names:
         more |= {} if over == "any" else {"over": over}
         return self._decide("promote", name, id, run, reason, more, over)
 
-    def refuse(self, name: str, id: str, run: str, reason: str, **more: Any) -> dict[str, Any]:
-        """Record that the gate refused a checkpoint, and why; production does not move."""
-        return self._decide("refuse", name, id, run, reason, more)
+    def refuse(
+        self, name: str, id: str, run: str, reason: str, over: str | None = "any", **more: Any
+    ) -> dict[str, Any]:
+        """Record that the gate refused a checkpoint, and why; production does not move. `over` as in `promote`."""
+        more |= {} if over == "any" else {"over": over}
+        return self._decide("refuse", name, id, run, reason, more, over)
 
     def production(self, name: str) -> str | None:
         """The id in production, or None where nothing was promoted yet or there is no such name."""
@@ -117,8 +120,8 @@ class Names:
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        found = self.path.rglob("00000001.json")
-        return sorted(path.parent.relative_to(self.path).as_posix() for path in found)
+        found = self.path.rglob("0*.json")
+        return sorted({path.parent.relative_to(self.path).as_posix() for path in found})
 
     def _decide(
         self, op: str, name: str, ref: str, run: str, reason: str, more: dict[str, Any], over: str | None = "any"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flywheel import ending, stats, store
 from flywheel import run as runs
 from flywheel.identity import deciding, fingerprint, key_of
 from flywheel.log import say
+from flywheel.names import Moved
 from flywheel.stages import _inputs
 
 PARTS = ("ingest", "pretrain", "retrain", "choose", "promote", "evaluate")
@@ -132,6 +133,10 @@ def plan(cfg: dict[str, Any], place: runs.Store, budget: float | None = None) ->
 def look(cfg: dict[str, Any], place: runs.Store, work: Work) -> dict[str, Any]:
     """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or a new one."""
     source = default_source(cfg)
+    for stage in ("pretrain", "retrain"):  # refused now, not after hours
+        _inputs.belongs(stage, cfg[stage]["algorithm"])
+    if cfg["promote"].get("against"):
+        place.names.resolve(cfg["promote"]["against"])
     if source is not None:
         _ingest({**cfg["ingest"], "source": source}, work)
     pre = {**cfg["pretrain"], "demos": cfg["demos"], "data": cfg["data"]}
@@ -144,22 +149,36 @@ def look(cfg: dict[str, Any], place: runs.Store, work: Work) -> dict[str, Any]:
     name = _inputs.name_of(cfg)
     incumbent = production(place, name)
 
-    begun = [store.read_json(p) for p in (place.root / "runs" / "nightly").glob("*/begin.json")]
     finished = {r["key"]: r for r in place.runs("nightly")}
-    same = sorted((b for b in begun if b["base"] == base), key=lambda b: b["night"])
+    same = sorted((b for b in _begun(place) if b["base"] == base), key=lambda b: b["night"])
     state = next((b for b in same if b["key"] not in finished), None)
     if state is None and not more:
         for b in same:
             result = finished[b["key"]]["result"]
+            if result.get("stopped") == "budget" and not work.budget:
+                continue  # cut short: without a budget the whole is another night
             if incumbent in (b["incumbent"], result["outputs"].get("checkpoint")):
                 return {"result": result}
     if state is None:
         again = 1 + len(place.ledger.taken("night")) if more else 0
         what = {"base": base, "incumbent": incumbent, "again": again}
+        while key_of(what) in finished:  # cut short by its budget
+            what["whole"] = what.get("whole", 0) + 1
         corpus = demos.number if cfg["data"] else demos.ref
         start = _start(name, incumbent, finished.values()) if more else None
         state = {"key": key_of(what), **what, "night": None, "corpus": corpus, "start": start}
     return state
+
+
+def _begun(place: runs.Store) -> list[dict[str, Any]]:
+    """What each night wrote when it began. A damaged one is named and left out; its number stands in the ledger."""
+    found = []
+    for path in (place.root / "runs" / "nightly").glob("*/begin.json"):
+        try:
+            found.append(store.read_json(path))
+        except ValueError as error:
+            say(f"  left out: {error}")
+    return found
 
 
 def _more(cfg: dict[str, Any]) -> str | None:
@@ -201,8 +220,8 @@ def _night(cfg: dict[str, Any], place: runs.Store, state: dict[str, Any], work: 
     run = f"nightly/{state['key']}"
     made = _stages(cfg, place, state, work)
     rows, gate = made["rows"], made["gate"]
-    standing = gate["outputs"]["checkpoint"]
-    row = next((r for r in rows if r["checkpoint"] == standing), rows[0])
+    standing = made["standing"]
+    row = next(r for r in rows if r["checkpoint"] == standing)
     result = {
         "status": "refused" if gate["status"] == "refused" else "done",
         "run": run,
@@ -258,7 +277,8 @@ def _stages(cfg: dict[str, Any], place: runs.Store, state: dict[str, Any], work:
         if incumbent is None:
             if not isinstance(work, Plan):
                 reason = "the first of its name: there is no incumbent to beat"
-                place.names.promote(name, base.partition("@")[2], run, reason)
+                with suppress(Moved):  # somebody promoted one meanwhile: the gate compares with that
+                    place.names.promote(name, base.partition("@")[2], run, reason, over=None)
         elif incumbent != base:
             rows.append(("incumbent", incumbent))
     rounds = {"rounds": int(_more(cfg) or cfg["rounds"])} if cfg.get("rounds") else {}
@@ -269,6 +289,9 @@ def _stages(cfg: dict[str, Any], place: runs.Store, state: dict[str, Any], work:
     able = list(dict.fromkeys(ref for kind, ref in rows if kind != "incumbent" and (incumbent or kind != "pretrained")))
     candidate = _choose(cfg, night, able, "candidate", work)["outputs"]["checkpoint"]
     gate = work("promote", {**cfg["promote"], **night, "checkpoint": candidate, "asked_by": run}, SHARE["gate"])
+    standing = gate["outputs"].get("checkpoint") or production(place, name)  # none: promote.against= only measures
+    if standing not in [ref for _, ref in rows]:
+        rows.append(("production", standing))  # by another hand, meanwhile
     table = _table(rows, work, {**cfg["evaluate"], **night}, place)
     steps = {
         "collection": retrained["metrics"]["steps"],
@@ -276,15 +299,16 @@ def _stages(cfg: dict[str, Any], place: runs.Store, state: dict[str, Any], work:
         "report": sum(row["environment_steps"] for row in table),
     }
     return {
-        "rows": table, "gate": gate, "retrained": retrained, "steps": steps, "tournament": tournament, "candidate": candidate,
+        "rows": table, "gate": gate, "standing": standing, "retrained": retrained, "steps": steps, "tournament": tournament, "candidate": candidate,
     }  # fmt: skip
 
 
 def _number(cfg: dict[str, Any], place: runs.Store, key: str | None = None) -> int:
     """The number of the night `key`, its own for ever; without a key, that of a night which began now."""
     first = int(cfg.get("night") or 0)
-    begun = [store.read_json(p)["night"] for p in (place.root / "runs" / "nightly").glob("*/begin.json")]
-    least = 1 + max(begun, default=first - 1) - first  # also of nights from before there was a ledger
+    least = (
+        1 + max((b["night"] for b in _begun(place)), default=first - 1) - first
+    )  # also of nights from before there was a ledger
     taken = place.ledger.taken("night")
     return first + (
         place.ledger.take("night", key, least=least) if key else max([least, *(e["first"] + 1 for e in taken)])
@@ -324,8 +348,10 @@ def _table(
             outcomes.append(columns["success"])
         if len(rows) > 1:
             n = min(len(outcomes[-1]), len(outcomes[0]))
-            rows[-1]["paired"] = stats.mcnemar(outcomes[-1][:n], outcomes[0][:n])
-            rows[-1]["p"] = rows[-1]["paired"]["p"]
+            done = store.read_json(place.root / "runs" / result["run"] / "_DONE.json")
+            test, how = (stats.mcnemar, "paired") if done["content"].get("seeded", True) else (stats.fisher, "unpaired")
+            rows[-1][how] = test(outcomes[-1][:n], outcomes[0][:n])
+            rows[-1]["p"] = rows[-1][how]["p"]
     return rows
 
 

@@ -81,6 +81,15 @@ def name_of(cfg: dict[str, Any]) -> str:
     return names.checked(cfg["name"]) if cfg.get("name") else f"policy/{gym_names.short(title(cfg))}"
 
 
+def kept_name(cfg: dict[str, Any], store) -> str | None:
+    """The name that a store of an older flywheel (policy/MODULE-ID) knows this task by, where it has none by today's: it is gone on with."""
+    task = cfg.get("task") or {}
+    if cfg.get("name") or task.get("name") != "gym" or title(cfg) != task["id"]:
+        return None
+    known, old = store.names.names(), f"policy/{task['id'].replace(':', '-')}"
+    return old if old in known and name_of(cfg) not in known else None
+
+
 def demonstrations(cfg: dict[str, Any], store):
     """The episodes to imitate: of this task, at `corpus=`, by `demos.origin` (default: all that no policy made), with
     failed ones only if `demos.failures`; in an order that does not depend on when they came. ValueError that says which of these

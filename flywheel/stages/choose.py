@@ -17,7 +17,9 @@ OFFSET = {"base": 0, "candidate": 2500}  # within the night's gate block, apart 
 
 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    refs = [_inputs.checkpoint(ref, store) for ref in cfg["checkpoints"]]
+    refs = list(
+        {ref["id"]: ref for ref in (_inputs.checkpoint(ref, store) for ref in reversed(cfg["checkpoints"]))}.values()
+    )[::-1]  # of equal weights the first
     return {"checkpoints": {"id": " ".join(ref["id"] for ref in refs), "refs": [ref["ref"] for ref in refs]}}
 
 
@@ -32,13 +34,18 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     while played < len(seeds) and len(alive) > 1 and not run.stopped:
         until = len(seeds) if len(alive) == 2 else max(len(seeds) // 2 ** (len(refs) - 1).bit_length(), 2 * played, 1)
         who = {ref: policies[ref] for ref in alive}
-        results = scored(run, env, who, seeds[played:until], {ref: ref for ref in alive}, stop_at_success=True)
+        results = scored(
+            run, env, who, seeds[played:until], {ref: ref for ref in alive}, played=played, stop_at_success=True
+        )
         for ref, result in results.items():
             won[ref] = np.concatenate([won[ref], result["success"]])
         played += len(next(iter(results.values()))["success"])
         alive = better(alive, won)
     env.close()
     best = alive[0]
+    if len(refs) == 1:
+        say(f"  {best} is the only one: nothing was played")
+        return {"outputs": {"checkpoint": best}}
     table = [{"checkpoint": r, "success": float(won[r].mean()), "n": len(won[r]), "chosen": r == best} for r in refs]
     for row in table:
         say(f"  {row['checkpoint']}: {row['success']:.3f} of {row['n']}{', chosen' if row['chosen'] else ''}")

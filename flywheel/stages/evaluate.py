@@ -25,6 +25,7 @@ def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
 
 
 def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+    from flywheel.env import honours_seeds
     from flywheel.stages._paired import scored
 
     env = _inputs.open_env(cfg)
@@ -35,15 +36,18 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     results = scored(run, env, policies, chosen, what, also=cfg["task"].get("also"))
     for kind, result in results.items():
         np.savez(run.out / f"{kind}.npz", **result)
+    seeded, _ = honours_seeds(env)
     metrics = summary(results["checkpoint"], cfg)
     if "against" in results:
         metrics["against"] = summary(results["against"], cfg)
-        metrics["paired"] = stats.mcnemar(results["checkpoint"]["success"], results["against"]["success"])
+        test, how = (stats.mcnemar, "paired") if seeded else (stats.fisher, "unpaired")
+        metrics[how] = test(results["checkpoint"]["success"], results["against"]["success"])
     run.log("evaluate", **metrics)
     if cfg.get("video") and film(policies["checkpoint"], env, chosen[0], cfg["video"]):
         run.log.media("rollout", cfg["video"])
     env.close()
-    return {"outputs": {}, "metrics": metrics, "content": {"obs_names": list(getattr(env, "obs_names", None) or [])}}
+    content = {"obs_names": list(getattr(env, "obs_names", None) or []), "seeded": seeded}
+    return {"outputs": {}, "metrics": metrics, "content": content}
 
 
 def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> dict[str, np.ndarray]:

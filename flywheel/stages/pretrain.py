@@ -175,12 +175,16 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
 
     curve: list[dict[str, Any]] = []
     at, plateau = At(), Plateau(total) if algorithm.get("schedule") == "plateau" else None
+
+    def updates() -> int:
+        return at.round * cadence.improve + (at.step if at.phase == 2 else 0)
+
     if saved := run.load():
         learning.load_state(saved[0])
         source.load_state(saved[1]["source"])
         curve, at = saved[1]["curve"], At(**saved[1]["at"])
         plateau = plateau and Plateau(**saved[1]["plateau"])
-        say(f"  going on at update {at.round * cadence.improve + at.step}")
+        say(f"  going on at update {updates()}")
     gate_seeds = _inputs.seeds("gate", cfg, _inputs.CURVE, int(cfg["score_episodes"]))
     acting = learning.nets["policy.lag" if "policy.lag" in learning.nets else "policy"]
 
@@ -220,6 +224,12 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
                 learning.slow(plateau.rate(updates))
             if updates and run.out_of_time(updates):
                 raise OutOfTime
+        elif (
+            at.phase == 1
+            and at.step
+            and run.out_of_time(at.round * max(1, cadence.improve) + at.step / (cadence.evaluate + 1))
+        ):
+            raise OutOfTime  # while critics are fitted: between two updates of the policy
         if run.due():
             save()
             run.stop_if_asked()
@@ -243,15 +253,12 @@ def train(cfg: dict[str, Any], run, begin, **more) -> dict[str, Any]:
         name = "policy." + next(iter(algorithm["improve"]["policy"]))
         return f"loss {float(learning.sums[name]) / max(1, learning.counts[name]):.3f}"
 
-    def updates() -> int:
-        return at.round * cadence.improve + at.step
-
     if plateau:
         learning.slow(plateau.rate(updates()))
     with progress("pretrain", total, updates()) as tick, run.ended_early(updates), suppress(Enough):
         fit(learning, source, cadence, gate, at=at, pause=pause)
-    if run.stopped and run.stopped["why"] == "budget" and (not curve or curve[-1]["updates"] < run.stopped["at"]):
-        point(run.stopped["at"])
+    if run.stopped and run.stopped["why"] == "budget" and (not curve or curve[-1]["updates"] < updates()):
+        point(updates())
     env.close()
     if not curve:
         raise FloatingPointError(run.stopped["why"])

@@ -152,7 +152,10 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
         return over()
 
     def over() -> bool:
-        return bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
+        full = (memory["round"] + 1) * int(collect["episodes"]) > _inputs.NIGHT
+        if full and memory["round"] < cadence.rounds:
+            say(f"  this night's {_inputs.NIGHT:,} collect seeds are used up; go on with night={int(cfg['night']) + 1}")
+        return full or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
 
     if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
         with progress("retrain", total, done_before) as tick, run.ended_early(lambda: [at.round, at.phase, at.step]):
