@@ -267,7 +267,7 @@ def stage_module(stage: str):
 def plan(stage: str, cfg: dict[str, Any], place: Store, bounded: bool = False) -> dict[str, Any]:
     """What `execute` would do: {"action": hit | resume | miss, "run", "inputs", "why"}.
 
-    A run that its budget cut short is found again by commands that are `bounded` by one too; without, the whole is another run.
+    A run that its budget cut short is found again by commands that are `bounded` by one too, until the whole, another run, is done.
     """
     inputs = stage_module(stage).inputs(cfg, place)
     what = identity(stage, cfg, inputs)
@@ -280,7 +280,8 @@ def plan(stage: str, cfg: dict[str, Any], place: Store, bounded: bool = False) -
             break
         stopped = (store.read_json(folder / "_DONE.json").get("content") or {}).get("stopped")
         action, why = "hit", "done before"
-        if bounded or "whole" in what or not stopped or stopped["why"] != "budget":
+        whole = place.root / "runs" / stage / key_of({**what, "whole": True}) / "_DONE.json"
+        if (bounded and not whole.exists()) or "whole" in what or not stopped or stopped["why"] != "budget":
             break
     return {"action": action, "run": f"{stage}/{key}", "key": key, "inputs": inputs, "identity": what, "why": why}
 

@@ -21,7 +21,8 @@ TRIES = 3  # how often a question is asked again because production moved under 
 def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
     candidate = _inputs.checkpoint(cfg["checkpoint"], store)
     name = candidate["ref"].partition("@")[0]
-    asked = cfg.get("asked_by") or f"by hand, {name} entry {len(store.names.log(name)) + 1}"
+    said, played = len(store.names.log(name)), len(store.ledger.taken("gate"))
+    asked = cfg.get("asked_by") or f"by hand, {name} entry {said + 1}, question {played + 1}"
     found = {"checkpoint": candidate, "question": {"id": asked}}
     return found | ({"against": _inputs.checkpoint(cfg["against"], store)} if cfg.get("against") else {})
 
