@@ -711,3 +711,17 @@ def test_where_failures_start_has_the_names_of_what_is_observed():
     found = _report_starts.where(scores, {"name": "gym"}, names)
     assert {found["x"][0], found["y"][0]} == {"desired_goal[0]", "desired_goal[1]"}
     assert "desired_goal[0] from" in _report_starts.advice(found)
+
+
+def test_the_curve_is_that_of_the_base(tmp_path):
+    """findings F1: of several classes that were pretrained the page shows how the one was trained that all is compared with."""
+    from flywheel.stages import _report_learning
+
+    def made(ref):
+        return {"result": {"outputs": {"checkpoint": ref}}}
+
+    runs = [made("policy/x@1"), made("policy/x@2"), made("policy/x@3")]
+    seen = {"scores": [{"checkpoint": "policy/x@2"}], "pretrains": runs}
+    assert _report_learning._imitation(seen) is runs[1]
+    assert _report_learning._imitation({"scores": [], "pretrains": runs}) is runs[2]
+    assert _report_learning._imitation({"scores": [], "pretrains": []}) is None

@@ -10,9 +10,16 @@ from flywheel.stages import _report_page as html
 from flywheel.stages._report_page import esc
 
 
+def _imitation(seen: dict[str, Any]) -> dict[str, Any] | None:
+    """The pretraining to tell of: the one that made the base of the scores, else the newest."""
+    base = seen["scores"][0]["checkpoint"] if seen["scores"] else None
+    made = [r for r in seen["pretrains"] if base in r["result"]["outputs"].values()]
+    return next(iter([*made, *reversed(seen["pretrains"])]), None)
+
+
 def learning(seen: dict[str, Any]) -> str:
     """Success over rounds and nights, imitation's curve, losses, values."""
-    place, retrains, pretrains = seen["place"], seen["retrains"], seen["pretrains"]
+    place, retrains, pretrains = seen["place"], seen["retrains"], [r for r in [_imitation(seen)] if r]
     done = facts.rounds(retrains, seen["corpus"]["table"] if seen["corpus"] else None)
     cards = []
     if done:
@@ -41,7 +48,7 @@ def learning(seen: dict[str, Any]) -> str:
     curve = pretrains[-1]["content"].get("curve", []) if pretrains else []
     chosen = pretrains[-1]["result"]["metrics"].get("updates") if pretrains else None
     if [p for p in curve if "success" in p]:
-        note = f"Scored on {curve[-1].get('n')} gate seeds each time; the best is the pretrained policy."
+        note = f"Scored on {curve[-1].get('n')} gate seeds each time; the best is the pretrained policy. Training ends where it no longer rises."
         cards.append(html.chart("Imitation's training curve", charts.curve(curve, chosen), note))
     if curve and (loss := facts.policy_loss(pretrains[-1], curve[0])):
         x = [p["updates"] / 1000 for p in curve]
