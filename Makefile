@@ -25,7 +25,7 @@ nightly: setup   ## the main job on the embedded default: demonstrations -> a be
 test: setup      ## ruff and all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-pythons:    ## a short form on every Python that is found here, of those that the metadata promises
 	bash tests/pythons.sh
