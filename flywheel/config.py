@@ -298,6 +298,10 @@ def _hydra(name: str, overrides: list[str]) -> dict[str, Any]:
 def _words(error: Exception, stage: str) -> str:
     cause = error.__cause__ or error
     text = str(cause).split("\n")[0].strip()
+    if override := getattr(error, "override", None) or getattr(
+        cause, "override", None
+    ):  # Hydra's grammar could not read it
+        return f"{stage}: cannot read {override}; text with spaces or signs in a list or a dict needs quotes of its own: key='{{a: \"b > c\"}}'"
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     if "FLYWHEEL_DEMOS" in str(error):
         return "the variable FLYWHEEL_DEMOS does not name the folder of demonstrations; export it first"

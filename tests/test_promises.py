@@ -482,6 +482,7 @@ def test_values_are_refused_by_their_key(capsys):
         (["nightly", "algorithm.lr=1"], "pretrain.algorithm= or retrain.algorithm="),
         (["nightly", "collect.episodes=1.5"], "retrain.collect.episodes=1.5; expected a whole number"),
         (["nightly", "policy=[flow,flaw]"], "no policy 'flaw'"),
+        (["ingest", "source=x", "outcome={success_when: reward > 0.99}"], "needs quotes of its own"),
     ]:
         assert app.main([*bad, "store=/nowhere"]) == 2, bad
         assert text in capsys.readouterr().err, bad
