@@ -46,7 +46,7 @@ def candidates(line: str, root: Path) -> list[str]:
         return _starting(last, keys if command != "promote" or len(before) > 1 else [*names(root), *keys])
     if command in ("lineage", "rollback"):
         return _starting(last, names(root))
-    if command in ("replay",):
+    if command == "replay":
         return _starting(last, [f"{p.parent.parent.name}/{p.parent.name}" for p in root.glob("runs/*/*/_DONE.json")])
     return _starting(last, ["store="])
 

@@ -105,7 +105,7 @@ class Store:
         if (found := store.sha256_file(record["file"])) != record["sha256"]:
             raise RunError(
                 f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is {found[:12]}. Bring the "
-                f"file back from a copy, or make it again: `flywheel replay {record['run']}` says how; `flywheel fsck` checks all"
+                f"file back from a copy, or remove runs/{record['run']} and give its command again; `flywheel fsck` checks all"
             )
         return base.load(record["file"], device)
 
