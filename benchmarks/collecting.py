@@ -1,7 +1,8 @@
 """Collection of on-policy data, steps a second: `env.rollout` against the loop of cleanrl's PPO over a vector environment.
 
-An episode of the same task in each of as many environments, by the same net (256 x 2, one action a step, noise on it), in one
-process, taking turns; median of the ratios. The peers are cleanrl's own vector environment (its `make_env`, from the checkout that CLEANRL_DIR names: Gymnasium's
+An episode of the same task in each of as many environments, by the same net (256 x 2, one action a step, noise on it), taking
+turns; median of the ratios. Environments of others are stepped in processes of their own; beside them the same in this process
+(`task.step_seconds=0`), which nothing could end if it hung. The peers are cleanrl's own vector environment (its `make_env`, from the checkout that CLEANRL_DIR names: Gymnasium's
 SyncVectorEnv of environments that clip, count and normalise) and a bare SyncVectorEnv. Ours makes episodes, with the guard, the
 proposed action and the environment's reward kept, and normalises observations in the policy; the loop fills buffers.
 """
@@ -73,20 +74,24 @@ def main() -> None:
         vectors = {"SyncVectorEnv": gym.make_vec(id, args.envs, vectorization_mode="sync", **options)}
         if _peers.folder("CLEANRL_DIR"):
             vectors["cleanrl's"] = _peers.cleanrl_envs(id, args.envs)
-        rates = {side: [] for side in ("ours", *vectors)}
+        here = envs.make({**task, "step_seconds": 0}, args.envs, threads=2) if task["name"] == "gym" else None
+        rates = {side: [] for side in ("ours", *(["ours in this process"] if here else []), *vectors)}
         for turn in range(args.turns + 1):
-            rates["ours"].append(ours(batch, policy, range(1000 * turn, 1000 * turn + args.envs)))
+            seeds = range(1000 * turn, 1000 * turn + args.envs)
+            rates["ours"].append(ours(batch, policy, seeds))
+            if here:
+                rates["ours in this process"].append(ours(here, policy, seeds))
             for side, vector in vectors.items():
                 rates[side].append(theirs(vector, policy, batch.action_low, batch.action_high, turn, batch.max_steps))
-        for side, vector in vectors.items():
+        for side in list(rates)[1:]:
             ratio = median(a / b for a, b in zip(rates["ours"][1:], rates[side][1:], strict=True))
             print(
                 f"{name:16} ours {median(rates['ours'][1:]):8,.0f} steps/s, {side} {median(rates[side][1:]):8,.0f}, ratio {ratio:.2f}"
                 + (" (target 2)" if side == "cleanrl's" else ""),
                 flush=True,
             )
-            vector.close()
-        batch.close()
+        for made in (*vectors.values(), batch, *([here] if here else [])):
+            made.close()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Environments in a process of their own: what hangs or dies there is ended from outside, and the rollout goes on.
+"""Environments in processes of their own: what hangs or dies there is ended from outside, and the rollout goes on.
 
-    this process                  socket pair                   worker
-    Apart.reset_at(i, seed)  --  ("reset_at", i, seed)  -->  GymBatch.reset_at
+    this process                  socket pair                   each of W workers, with every W-th environment
+    Apart.reset_at(i, seed)  --  ("reset_at", i // W, seed) --> GymBatch.reset_at
                             <--  obs                     --
-    Apart.send(action)       --  which are active        -->  GymBatch.step, while the others' next actions are worked out here
+    Apart.step(action, rows) --  which are active        -->    GymBatch.step
                                  shared memory: action, obs, reward, flags, and marks: since when each environment is being stepped
 
 A step (or reset) that lasts longer than `limit` seconds cannot be ended from within: C code that holds the interpreter's lock
@@ -12,6 +12,8 @@ failed, all others begin anew at their seeds, and come out equal to the bit. Whe
 (two threads, and one may only have waited for the other) nobody is blamed yet, and the next worker steps them one by one.
 
 Workers are kept for the next batch of the same process: one interpreter's start (half a second) a stage, not one a batch.
+Whoever waits looks again and again for a moment before it sleeps: a virtual machine may take longer to wake a processor than
+an environment takes for a step.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,9 +41,11 @@ from flywheel.faults import Fault, Lost
 from flywheel.gym_task import GymBatch, TaskError
 
 OPENING = 300.0  # s, for imports and the first environment
+SPIN = 0.002  # s that whoever waits looks before it sleeps; it lets all others go first
 ROOM = 4096  # environments that `marks` has room for
 STEP = b"s"  # a step's message begins with it, and is answered by it where there was no fault
-KEPT = 2  # workers that wait for the next batch
+KEPT = 16  # workers that wait for the next batch, at most
+FEWEST = 4  # environments that are worth a worker
 UNEXPLAINED = 3  # deaths in a row that no environment is to blame for, before that is an error
 SAYS = (  # what a batch tells of itself when it is opened
     "id", "task", "num_envs", "obs_dim", "action_dim", "action_low", "action_high", "max_steps", "fps", "success", "obs_sizes", "obs_names",
@@ -50,94 +54,129 @@ _waiting: list[_Worker] = []
 
 
 class Apart:
-    """A `GymBatch` in a worker: the same methods; those that begin or step may raise `Lost`."""
+    """A `GymBatch` in workers: the same methods; those that begin or step may raise `Lost`."""
 
-    def __init__(self, limit: float, threads: int, **options: Any):
-        self.limit, self._threads, self._options = limit, threads, options
-        self._careful, self._unexplained = False, 0
-        self._flying, self._came = (
-            False,
-            None,
-        )  # whether a step is under way, and what came of one that nobody received yet
-        self._open()
-
-    def _open(self) -> None:
-        self._worker = _take()
-        self._end = weakref.finalize(self, _give_back, self._worker)
-        threads = 1 if self._careful else self._threads
-        options = {**self._options, "threads": threads, "limit": self.limit}
-        told = self._ask("open", options, limit=OPENING)
+    def __init__(self, limit: float, threads: int, *, num_envs: int, **options: Any):
+        count = max(1, min(threads, num_envs // FEWEST))
+        shares = [len(range(w, num_envs, count)) for w in range(count)]
+        self._parts = [_Part(limit, max(1, threads // count), {**options, "num_envs": n}) for n in shares]
+        told, *_ = [part.opened() for part in self._parts]
         if told.pop("holds"):
-            self.hold_action = lambda i: self._ask("hold_action", int(i))
-        self.__dict__.update(told)
-        self._worker.board = _Board(self._worker.shared.fileno(), self.num_envs, self.obs_dim, self.action_dim)
+            self.hold_action = lambda i: self._at(i, "hold_action")
+        self.__dict__.update(told, num_envs=num_envs, limit=limit)
+
+    def _at(self, i: int, method: str, *args: Any) -> Any:
+        """What a method of the batch answers that is asked about environment `i`."""
+        part, i = int(i) % len(self._parts), int(i) // len(self._parts)
+        try:
+            return self._parts[part].ask(method, i, *args)
+        except Lost as lost:
+            raise self._lost(part, lost) from None
+
+    def _lost(self, part: int, lost: Lost) -> Lost:
+        """`lost`, by the batch's own numbers; what the other workers are at is of no use any more."""
+        causes = {part: lost.causes}
+        for other, of in enumerate(self._parts):
+            try:
+                if other != part and of.flying:
+                    of.receive()
+            except Lost as more:
+                causes[other] = more.causes
+        return Lost({i * len(self._parts) + w: cause for w, found in causes.items() for i, cause in found.items()})
 
     def reset_at(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """As `GymBatch.reset_at`; Fault where the environment cannot begin."""
-        return self._ask("reset_at", i, seed, state)
+        return self._at(i, "reset_at", seed, state)
 
-    def reset(self, seeds) -> np.ndarray:
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
         """As `GymBatch.reset`."""
-        return self._ask("reset", list(seeds))
+        return np.stack([self.reset_at(i, seed) for i, seed in enumerate(seeds)])
 
-    def step(self, action: np.ndarray, active=None):
-        """As `GymBatch.step`."""
-        self.send(action, range(self.num_envs) if active is None else active)
-        return self.receive()
-
-    def send(self, action: np.ndarray, active) -> None:
-        """Begin a step of the environments `active`; `receive` waits for what came of it. One at a time is under way."""
-        rows = np.asarray(active, np.uint16)
-        if self._flying:
-            self._arrive()  # a step that nobody waited for
-        self._worker.board.action[rows] = action[rows]
-        self._post(STEP + rows.tobytes())
-        self._flying, self._came = True, None
-
-    def receive(self):
-        """What `GymBatch.step` returns, of the step that was begun."""
-        if self._flying:
-            self._arrive()
-        came, self._came = self._came, None
-        return came
-
-    def _arrive(self) -> None:
-        """Wait for the step that is under way, and keep what came of it: a reset may be asked for before `receive`."""
-        self._flying, board = False, self._worker.board
-        faults = self._answer()
-        obs, reward, (terminated, truncated, won) = board.obs.copy(), board.reward.copy(), board.flags.copy()
-        self._came = obs, reward, terminated, truncated, {"success": won, "faults": faults}
+    def step(self, action: np.ndarray, active: Sequence[int] | None = None):
+        """As `GymBatch.step`; rows that are not `active` mean nothing."""
+        active, count = np.arange(self.num_envs) if active is None else np.asarray(active, np.int64), len(self._parts)
+        obs, reward = np.zeros((self.num_envs, self.obs_dim), np.float32), np.zeros(self.num_envs)
+        flags, faults = np.zeros((3, self.num_envs), bool), {}
+        asked = {w: rows for w in range(count) if len(rows := active[active % count == w])}
+        try:
+            for w, rows in asked.items():
+                self._parts[w].send(action[rows], rows // count)
+            for w in asked:
+                obs[w::count], reward[w::count], flags[:, w::count], found = self._parts[w].receive()
+                faults |= {i * count + w: cause for i, cause in found.items()}
+        except Lost as lost:
+            raise self._lost(w, lost) from None
+        terminated, truncated, won = flags
+        return obs, reward, terminated, truncated, {"success": won, "faults": faults}
 
     def get_state(self, i: int) -> dict[str, np.ndarray]:
         """As `GymBatch.get_state`."""
-        return self._ask("get_state", i)
+        return self._at(i, "get_state")
 
     def set_state(self, i: int, state: dict[str, np.ndarray]) -> np.ndarray:
         """As `GymBatch.set_state`."""
-        return self._ask("set_state", i, state)
+        return self._at(i, "set_state", state)
 
     def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
         """As `GymBatch.frame`."""
-        return self._ask("frame", i, width, height)
+        return self._at(i, "frame", width, height)
 
     def drawing(self) -> dict[str, Any] | None:
         """As `GymBatch.drawing`."""
-        return self._ask("drawing")
+        return self._parts[0].ask("drawing")
 
     def run(self, function: Callable, *args: Any) -> Any:
-        """function(batch, *args) in the worker, for what needs the environments themselves; a function of a module."""
-        return self._ask("run", function, args)
+        """function(batch, *args) in the first worker, for what needs the environments themselves; a function of a module."""
+        return self._parts[0].ask("run", function, args)
 
     def close(self) -> None:
-        """Close the environments; the worker waits for the next batch."""
-        self._end()
+        """Close the environments; the workers wait for the next batch."""
+        for part in self._parts:
+            part.close()
 
-    def _ask(self, method: str, *args: Any, limit: float | None = None) -> Any:
+
+class _Part:
+    """A worker's share of the environments, by its own numbers from 0; a new worker where one was lost."""
+
+    def __init__(self, limit: float, threads: int, options: dict[str, Any]):
+        self.limit, self._threads, self._options = limit, threads, options
+        self._careful, self._unexplained, self._told = False, 0, None
+        self._open()
+
+    def _open(self) -> None:
+        """Begin to open the batch in a worker; `opened` waits for it."""
+        self._worker = _take()
+        self._end = weakref.finalize(self, _give_back, self._worker)
+        self.flying = False  # whether a step is under way
+        threads = 1 if self._careful else self._threads
+        self._post(pickle.dumps(("open", ({**self._options, "threads": threads, "limit": self.limit},)), 5))
+
+    def opened(self) -> dict[str, Any]:
+        """What the batch tells of itself, and room for its steps."""
+        self._told = self._answer(OPENING)
+        sizes = (self._told[key] for key in ("num_envs", "obs_dim", "action_dim"))
+        self._worker.board = _Board(self._worker.shared.fileno(), *sizes)
+        return dict(self._told)
+
+    def ask(self, method: str, *args: Any) -> Any:
         """What the worker's batch answers to a method; Lost where there was no answer."""
-        if self._flying:
-            self._arrive()
         self._post(pickle.dumps((method, args), 5))
-        return self._answer(limit)
+        return self._answer()
+
+    def send(self, action: np.ndarray, rows: np.ndarray) -> None:
+        """Begin a step of the environments `rows` with action [len(rows), Da]."""
+        self._worker.board.action[rows] = action
+        self._post(STEP + rows.astype(np.uint16).tobytes())
+        self.flying = True
+
+    def receive(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
+        """obs, reward, flags and faults of the step that was begun: views, until the next one."""
+        self.flying, board = False, self._worker.board
+        return board.obs, board.reward, board.flags, self._answer()
+
+    def close(self) -> None:
+        """Close the batch; the worker waits for the next one."""
+        self._end()
 
     def _post(self, message: bytes) -> None:
         """Send a message to the worker."""
@@ -154,7 +193,7 @@ class Apart:
         """Wait for the answer to what was sent; `limit` is for all of it, in seconds, by default self.limit for an environment's step."""
         worker, since = self._worker, time.monotonic()
         try:
-            while not worker.poll.poll(1000 * min(5.0, self.limit / 4)):
+            while not _comes(worker.poll) and not worker.poll.poll(1000 * min(5.0, self.limit / 4)):
                 late = worker.late(self.limit) if limit is None else []
                 if late or (limit and time.monotonic() - since > limit):
                     self._lose({i: f"hung: it took longer than task.step_seconds={self.limit:g}" for i in late})
@@ -175,15 +214,15 @@ class Apart:
         told = self._worker.ended() if self._worker.process.poll() is not None else "it did not answer"
         self._end.detach()
         self._worker.kill()
-        self._flying, self._came = False, None
         self._careful = len(causes) > 1
         self._unexplained = 0 if causes else self._unexplained + 1
-        if self._unexplained > UNEXPLAINED or not hasattr(self, "num_envs"):
+        if self._unexplained > UNEXPLAINED or self._told is None:
             raise TaskError(
                 f"task.id={self._options.get('id')!r}: the process of its environments ended while none was being stepped: {told}. "
                 "Look for its own words above; task.step_seconds=0 steps them in this process, for a debugger"
             )
         self._open()
+        self.opened()
         raise Lost(causes if len(causes) == 1 else {})
 
 
@@ -249,6 +288,16 @@ class _Worker:
             os.close(self.life)
 
 
+def _comes(poll: select.poll) -> bool:
+    """Whether something can be read, or can in a moment: to wake a process that sleeps may cost more than a step."""
+    until = time.perf_counter() + SPIN
+    while not poll.poll(0):
+        if time.perf_counter() > until:
+            return False
+        os.sched_yield()
+    return True
+
+
 def _surroundings() -> tuple:
     """What a worker has taken from this process: it serves again only where that is the same."""
     return os.getpid(), os.getcwd(), tuple(sys.path), tuple(sorted(os.environ.items()))
@@ -308,7 +357,10 @@ def serve(pipe: int, shared: int, life: int) -> None:
         fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
     marks = np.frombuffer(mmap.mmap(shared, 8 * ROOM), np.float64)
     asked, batch, board = Connection(pipe), None, None
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
     while True:
+        _comes(poll)
         try:
             message = asked.recv_bytes()
         except (EOFError, ConnectionResetError):

@@ -1,6 +1,6 @@
 """Environments in batches, and the one rollout that makes episodes: collection, gate, report and tests all use it.
 
-A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in a process of its own: `Apart`) offers: task, num_envs, obs_dim, obs_names,
+A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in processes of its own: `Apart`) offers: task, num_envs, obs_dim, obs_names,
 action_dim, action_low, action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da], active) -> obs, reward,
 terminated, truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width, height), close(). `make` adds `reward`, what is
 learnt from: "success" or "env" (the environment's own); `success`, which steps count (flywheel.success); and `tally` of faults.
@@ -29,7 +29,6 @@ __all__ = ["drawn", "honours_seeds", "make", "rollout"]
 MEASURED = ("also", "within", "compare")  # keys of a task's config that say what to measure, not what to make
 JUDGED = ("reward", "solved", "success", "faults", "step_seconds")  # and how to judge it
 STEP_SECONDS = 30.0
-FEWEST = 8
 
 
 def make(task: dict[str, Any], num_envs: int = 32, threads: int = 2):
@@ -85,7 +84,7 @@ def _number(task: dict[str, Any], key: str, default: float) -> float:
 
 
 def _gym(options: dict[str, Any], num_envs: int, threads: int, seconds: float):
-    """A Gymnasium environment in a process of its own, or in this one where it must be."""
+    """A Gymnasium environment in processes of its own, or in this one where it must be."""
     if not seconds:
         return GymBatch(num_envs=num_envs, threads=threads, **options)
     try:
@@ -134,8 +133,7 @@ def rollout(
         check()
         if watch and going.episode[0] == 0:
             watch(int(going.step[0]), going.obs[0])
-        for group in going.groups:
-            going.turn(group)
+        going.turn()
     return [episode for episode in going.done if episode is not None], dict(going.guard.count)
 
 
@@ -152,11 +150,6 @@ class _Rollout:
         kind, self.needed = success.parse(self.mode)
         self.early = stop_at_success and not self.own and kind != "last"
         n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
-        two = (
-            hasattr(env, "send") and n >= 2 * FEWEST
-        )  # groups of slots that take turns: one acts while the other is stepped
-        self.groups = np.array_split(np.arange(n), 2 if two else 1)
-        self.flying = np.zeros(0, np.int64)  # the slots whose step is under way
         self.guard = Guard.of(env)
         self.action = np.zeros((env.num_envs, env.action_dim), np.float32)
         self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
@@ -207,27 +200,19 @@ class _Rollout:
                 self.policy.reset([slot], [self.seeds[k]])
                 self.guard.begin(slot)
 
-    def turn(self, group: np.ndarray) -> None:
-        """The slots of a group act, and what became of the other group's step (of this one's, where there is no other) is taken in."""
-        active = group[self.episode[group] >= 0]
-        if len(active):
-            wish = self.policy.act(self.obs[active], active)
-            self.action[active] = self.guard(wish, active)
-            t = self.step[active]
-            self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
+    def turn(self) -> None:
+        """All that play act, and are stepped."""
+        active = np.flatnonzero(self.episode >= 0)
+        wish = self.policy.act(self.obs[active], active)
+        self.action[active] = self.guard(wish, active)
+        t = self.step[active]
+        self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
         try:
-            if len(self.groups) == 1:
-                came = self.env.step(self.action, active)
-            else:  # one step is under way while the other group acts
-                active, self.flying = self.flying, active
-                came = self.env.receive() if len(active) else None
-                if len(self.flying):
-                    self.env.send(self.action, self.flying)
+            came = self.env.step(self.action, active)
         except Lost as lost:
             self.lose(lost)
         else:
-            if came:
-                self.take(active, *came)
+            self.take(active, *came)
         if self.due:
             self.fill()
 
@@ -298,7 +283,6 @@ class _Rollout:
                 self.due[int(slot)] = int(self.episode[slot])
         for slot in self.due:
             self.step[slot] = 0
-        self.flying = self.flying[:0]
 
     def _keep(self, slot: int, length: int, reward: np.ndarray, terminated: bool, won: bool, **meta: Any) -> None:
         k = self.episode[slot]

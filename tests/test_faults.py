@@ -202,9 +202,9 @@ def test_steps_that_were_lost_do_not_count():
 
 def test_a_worker_serves_the_next_batch():
     one = odd()
-    process = one._worker.process
+    process = one._parts[0]._worker.process
     one.close()
-    assert odd()._worker.process is process
+    assert odd()._parts[0]._worker.process is process
     del one
 
 
@@ -213,7 +213,7 @@ def test_a_worker_ends_with_its_process_whatever_it_hangs_in():
     """findings B3: SIGKILL of a stage leaves nobody behind, not even where C code holds the interpreter's lock."""
     code = (
         "import sys; sys.path[:0] = [sys.argv[1]]\nfrom test_faults import odd, played\nbatch = odd('orphan', None, step_seconds=1e6)\n"
-        "print(batch._worker.process.pid, flush=True)\nplayed(batch)"
+        "print(batch._parts[0]._worker.process.pid, flush=True)\nplayed(batch)"
     )
     here = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True)
     worker = os.pidfd_open(int(here.stdout.readline()))
