@@ -4,7 +4,7 @@
     lerobot, video    its video mode (AV1, its default); our corpus has LeRobot's own MP4 files, ingested from that data set
 
 Every reader serves the same list of (episode, step): obs [64, 2, 60], action [64, 16, 24] and the camera [64, 2, 96, 96, 3],
-with 0 and with 2 workers. LeRobot's frames are float32 in 0..1, channels first; `uint8` is our Loader as it is, `float32` the
+with 0 and with 2 workers. LeRobot's frames are float32 in 0..1, channels first; `uint8` is our source as it is, `float32` the
 same and converted to LeRobot's form in the process that trains. Batches are compared bit by bit before anything is timed; of
 the video both must decode the same pixels (LeRobot through PyAV). Rates are the best of --repeats interleaved ones.
 
@@ -19,7 +19,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,22 @@ import numpy as np
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reading import ACTION, BATCH, FPS, STATE, STEPS, TA, TO, Listed, make_episodes, measured, size, timed
+from reading import (
+    ACTION,
+    BATCH,
+    FPS,
+    STATE,
+    STEPS,
+    TA,
+    TO,
+    batches,
+    listed,
+    made,
+    make_episodes,
+    measured,
+    size,
+    timed,
+)
 
 SIDE, KEY = 96, "observation.images.front"
 TARGET = 5
@@ -89,16 +103,10 @@ def lerobot_open(root: Path) -> Item:
     return Item(LeRobotDataset("bench/cameras", root=root, delta_timestamps=stamps, video_backend="pyav"))
 
 
-def ours(corpus, cache: Path, pairs: np.ndarray):
-    """Our batches of the list, and how long it took to decode the camera's window cache."""
-    from flywheel.corpus.loader import Batches
-
-    version = corpus.at("latest")
-    windows = corpus.windows(version, ("obs.state", "action"), cache=cache)
-    made: list = []
-    spent = timed(lambda: made.append(corpus.windows(version, ("obs.front",), cache=cache)))
-    steps = {"obs_steps": TO, "action_steps": TA, "batch_size": BATCH}
-    return Batches(windows, Listed(pairs), cameras=made, **steps), spent
+def ours(corpus, cache: Path):
+    """The source that trains, and how long it took to decode the camera's window cache."""
+    spent = timed(lambda: corpus.windows(corpus.at("latest"), ("obs.front",), cache=cache))
+    return made(corpus, cache, kept=False, cameras=("obs.front",)), spent
 
 
 def as_lerobot(batch: dict) -> dict:
@@ -110,10 +118,11 @@ def as_lerobot(batch: dict) -> dict:
 def stream(source, pairs: np.ndarray, workers: int) -> Iterator[dict]:
     from torch.utils.data import DataLoader
 
-    from flywheel.corpus.loader import Batches, Loader
+    from flywheel.rl.source import Offline
 
-    if isinstance(source, Batches):
-        return islice(Loader(source, workers), len(pairs) // BATCH)
+    if isinstance(source, Offline):
+        source.workers = workers
+        return batches(source, len(pairs) // BATCH)
     numbers = (pairs[:, 0] * STEPS + pairs[:, 1]).tolist()
     return iter(DataLoader(source, batch_size=BATCH, sampler=numbers, num_workers=workers))
 
@@ -130,19 +139,23 @@ def rate(source, pairs: np.ndarray, workers: int, batches: int, convert: bool) -
     return batches * BATCH / timed(consume)
 
 
-def compare(name: str, peer: Item, batches, pairs: np.ndarray, repeats: int) -> dict[str, float]:
-    """Equality over three batches, then rates."""
-    for one, other in zip(stream(batches, pairs[: 3 * BATCH], 0), stream(peer, pairs[: 3 * BATCH], 0), strict=True):
-        one = as_lerobot(one)
-        for key, value in one.items():
+def compare(name: str, peer: Item, source, pairs: np.ndarray, repeats: int) -> dict[str, float]:
+    """Equality over three batches, then rates. LeRobot's last step is not ours where it recorded: no observation comes after it."""
+    inside = np.split(pairs[: 3 * BATCH, 1] < STEPS - TA - 1, 3)
+    several = stream(source, pairs[: 3 * BATCH], 0), stream(peer, pairs[: 3 * BATCH], 0), inside
+    for one, other, same in zip(*several, strict=True):
+        one = {key: value[same] for key, value in as_lerobot(one).items()}
+        other = {key: value[same] for key, value in other.items()}
+        for key in ("obs", "action", "obs.front"):
+            value = one[key]
             if value.shape != other[key].shape or not value.equal(other[key]):
                 raise SystemExit(f"{name}: LeRobot gave another {key} than flywheel; nothing was timed")
     found: dict[str, float] = {}
     for workers in (0, 2):
         rates: dict[str, list[float]] = {"uint8": [], "float32": [], "lerobot": []}
         for _ in range(repeats):
-            rates["uint8"].append(rate(batches, pairs, workers, 200, False))
-            rates["float32"].append(rate(batches, pairs, workers, 200, True))
+            rates["uint8"].append(rate(source, pairs, workers, 200, False))
+            rates["float32"].append(rate(source, pairs, workers, 200, True))
             rates["lerobot"].append(rate(peer, pairs, workers, 4, False))
         best = {kind: max(values) for kind, values in rates.items()}
         found[f"lerobot, {name}, {workers} workers: samples/s"] = best["lerobot"]
@@ -196,17 +209,15 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
     found: dict[str, float] = {}
     shots = [scene(STEPS + 1, number, 0.0) for number in range(count)]
     episodes = [one.replace(obs={**one.obs, "front": s}) for one, s in zip(make_episodes(count, 0), shots, strict=True)]
-    random = np.random.default_rng(3)
-    pairs = np.stack([random.integers(0, count, BATCH * 201), random.integers(0, STEPS, BATCH * 201)], 1)
-    pairs[:2] = [[0, 0], [count - 1, STEPS - 1]]  # windows that need padding, too
     corpus = Corpus(folder / "raw", create=True)
     found["writing raw frames: frames/s"] = count * STEPS / timed(lambda: corpus.append(episodes))
     slow = timed(lambda: lerobot_make(folder / "images", episodes, video=False))
     found["writing, lerobot, images: frames/s"] = count * STEPS / slow
-    batches, spent = ours(corpus, folder / "cache", pairs)
+    source, spent = ours(corpus, folder / "cache")
+    pairs = listed(source, 201)
     found["window cache from raw frames: frames/s"] = count * (STEPS + 1) / spent
-    found["window cache: bytes a frame"] = float(batches.parts[-1][1].bytes)
-    found |= compare("images", lerobot_open(folder / "images"), batches, pairs, repeats)
+    found["window cache: bytes a frame"] = float(source.cameras["obs.front"][0].bytes)
+    found |= compare("images", lerobot_open(folder / "images"), source, pairs, repeats)
 
     found["writing, lerobot, video: frames/s"] = (
         count * STEPS / timed(lambda: lerobot_make(folder / "video", episodes, video=True))
@@ -214,10 +225,10 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
     kept = Corpus(folder / "kept", create=True)
     read = timed(lambda: kept.append(one.replace(task="bench") for one in lerobot_v3.read(folder / "video")))
     found["ingesting lerobot's video as it is: frames/s"] = count * STEPS / read
-    pairs[:, 1] = 1 + pairs[:, 1] % (STEPS - TA - 2)  # LeRobot's last step is not ours: it has no observation after it
-    batches, spent = ours(kept, folder / "cache", pairs)
+    source, spent = ours(kept, folder / "cache")
+    pairs = listed(source, 201)
     found["window cache from video: frames/s"] = count * STEPS / spent
-    found |= compare("video", lerobot_open(folder / "video"), batches, pairs, repeats)
+    found |= compare("video", lerobot_open(folder / "video"), source, pairs, repeats)
     for name, noise in (("drawn", 0.0), ("noisy", 2.0)):
         inside = on_disk(folder / name, [scene(STEPS + 1, number, noise) for number in range(4)])
         found |= {f"on disk, {name}, {kind}: bytes a frame": value for kind, value in inside.items()}

@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        words = ["-m", "flywheel.app", "nightly", f"store={args.store or folder}"]
+        words = ["-m", "flywheel.cli.app", "nightly", f"store={args.store or folder}"]
         if not args.store:
             words.append("debug=tiny")
             seconds(words)
-        cases = {**PEERS, "flywheel --help": ["-m", "flywheel.app", "--help"], "flywheel nightly (noop)": words}
+        cases = {**PEERS, "flywheel --help": ["-m", "flywheel.cli.app", "--help"], "flywheel nightly (noop)": words}
         times: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(args.repeat):  # interleaved: a busy neighbour slows all alike
             for name, command in cases.items():

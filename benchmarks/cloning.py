@@ -22,7 +22,7 @@ AHEAD = ["policy.ahead=2"]  # as a nightly lays it over every class
 
 def flywheel(*words: str) -> dict:
     """Run a command; its result."""
-    command = [sys.executable, "-m", "flywheel.app", *words, "--json"]
+    command = [sys.executable, "-m", "flywheel.cli.app", *words, "--json"]
     out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if out.returncode:
         sys.exit(f"{' '.join(words)}: {out.stdout}")
@@ -31,7 +31,7 @@ def flywheel(*words: str) -> dict:
 
 def row(task: str, kind: str, seed: int) -> dict:
     """Clone, and play the report seeds once: {"success", "n", "ci95", "updates", "curve"}."""
-    from flywheel.run import Store
+    from flywheel.runs.run import Store
 
     store = ROOT / "stores" / "cloning" / task
     at = [f"store={store}", f"task={task}", f"seed={seed}"]

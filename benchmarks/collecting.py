@@ -59,16 +59,16 @@ def main() -> None:
     import torch
 
     from flywheel import env as envs
-    from flywheel.gym_names import find
+    from flywheel.env.ids import find
     from flywheel.policy import base
-    from flywheel.stages import _inputs
+    from flywheel.rl import build
 
     torch.set_num_threads(1)
     for name in args.tasks or TASKS:
         task, id = TASKS[name]
         find(id)  # ours are made in a process of their own
         batch = envs.make(task, args.envs, threads=2)
-        spec = {"kind": "gaussian", "obs_steps": 1, "action_steps": 1, "depth": 2, **_inputs.shape(batch)}
+        spec = {"kind": "gaussian", "obs_steps": 1, "action_steps": 1, "depth": 2, **build.shape(batch)}
         policy = base.build(spec).eval().explores(1.0)
         options = {"max_episode_steps": task["max_steps"]} if "max_steps" in task else {}
         vectors = {"SyncVectorEnv": gym.make_vec(id, args.envs, vectorization_mode="sync", **options)}

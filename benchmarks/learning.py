@@ -59,7 +59,7 @@ def random_rows(obs_dim: int, action_dim: int, steps: int = 50_000) -> dict[str,
 def table(name: str) -> dict:
     import yaml
 
-    from flywheel import config
+    from flywheel.cli import config
 
     return yaml.safe_load((config.folder() / "algorithm" / f"{name}.yaml").read_text())
 
@@ -68,8 +68,10 @@ def parts(case: str):
     """The table of a case and its nets, as a stage would make them."""
     import torch
 
+    from flywheel.args import build
     from flywheel.policy import base
-    from flywheel.stages.pretrain import nets
+    from flywheel.rl.build import table_nets
+    from flywheel.rl.table import Algorithm
 
     kind, depth, side, _, (obs_dim, action_dim, width, _) = CASES[case]
     algorithm, own = table(case), {} if side == "reference" else PLAIN
@@ -88,7 +90,7 @@ def parts(case: str):
     shape |= {"members": 1} if case == "dqn" else {}
     torch.manual_seed(0)
     policy = base.build({"kind": kind, **shape, **{k: v for k, v in own.items() if k == "activation" or case == "dqn"}})
-    return algorithm, nets(algorithm, policy)
+    return algorithm, table_nets(build(Algorithm, algorithm), policy)
 
 
 def ours(case: str, device: str = "cpu", **how):
@@ -145,7 +147,7 @@ def on_policy(device: str, **how):
 
     algorithm, made = parts("ppo")
     policy, (obs_dim, action_dim, _, batch) = made["policy"].explores(1.0), CASES["ppo"][-1]
-    source = OnPolicy(obs_steps=1, action_steps=1, gather_round=None, memory={}, batch_size=batch, device=device)
+    source = OnPolicy(obs_steps=1, action_steps=1, play=None, batch_size=batch, device=device)
     obs, count = torch.randn(ROUND * batch, 1, obs_dim), ROUND * batch
     with torch.no_grad():
         chain = policy.chain(obs, torch.randn(count, 1, action_dim))

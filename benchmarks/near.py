@@ -20,8 +20,8 @@ import flywheel_datasets
 import numpy as np
 
 from flywheel.corpus.quality import POINTS, coarse
-from flywheel.run import Store
-from flywheel.stages import ingest
+from flywheel.intake.recordings import reader
+from flywheel.runs.run import Store
 
 DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 Rows = tuple[str, np.ndarray, np.ndarray]  # task, state [T+1, Do], action [T, Da]
@@ -29,7 +29,7 @@ Rows = tuple[str, np.ndarray, np.ndarray]  # task, state [T+1, Do], action [T, D
 
 def shipped() -> list[Rows]:
     folder = Path(next(iter(flywheel_datasets.__path__)))
-    read = ingest.reader("robomimic_hdf5")
+    read = reader("robomimic_hdf5")
     return [
         (path.stem, one.obs["state"].astype(float), one.action.astype(float))
         for path in sorted(folder.glob("*_demos.hdf5"))

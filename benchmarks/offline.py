@@ -49,7 +49,7 @@ JOBS = [f"{case}-{side}-{seed}" for seed in SEEDS for case in CASES for side in 
 
 def flywheel(*words: str) -> dict:
     """A stage's result, from a process of its own."""
-    command = [sys.executable, "-m", "flywheel.app", *words, f"store={STORE}", "threads=1", "--json"]
+    command = [sys.executable, "-m", "flywheel.cli.app", *words, f"store={STORE}", "threads=1", "--json"]
     out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if out.returncode:
         sys.exit(f"{' '.join(words)} failed: {out.stdout}")
@@ -58,7 +58,7 @@ def flywheel(*words: str) -> dict:
 
 def data() -> dict:
     """What describes the data."""
-    from flywheel.run import Store
+    from flywheel.runs.run import Store
 
     version, windows = transitions()
     (made,) = Store(STORE).runs("online")
@@ -73,7 +73,7 @@ def data() -> dict:
 def transitions():
     """The version of the corpus that is learnt from, and its rows; made if it is not there."""
     from flywheel.rl.source import FIELDS
-    from flywheel.run import Store
+    from flywheel.runs.run import Store
 
     store = Store(STORE)
     if not store.runs("online"):  # made once, whatever changes in the code afterwards
@@ -129,9 +129,10 @@ def corl(case: str, seed: int) -> dict:
 
 
 def report_seeds(seed: int) -> list[int]:
-    from flywheel.stages import _inputs
+    from flywheel.args import Acting
+    from flywheel.seeds import seeds
 
-    return _inputs.seeds("report", {"seed": seed}, 0, EPISODES)
+    return seeds("report", Acting(seed=seed), 0, EPISODES)
 
 
 def ours(case: str, seed: int) -> dict:
@@ -145,7 +146,7 @@ def ours(case: str, seed: int) -> dict:
     )  # fmt: skip
     ref = made["outputs"]["checkpoint"]
     scored = flywheel("evaluate", *words, f"checkpoint={ref}", f"episodes={EPISODES}", f"num_envs={EPISODES}")
-    from flywheel.run import Store
+    from flywheel.runs.run import Store
 
     folder = Store(STORE).root / "runs" / scored["run"] / "out"
     return {"returns": np.load(folder / "checkpoint.npz")["return"].tolist(), "seconds": made["seconds"]}

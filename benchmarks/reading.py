@@ -3,11 +3,13 @@
     lerobot      LeRobotDataset (installed), parquet behind an Arrow cache
     robomimic    its SequenceDataset over HDF5, read through h5py; and in its fastest mode, everything in memory
     diffusion    diffusion policy's ReplayBuffer and SequenceSampler, in memory
-    numpy        a gather from two arrays in RAM
+    numpy        the same transitions gathered from arrays in RAM: four gathers, and three numbers looked up
 
-Every reader serves the same list of (episode, step) from the same episodes: obs [64, 2, 60] and action [64, 16, 24] as
-torch tensors, with 0 and with 2 workers of torch's DataLoader. Batches are compared bit by bit before anything is timed; the
-clock starts at the first batch, so that starting workers costs nobody. Rates are the best of --repeats interleaved ones.
+flywheel is the source that trains (rl.source.Offline): with its transitions kept in memory, as they are where they fit, and from the
+window cache's map, where they do not. It serves obs [64, 2, 60] and action [64, 16, 24] and, as numpy does, next_obs, next_action, reward, discount and return; the others serve
+obs and action of the same (episode, step) as torch tensors, with 0 and with 2 workers (of torch's DataLoader but for flywheel).
+Batches are compared bit by bit before anything is timed; the clock starts at the first batch, so that starting workers costs
+nobody. Rates are the best of --repeats interleaved ones.
 
 robomimic and diffusion policy are used from the checkouts that ROBOMIMIC and DIFFUSION_POLICY name (robomimic's source
 distribution will do); without them, from their access pattern as it is written down here. Cameras: cameras.py.
@@ -24,48 +26,71 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 STATE, ACTION, STEPS, FPS = 60, 24, 200, 20
-TO, TA, BATCH = 2, 16, 64
+TO, TA, BATCH, GAMMA = 2, 16, 64, 0.99
 TARGETS = {"lerobot": 300, "robomimic": 100, "diffusion": 1, "numpy": 0.8}
 
 
-class Listed:
-    """A sampler that serves a list, over and over."""
+def made(corpus, cache: Path, kept: bool, workers: int = 0, cameras: tuple = ()):
+    """The source that trains on all episodes of a corpus."""
+    from flywheel.rl import packed
+    from flywheel.rl.source import Offline
 
-    def __init__(self, pairs: np.ndarray):
-        self.pairs = pairs
+    packed.ROOM = 2**30 if kept else 0
+    version = corpus.at("latest")
+    windows = corpus.windows(version, cache=cache)
+    shown = [corpus.windows(version, (name,), cache=cache) for name in cameras]
+    return Offline(
+        windows, {"all": np.arange(len(windows))}, {"improve": {"all": 1.0}}, obs_steps=TO, action_steps=TA, batch_size=BATCH,
+        gamma=GAMMA, workers=workers, cameras=shown,
+    )  # fmt: skip
 
-    def at(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        number = number % len(self.pairs)
-        return self.pairs[number, 0], self.pairs[number, 1]
+
+def batches(source, count: int) -> Iterator[dict]:
+    """Its first batches."""
+    source.load_state({"taken": {"improve": 0}})
+    return (source.batch("improve") for _ in range(count))
+
+
+def listed(source, count: int) -> np.ndarray:
+    """(episode, step) of its first `count` batches, [count * BATCH, 2]."""
+    return np.stack(source.where(source.steps("improve", 0, count)), 1)
 
 
 class Ram:
-    """obs and action in two arrays; batch k is two gathers."""
+    """The same transitions by hand from arrays of all steps; of an episode STEPS + 1 observations. No step has a reward."""
 
     def __init__(self, episodes: list, pairs: np.ndarray):
-        self.obs = np.concatenate([one.obs["state"][:-1] for one in episodes])
+        self.obs = np.concatenate([one.obs["state"] for one in episodes])
         self.action = np.concatenate([one.action for one in episodes])
+        left = np.minimum(TA, STEPS - np.arange(STEPS))
+        self.left, self.discount = left, (GAMMA**left).astype(np.float32)
+        self.reward = self.returns = np.zeros(len(self.action), np.float32)
         self.pairs = pairs
 
     def __getitem__(self, number: int) -> dict:
         import torch
 
         episode, step = self.pairs[number * BATCH : (number + 1) * BATCH].T
-        low = episode * STEPS
-        here, high = low + step, low + STEPS - 1
-        obs = np.maximum(here[:, None] + np.arange(1 - TO, 1), low[:, None])
-        action = np.minimum(here[:, None] + np.arange(TA), high[:, None])
-        return {
-            "obs": torch.from_numpy(self.obs.take(obs, 0)),
-            "action": torch.from_numpy(self.action.take(action, 0)),
+        low, first = episode * STEPS, episode * (STEPS + 1)
+        here, high, left = low + step, low + STEPS - 1, self.left[step]
+        past = (first + step)[:, None] + np.arange(1 - TO, 1)
+        chunk = np.minimum(here[:, None] + np.arange(TA), high[:, None])
+        out = {
+            "obs": self.obs.take(np.maximum(past, first[:, None]), 0),
+            "action": self.action.take(chunk, 0),
+            "next_obs": self.obs.take(np.maximum(past + left[:, None], first[:, None]), 0),
+            "next_action": self.action.take(np.minimum(chunk + TA, high[:, None]), 0),
+            "reward": self.reward[here],
+            "discount": self.discount[step],
+            "return": self.returns[here],
         }
+        return {name: torch.from_numpy(value) for name, value in out.items()}
 
 
 class ReplayBuffer:
@@ -188,13 +213,14 @@ def make_episodes(count: int, seed: int) -> list:
 
 
 def stream(source, pairs: np.ndarray, workers: int, whole: bool) -> Iterator[dict]:
-    """Batches of the list: by our Loader, by torch's with whole batches from `source[k]`, or 64 items each."""
+    """Batches of the list: by the source that trains, by torch's DataLoader with whole batches from `source[k]`, or 64 items each."""
     from torch.utils.data import DataLoader
 
-    from flywheel.corpus.loader import Batches, Loader
+    from flywheel.rl.source import Offline
 
-    if isinstance(source, Batches):
-        return islice(Loader(source, workers), len(pairs) // BATCH)
+    if isinstance(source, Offline):
+        source.workers = workers
+        return batches(source, len(pairs) // BATCH)
     if whole and not workers:
         return (source[number] for number in range(len(pairs) // BATCH))  # bare: nothing is faster
     if whole:
@@ -213,12 +239,14 @@ def rate(source, pairs: np.ndarray, workers: int, whole: bool, batches: int) -> 
 
 
 def bench_readers(sources: dict, pairs: np.ndarray, repeats: int) -> dict[str, float]:
-    for batches in zip(
+    """Equality over six batches, then rates."""
+    for several in zip(
         *(stream(source, pairs[: 6 * BATCH], 0, whole) for source, whole, _ in sources.values()), strict=True
     ):
-        for name, batch in zip(sources, batches, strict=True):
-            for key, shape in (("obs", (BATCH, TO, STATE)), ("action", (BATCH, TA, ACTION))):
-                if tuple(batch[key].shape) != shape or not batch[key].equal(batches[0][key]):
+        for name, batch in zip(sources, several, strict=True):
+            whole = several[0].keys() if name.startswith(("flywheel", "numpy")) else ("obs", "action")
+            for key in whole:
+                if batch[key].shape != several[0][key].shape or not batch[key].equal(several[0][key]):
                     raise SystemExit(f"{name} gave another {key} than flywheel; nothing was timed")
     found: dict[str, float] = {}
     for workers in (0, 2):
@@ -228,8 +256,10 @@ def bench_readers(sources: dict, pairs: np.ndarray, repeats: int) -> dict[str, f
                 rates[name].append(rate(source, pairs, workers, whole, batches))
         for name, values in rates.items():
             found[f"{name}, {workers} workers: samples/s"] = max(values)
-            if name != "flywheel":
+            if not name.startswith("flywheel"):
                 found[f"flywheel / {name}, {workers} workers"] = max(rates["flywheel"]) / max(values)
+        mapped = max(rates["flywheel, from the map"])
+        found[f"flywheel, from the map / numpy, {workers} workers"] = mapped / max(rates["numpy"])
     return found
 
 
@@ -279,7 +309,6 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     from flywheel.corpus import Corpus
-    from flywheel.corpus.loader import Batches
 
     torch.set_num_threads(1)
     episodes, found = make_episodes(count, 0), {}
@@ -290,9 +319,9 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
     busy = time.process_time()
     spent = float(np.median([timed(lambda: other.append(episodes)) for other in (corpus, *others)]))  # noqa: B023
     busy = (time.process_time() - busy) / (1 + len(others))
-    made = LeRobotDataset.create("bench/reading", fps=FPS, features=lerobot_features(), root=lerobot, use_videos=False)
+    data = LeRobotDataset.create("bench/reading", fps=FPS, features=lerobot_features(), root=lerobot, use_videos=False)
     peer = time.process_time()
-    slow = timed(lambda: lerobot_add(made, episodes))
+    slow = timed(lambda: lerobot_add(data, episodes))
     peer = time.process_time() - peer
     found["writing: frames/s"], found["writing, lerobot: frames/s"] = count * STEPS / spent, count * STEPS / slow
     found["writing: flywheel / lerobot (target >= 100)"] = slow / spent
@@ -300,13 +329,11 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
     found["on disk: corpus / lerobot"] = size(corpus.path) / size(lerobot)
     write_robomimic(folder / "robomimic.hdf5", episodes)
     mimic_attributes(folder / "robomimic.hdf5")
-    windows = corpus.windows(corpus.at("latest"), ("obs.state", "action"), cache=cache)
-    random = np.random.default_rng(3)
-    pairs = np.stack([random.integers(0, count, BATCH * 2001), random.integers(0, STEPS, BATCH * 2001)], 1)
-    pairs[:4] = [[0, 0], [0, STEPS - 1], [count - 1, STEPS - 3], [1, 1]]  # windows that need padding, too
-    ours = Batches(windows, Listed(pairs), obs_steps=TO, action_steps=TA, batch_size=BATCH)
+    ours, mapped = (made(corpus, cache, kept) for kept in (True, False))
+    pairs = listed(ours, 2001)
     sources = {  # source, whether its items are whole batches, how many batches a repetition takes
         "flywheel": (ours, True, 2000),
+        "flywheel, from the map": (mapped, True, 2000),
         "numpy": (Ram(episodes, pairs), True, 2000),
         "diffusion": (replay_buffer(folder, episodes), False, 100),
         "robomimic": (Robomimic(folder / "robomimic.hdf5", count, memory=False), False, 15),
@@ -325,13 +352,9 @@ def bench_append(folder: Path, corpus, lerobot: Path) -> dict[str, float]:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     from flywheel.corpus import Corpus
-    from flywheel.corpus.loader import Batches
-    from flywheel.corpus.sampling import Sampler
 
     def ours_open() -> None:
-        held = Corpus(corpus.path)
-        windows = held.windows(held.at("latest"), ("obs.state", "action"), cache=folder / "cache")
-        Batches(windows, Sampler(windows.length), obs_steps=TO, action_steps=TA, batch_size=BATCH)[0]
+        made(Corpus(corpus.path), folder / "cache", kept=False).batch("improve")
 
     def peer_open() -> None:
         data = Item(lerobot_open(lerobot))

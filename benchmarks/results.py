@@ -35,13 +35,13 @@ JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
 def run(job: str) -> dict:
     """Run one nightly in a process of its own; its row."""
     place = ROOT / "stores" / "results" / job
-    command = [sys.executable, "-m", "flywheel.app", "nightly", *JOBS[job], "--json"]
+    command = [sys.executable, "-m", "flywheel.cli.app", "nightly", *JOBS[job], "--json"]
     began = time.monotonic()
     out = subprocess.run([*command, f"store={place}"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if out.returncode:
         sys.exit(f"{job} failed: {out.stdout}")
     result = json.loads(out.stdout.splitlines()[-1])
-    from flywheel.run import Store, source_commit
+    from flywheel.runs.run import Store, source_commit
 
     store = Store(place)
     night = store.find(result["run"])

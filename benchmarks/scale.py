@@ -32,7 +32,7 @@ from corpus import make_episode
 from flywheel import store
 from flywheel.corpus import Corpus, Windows
 from flywheel.corpus.log import Log, seal
-from flywheel.corpus.sampling import Sampler, mixture
+from flywheel.corpus.sampling import Pool, divided, fractions
 from flywheel.corpus.state import BASE
 from flywheel.corpus.windows import _check
 
@@ -184,14 +184,18 @@ def measure_reading(folder: Path, cache: Path) -> dict[str, float]:
     found = {"open the window cache of all": float(np.median([timed(opened) for _ in range(3)]))}
     tracemalloc.start()
     windows = opened()
-    half = len(windows) // 2
-    weights = mixture(windows.length, {"a": (slice(0, half), 0.7), "b": (slice(half, None), 0.3)})
-    sampler = Sampler(windows.length, weights)
+    half, first, pools = len(windows) // 2, np.cumsum(windows.length) - windows.length, {"a": Pool(), "b": Pool()}
+    for name, part in (("a", slice(0, half)), ("b", slice(half, None))):
+        pools[name].add(first[part], windows.length[part])
+    del first
     found["index in memory: bytes an episode"] = tracemalloc.get_traced_memory()[0] / len(windows)
     tracemalloc.stop()
-    found["64 samples of a mixture"] = timed(lambda: [sampler.take(64) for _ in range(1000)]) / 1000
-    every = Sampler(windows.length)
-    found["64 samples of an epoch"] = timed(lambda: [every.take(64) for _ in range(1000)]) / 1000
+
+    def drawn(number: int) -> list:
+        at = np.split(fractions(0, np.arange(64 * number, 64 * number + 64)), [45])
+        return [pools[name].at(part) for name, part in zip(divided({"a": 0.7, "b": 0.3}, pools, 64), at, strict=True)]
+
+    found["64 samples of a mixture"] = timed(lambda: [drawn(number) for number in range(1000)]) / 1000
     corpus = Corpus(folder)
     corpus.append([make_episode(np.random.default_rng(3)) for _ in range(10)])
     found["the window cache after an append of 10"] = timed(lambda: windows.extend(corpus.at("latest")))

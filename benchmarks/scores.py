@@ -131,7 +131,7 @@ def run(job: str, seed: int) -> dict:
 
 def call(*words: str, place: Path) -> dict:
     """One stage in a process of its own; what it prints with --json."""
-    command = [sys.executable, "-m", "flywheel.app", *words, f"store={place}", "--json"]
+    command = [sys.executable, "-m", "flywheel.cli.app", *words, f"store={place}", "--json"]
     out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if out.returncode:
         sys.exit(f"{' '.join(words)} failed: {out.stdout}")

@@ -14,8 +14,8 @@ import numpy as np
 
 from flywheel import bounds
 from flywheel.env import rollout
+from flywheel.env.gym_batch import GymBatch
 from flywheel.episode import Episode, EpisodeError
-from flywheel.gym_task import GymBatch
 
 KEYS = ("in_shift", "in_scale", "w0", "b0", "w1", "b1", "w2", "b2", "out_shift", "out_scale")
 TASK = "AdroitHandDoor-v1"  # the one that its authors published policies for, and the only one it is rolled out in

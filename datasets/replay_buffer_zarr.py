@@ -4,22 +4,26 @@ source= names the folder, or the .zip. `obs_keys` are concatenated into `state` 
 `obs`, whichever is there); `action` must be there. There is no final observation, so the last action of each episode is
 lost, and only `data/success`, a `data/reward` of 0 and 1, or outcome= says whether it worked; a buffer that `flywheel export` wrote keeps both and comes back whole. Cameras are
 all arrays [N, H, W, C] such as `img`, or those that `cameras` names; floats that are whole numbers from 0 to 255 become uint8.
+
+`write` makes one folder replay_buffer.zarr; the final observation of each episode stands in meta/final.*, the rest of what flywheel
+knows in the group's attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flywheel_datasets import _columns, _exported, _zarr
+from flywheel_datasets import _columns, _exported, _survey, _zarr
 
 from flywheel import bounds
 from flywheel import outcome as outcomes
 from flywheel.episode import Episode, EpisodeError, attempt
 
 REWARDS = ("reward", "rewards")
+CHUNK_BYTES, FLUSH_BYTES = 2**20, 32 * 2**20  # of an array; of what is held before it is written
 
 
 def unit(folder: Path) -> Path | None:
@@ -162,3 +166,52 @@ def exported(group, mine: dict[str, Any], number: int, rows: slice, root: Path) 
         lambda name: group["meta"][f"final.{name}"][number],
         root.name,
     )
+
+
+def write(folder: Path, episodes: Iterable[Episode], seen: _survey.Survey, fps: float | None) -> None:
+    """folder/replay_buffer.zarr; arrays grow by some 32 MB at a time."""
+    import zarr
+    from numcodecs import Blosc
+
+    kept = _survey.keep(seen, lambda s: True, "")
+    _survey.decoded(seen)
+    taken = {"action", "reward"}
+    kept = {s.key if s.kind == "obs" and s.key not in taken else s.name: s for s in kept}
+    seen.aside.append("final observation (meta/final.*), origin, seed, fps, terminated, success and meta (attributes)")
+    root = zarr.open_group(str(folder / "replay_buffer.zarr"), mode="w", zarr_format=2)
+
+    def create(name: str, stream: _survey.Stream):
+        wide = max(1, int(np.prod(stream.shape))) * np.dtype(stream.dtype).itemsize
+        chunks = (max(1, min(8192, CHUNK_BYTES // wide)), *stream.shape)
+        packer = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
+        return root.create_array(
+            name, shape=(0, *stream.shape), chunks=chunks, dtype=stream.dtype, compressors=packer, fill_value=0
+        )
+
+    stored = {f"data/{name}": (create(f"data/{name}", stream), []) for name, stream in kept.items()}
+    stored |= {f"meta/final.{n}": (create(f"meta/final.{n}", s), []) for n, s in kept.items() if s.longer}
+
+    def flush() -> None:
+        for array, parts in stored.values():
+            array.append(np.concatenate(parts))
+            parts.clear()
+
+    ends, records, waiting = [0], [], 0
+    for episode in episodes:
+        steps = len(episode)
+        for name, stream in kept.items():
+            value = np.asarray(stream.of(episode))
+            stored[f"data/{name}"][1].append(value[:steps])
+            if stream.longer:
+                stored[f"meta/final.{name}"][1].append(value[steps:])
+            waiting += value.nbytes
+        ends.append(ends[-1] + steps)
+        records.append(_survey.record(episode))
+        if waiting > FLUSH_BYTES:
+            flush()
+            waiting = 0
+    if waiting:
+        flush()
+    ends = ends[1:]
+    root.create_array("meta/episode_ends", data=np.array(ends, np.int64), chunks=(len(ends),))
+    root.attrs["flywheel"] = {"streams": _survey.streams(kept), "episodes": records}

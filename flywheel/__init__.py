@@ -14,6 +14,6 @@ __version__ = "0.1.0"
 
 def load(ref: str, store: str | None = None, device: str = "cpu"):
     """The policy that NAME, NAME@production or NAME@ID names in a store (default: $FLYWHEEL_STORE, else ./store)."""
-    from flywheel.run import Store
+    from flywheel.runs.run import Store
 
     return Store(store or os.environ.get("FLYWHEEL_STORE") or "store").load(ref, device)

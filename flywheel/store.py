@@ -228,3 +228,25 @@ class Lock:
             f"{self.path.parent}: {self.what} cannot start, the folder is in use by {who}. "
             "Wait until it ends, or stop it: its lock goes with it."
         )
+
+
+def publish_folder(aside: Path, out: Path, made: dict[str, str]) -> None:
+    """Give `aside` its name, durably; an equal export that is there already stays as it is."""
+    if out.exists() and any(out.iterdir()):
+        there = {p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
+        if there != made:
+            names = sorted(k for k in {*there, *made} if there.get(k) != made.get(k))
+            raise ValueError(
+                f"out={out}: {len(names)} files differ from what would be written ({', '.join(names[:3])}); it was changed,"
+                " or written by another flywheel. Name a new folder"
+            )
+        return
+    for path in sorted(aside.rglob("*"), reverse=True):
+        if path.is_dir():
+            fsync_dir(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    fsync_dir(aside)
+    os.rename(aside, out)
+    fsync_dir(out.parent)

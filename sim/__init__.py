@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["Batch", "TaskEnv", "load", "make_batch", "register", "tasks"]
+__all__ = ["Batch", "TaskEnv", "gym_id", "load", "make_batch", "register", "tasks"]
 
 if sys.platform == "linux" and not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
     try:  # without a screen mujoco draws through EGL, which it must be told before it is imported, and only if it is there
@@ -50,13 +50,18 @@ def make_batch(name: str, num_envs: int, threads: int = 2, **options):
     return Batch(load(name), num_envs, nthread=threads, autoreset=False, **options)
 
 
+def gym_id(name: str) -> str:
+    """The id of a task for gymnasium.make: "flywheel/Lift-v0"."""
+    return f"flywheel/{name.title().replace('_', '')}-v0"
+
+
 def register() -> list[str]:
     """Register every task with gymnasium and return the ids, such as "flywheel/Lift-v0"; twice does no harm."""
     import gymnasium
 
     ids = []
     for name in tasks():
-        ids.append(f"flywheel/{name.title().replace('_', '')}-v0")
+        ids.append(gym_id(name))
         if ids[-1] not in gymnasium.registry:
             gymnasium.register(ids[-1], entry_point="flywheel_sim._gym:TaskEnv", kwargs={"task": name})
     return ids

@@ -53,6 +53,7 @@ class Task:
     frame_skip: int
     action_names: tuple[str, ...]
     obs_keys: dict[str, tuple[int, str]]
+    start_units: dict[str, str]  # {initial condition: unit}, as far as the module says
     sensor_slices: dict[str, slice] = field(repr=False)
     seen: tuple[tuple[str, slice], ...] = field(repr=False)
 
@@ -163,6 +164,7 @@ def load_task(name: str) -> Task:
         frame_skip=frame_skip,
         action_names=tuple(module.ACTION),
         obs_keys=dict(module.OBS),
+        start_units=dict(getattr(module, "START", {})),
         sensor_slices=slices,
         seen=tuple(item for item in slices.items() if not item[0].startswith(("arm_", "anchor", "axis"))),
     )

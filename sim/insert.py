@@ -26,6 +26,7 @@ OBS = {
     "peg_to_eef": (3, "m"),
     "hole_to_peg": (3, "m, hole at table height to the peg's lower end"),
 }
+START = {"peg_x": "m", "peg_y": "m", "peg_yaw": "rad", "hole_x": "m", "hole_y": "m"}  # units
 FLAWS = ("misses_peg", "lets_go", "misjudges_hole")
 DEMOS = 100  # episodes in datasets/
 HALF = 0.045  # m, half the peg's length

@@ -24,6 +24,7 @@ OBS = {
     "cube_yaw": (2, "cos, sin of four times the angle"),
     "cube_to_eef": (3, "m"),
 }
+START = {"cube_x": "m", "cube_y": "m", "cube_yaw": "rad"}  # units
 FLAWS = ("misjudges", "closes_early", "lets_go")
 DEMOS = 120  # episodes in datasets/
 HALF = 0.033  # m, half the cube's edge

@@ -22,6 +22,7 @@ OBS = {
     "puck_to_eef": (3, "m"),
     "target_to_puck": (2, "m"),
 }
+START = {"puck_x": "m", "puck_y": "m", "target_x": "m", "target_y": "m"}  # units
 FLAWS = ("overshoots", "stops_short", "glances")
 DEMOS = 80  # episodes in datasets/
 RADIUS = 0.05  # m, of the puck: wider than the open gripper, so that both fingers touch it

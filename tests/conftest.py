@@ -32,8 +32,8 @@ def night(tmp_path_factory):
     import small
     import toy
 
-    from flywheel import app
-    from flywheel.run import Store
+    from flywheel.cli import app
+    from flywheel.runs.run import Store
 
     folder = tmp_path_factory.mktemp("night")
     toy.demonstrations(folder / "demos.hdf5")
@@ -49,7 +49,7 @@ def copied(night, tmp_path):
     _, place, _ = night
     import toy
 
-    from flywheel import lineage
+    from flywheel.runs import lineage
 
     copy = lineage.scratch(place, tmp_path / "store", set())
     return copy, [*toy.TASK, f"store={copy.root}", "num_envs=8", "threads=1"]

@@ -23,8 +23,9 @@ import gymnasium as gym
 import numpy as np
 from small import outcome
 
-from flywheel import config, run
+from flywheel.cli import config
 from flywheel.log import progress
+from flywheel.runs import run
 
 BATCH = 20  # damaged ones in one ingest, with a good one
 GOOD = 10**6  # the number of the good ones
@@ -108,7 +109,7 @@ def ingest(folder, name):
     done, watch = json.loads((folder / "done.json").read_text()), Watch(folder / "theirs")
     words = ["task=gym", "task.id=fuzz:Any-v0", "task.max_steps=9", f"format={name}"]
     words += ["obs_keys=[a,b]"] if name == "robomimic_hdf5" else []
-    cfg = config.compose("ingest", {"source": str(folder / "source")}, words)
+    cfg = config.compose("ingest", [f"source={folder / 'source'}", *words])
     made = outcome("ingest", cfg, run.Store(folder / "store"))
     opened = watch.end()
     assert not opened, (name, done, opened)

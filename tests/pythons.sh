@@ -21,7 +21,7 @@ try() { # 3.12 PYTHON
     local venv=.venv-$1 began=$SECONDS
     [ ! -x .venv/bin/python ] || [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "$1" ] || venv=.venv
     make --no-print-directory setup VENV="$venv" PYTHON="$2"
-    "$venv/bin/python" -c "import flywheel.app, flywheel_sim, flywheel_datasets, torch, mujoco, lerobot"
+    "$venv/bin/python" -c "import flywheel.cli.app, flywheel_sim, flywheel_datasets, torch, mujoco, lerobot"
     "$venv/bin/pytest" -q -p no:cacheprovider tests/test_python.py tests/test_names.py tests/test_losses.py
     "$venv/bin/pytest" -q -p no:cacheprovider tests/test_formats.py -k lerobot
     "$venv/bin/flywheel" nightly debug=tiny policy=flow policy.width=32 num_envs=8 threads=1 store="$work/$1" >"$work/$1.log" 2>&1 || {
@@ -31,7 +31,7 @@ try() { # 3.12 PYTHON
     "$venv/bin/python" - "$work/$1" >"$work/$1.ids" <<'EOF'
 import sys
 from importlib import metadata
-from flywheel.run import Store
+from flywheel.runs.run import Store
 
 print(*(f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "mujoco")), sep=", ")
 (night,) = Store(sys.argv[1]).runs("nightly")

@@ -5,7 +5,7 @@ import re
 
 import toy
 
-from flywheel import algorithms, app, config
+from flywheel.cli import algorithms, app, config
 
 SMALL = [
     "debug=tiny", "policy=flow", "policy.width=32", "policy.depth=1", "policy.steps=4", "num_envs=8", "threads=1",
@@ -53,8 +53,10 @@ def suited(name: str) -> dict:
 
 def learner(name: str, shape: dict, device: str = "cpu", **more):
     """The learner of an algorithm's table, with `more` in the table, as a stage makes it; `shape` is what a task gives a policy."""
+    from flywheel.args import build as built
     from flywheel.policy import base
-    from flywheel.stages import pretrain
+    from flywheel.rl import build
+    from flywheel.rl.table import Algorithm
 
     table, spec = algorithms.tables()[name] | more, suited(name) | shape
     policy, acting = base.build(spec), table.get("collect") or table
@@ -63,13 +65,13 @@ def learner(name: str, shape: dict, device: str = "cpu", **more):
         policy.learn_noise()
     teacher = {"teacher": base.build({**spec, "kind": "flow"})} if name == "consistency" else {}
     table["critic"] = {**(table.get("critic") or {}), "width": 16}
-    return pretrain.learner(table, policy, {"seed": 1, "device": device, "task": {"reward": "env"}}, nets=teacher)
+    return build.learner(built(Algorithm, table), policy, seed=1, device=device, reward="env", nets=teacher)
 
 
-def outcome(stage: str, cfg: dict, place) -> dict:
+def outcome(stage: str, cfg, place) -> dict:
     """What a stage answers, also where it says that it failed."""
-    from flywheel import run
     from flywheel.ending import Failed
+    from flywheel.runs import run
 
     try:
         return run.execute(stage, cfg, place)

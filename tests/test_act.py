@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from flywheel.critic import Critic
 from flywheel.policy import base
 from flywheel.policy.best_of_n import BestOfN
+from flywheel.policy.critic import Critic
 
 SHAPE = {"obs_dim": 19, "action_dim": 5, "obs_steps": 2, "action_steps": 2}
 

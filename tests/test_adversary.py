@@ -8,9 +8,10 @@ import pytest
 import toy
 from small import LITTLE, call, words
 
-from flywheel import chain, complete, config, lineage, nightly, run
-from flywheel.limits import UsageError
-from flywheel.stages import _inputs, promote
+from flywheel.args import UsageError
+from flywheel.cli import complete, config
+from flywheel.runs import chain, lineage, nightly, run
+from flywheel.stages import promote
 
 
 @pytest.fixture
@@ -181,8 +182,13 @@ def test_completion_looks_into_the_store_that_is_typed(three, tmp_path):
 def test_rounds_end_where_the_seeds_of_a_night_do(three, capsys, monkeypatch):
     """findings B4: more rounds than a night has seeds for end with what they have, in place of failing for good."""
     _, at, _, refs = three
-    monkeypatch.setattr(_inputs, "NIGHT", 8)
-    monkeypatch.setattr(_inputs, "SCORING", 0)
+    from flywheel import seeds
+    from flywheel.rl import practice, rounds
+    from flywheel.stages import retrain
+
+    for module in (seeds, practice, rounds, retrain):
+        monkeypatch.setattr(module, "NIGHT", 8)
+    monkeypatch.setattr(retrain, "SCORING", 0)
     own = [
         "algorithm.cadence={rounds: 5, evaluate: 2, improve: 2}",
         "collect.episodes=4",
@@ -273,5 +279,5 @@ def test_a_budget_bounds_the_fitting_of_critics(three, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(run.Run, "out_of_time", spent)
         made = run.execute("pretrain", cfg, place, deadline=float("inf"))
-    assert (made["stopped"], made["metrics"]["updates"], len(asked)) == ("budget", 0, 4) and asked[-1] == 0.4
+    assert (made["stopped"], made["metrics"]["updates"], len(asked)) == ("budget", 0, 4) and asked[-1] == [0, 1, 4]
     assert lineage.replay(made["run"], place)["metrics"]["different"] == 0

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from flywheel import env as envs
-from flywheel.stages._backward import Backward
-from flywheel.stages.ingest import reader
+from flywheel.intake.recordings import reader
+from flywheel.rl.backward import Backward, Rule
+from flywheel.rl.practice import Memory
 
-RULE = {"begin": 0.85, "width": 0.35, "own_every": 4, "good": 0.8, "fair": 0.6, "far": 0.1, "near": 0.05}
+RULE = Rule(own_every=4)
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +24,19 @@ def lift():
 
 
 def backward(env=None, demos=()):
-    return Backward(RULE, 1, demos, env, {"backward": None, "window": None, "round": 0})
+    return Backward(RULE, 1, demos, env, Memory())
 
 
 def test_it_begins_only_where_the_base_never_succeeds():
     for successes, episodes, wanted in [(0, 49, None), (0, 50, True), (0.02, 50, False), (0, 96, True)]:
         one = backward()
         one.decide(successes, episodes)
-        assert one.memory["backward"] is wanted
+        assert one.memory.backward is wanted
     assert backward().starts(8) is None
     one = backward()
     one.decide(0, 50)
     one.decide(5, 50)  # decided once
-    assert one.memory["backward"] is True
+    assert one.memory.backward is True
 
 
 def test_the_window_moves_back_by_success_and_not_beyond_the_beginning():
@@ -44,7 +45,7 @@ def test_the_window_moves_back_by_success_and_not_beyond_the_beginning():
     seen = []
     for rate in (0.9, 0.7, 0.6, 0.5, *[1.0] * 9):
         one.move(rate)
-        seen.append(round(one.memory["window"], 2))
+        seen.append(round(one.memory.window, 2))
     assert seen[:4] == [0.75, 0.7, 0.7, 0.7]
     assert seen[-1] == 0.0
 

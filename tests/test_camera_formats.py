@@ -11,9 +11,11 @@ import toy
 from camera_cases import decoded, encoded, film, raw
 from test_formats import SOURCE, aloha, export, read, rows, stored
 
-from flywheel import config, frames, run
+from flywheel import frames
+from flywheel.cli import config
 from flywheel.corpus import Corpus, maintenance
 from flywheel.episode import Episode, EpisodeError
+from flywheel.runs import run
 
 SIZE = (64, 64)  # what LeRobot encodes
 LENGTHS = test_formats.LENGTHS
@@ -162,7 +164,7 @@ def test_every_reader_gives_cameras_as_they_are(tmp_path, name):
 
 
 def test_ingest_takes_cameras_and_the_corpus_says_which(tmp_path, capsys):
-    from flywheel import app
+    from flywheel.cli import app
 
     path, _, _ = robomimic(tmp_path)
     with h5py.File(path, "a") as file:
@@ -171,7 +173,7 @@ def test_ingest_takes_cameras_and_the_corpus_says_which(tmp_path, capsys):
             demo["obs/state"] = np.arange(4 * len(demo["actions"]), dtype=np.float32).reshape(-1, 4)
     for more, cameras in (("cameras=[]", None), ("cameras=[top]", "top")):
         store = tmp_path / (cameras or "none")
-        cfg = config.compose("ingest", {"source": str(path)}, [*toy.TASK, "obs_keys=[state]", more])
+        cfg = config.compose("ingest", [f"source={path}", *toy.TASK, "obs_keys=[state]", more])
         assert run.execute("ingest", cfg, run.Store(store))["metrics"] | {"added": 3, "quarantined": 0}
         capsys.readouterr()
         for words in (["show"], ["stats"], ["query", "SELECT cameras, count(*) AS n FROM episodes GROUP BY cameras"]):

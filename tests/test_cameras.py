@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from flywheel import frames
 from flywheel.corpus import Corpus, CorpusError, maintenance
-from flywheel.corpus.loader import Batches, Loader
-from flywheel.corpus.sampling import Sampler
 from flywheel.episode import EpisodeError, check
+from flywheel.rl import packed
+from flywheel.rl.source import Offline
 
 CAMERAS = ("front", "sim", "top")
 
@@ -247,33 +247,37 @@ def test_windows_of_a_camera(corpus, tmp_path, camera):
     assert got.dtype == np.uint8 and np.array_equal(got, naive)
 
 
-def test_batches_with_cameras_are_the_same_with_workers(corpus, tmp_path):
+@pytest.mark.parametrize("kept", [True, False])
+def test_batches_with_cameras_are_the_same_with_workers(corpus, tmp_path, kept, monkeypatch):
+    monkeypatch.setattr("flywheel.rl.packed.ROOM", packed.ROOM if kept else 0)
     version = corpus.at("latest")
-    low = corpus.windows(version, ("obs.state", "action"), cache=tmp_path / "cache")
+    low = corpus.windows(version, cache=tmp_path / "cache")
     cameras = [corpus.windows(version, (f"obs.{name}",), cache=tmp_path / "cache") for name in CAMERAS]
+    drawn = low, {"all": np.arange(len(low))}, {"improve": {"all": 1.0}}
+    options = {"obs_steps": 2, "action_steps": 4}
 
-    def batches():
-        return Batches(low, Sampler(low.length, seed=3), obs_steps=2, action_steps=4, batch_size=5, cameras=cameras)
+    def reader(**more):
+        return Offline(*drawn, seed=3, cameras=cameras, **options, **more)
 
     found = {}
     for workers in (0, 2):
-        loader = Loader(batches(), workers, group=2)
-        found[workers] = [batch for batch, _ in zip(loader, range(7), strict=False)]
+        source = reader(batch_size=5, workers=workers)
+        source.group = 2
+        found[workers] = [source.batch("improve") for _ in range(7)]
     for one, other in zip(found[0], found[2], strict=True):
-        assert set(one) == {"obs", "action", *(f"obs.{name}" for name in CAMERAS)}
+        assert {"obs", "action", *(f"obs.{name}" for name in CAMERAS)} <= set(one)
         for name in one:
             assert one[name].dtype == other[name].dtype and one[name].equal(other[name]), name
-    taken, steps = Sampler(low.length, seed=3).at(np.arange(5))
-    for number, (which, step) in enumerate(zip(taken, steps, strict=True)):
+    for number, (which, step) in enumerate(zip(*source.where(source.steps("improve", 0)), strict=True)):
         one = version.read(int(which))
+        assert np.array_equal(found[0][0]["obs"][number].numpy(), one.obs["state"][[max(0, step - 1), step]])
         for name in CAMERAS:
             expected = np.asarray(one.obs[name])[[max(0, step - 1), step]]
             assert np.array_equal(found[0][0][f"obs.{name}"][number].numpy(), expected), name
-    assert Loader(batches()).group == 16 and Loader(batches(), group=3).group == 3
-    large = Batches(low, Sampler(low.length), obs_steps=2, action_steps=4, batch_size=3000, cameras=cameras)
-    assert Loader(large).group == 1, "a group of large batches is small"
+    assert reader(batch_size=5).group == 16
+    assert reader(batch_size=3000).group == 1, "a group of large batches is small"
     with pytest.raises(ValueError, match="are no windows of a camera of the episodes"):
-        Batches(low, Sampler(low.length), obs_steps=2, action_steps=4, batch_size=5, cameras=[low])
+        Offline(*drawn, cameras=[low], **options)
 
 
 def test_one_damaged_picture_costs_one_episode(corpus, tmp_path):

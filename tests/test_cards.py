@@ -1,5 +1,6 @@
 """Data cards: every shipped card and a card for every format are compared with what is read; each lie is named."""
 
+import inspect
 from pathlib import Path
 
 import flywheel_datasets
@@ -9,9 +10,11 @@ import test_formats as written
 import toy
 import yaml
 
-from flywheel import config
+from flywheel.args import Task
+from flywheel.cli import config
 from flywheel.episode import Episode, EpisodeError
-from flywheel.stages import ingest
+from flywheel.intake import accept, recordings
+from flywheel.stages.ingest import Args
 
 FOLDER = Path(next(iter(flywheel_datasets.__path__)))
 CARD = {"rate_hz": 10, "obs_keys": {}, "action": {"left": "-1..1", "right": "-1..1"}}
@@ -19,8 +22,12 @@ CARD = {"rate_hz": 10, "obs_keys": {}, "action": {"left": "-1..1", "right": "-1.
 
 def taken(path, format_, task="gym", **options):
     """What ingest takes of a recording beside its card; errors as they come."""
-    cfg, read, found = {"format": format_, "task": {"name": task}}, ingest.reader(format_), []
-    for episode, card in ingest._carded(read, path, options, cfg):
+    args, read, found = (
+        Args(source="x", format=format_, task=Task(name=task, **({"id": "x"} if task == "gym" else {}))),
+        recordings.reader(format_),
+        [],
+    )
+    for episode, card in accept.carded(read, path, options, args):
         try:
             found.append(
                 card.check(episode, options.get("obs_keys"), "here")
@@ -39,7 +46,7 @@ def test_a_shipped_card_says_what_is_read(path):
     episodes = taken(file, card["format"], card["task"])
     assert len(episodes) == card["episodes"] and all(isinstance(e, Episode) for e in episodes)
     assert sum(map(len, episodes)) == card["steps"] and {e.fps for e in episodes} == {card["rate_hz"]}
-    assert {key: about["unit"] for key, about in card["obs_keys"].items()} == ingest.units(card["task"])
+    assert {key: about["unit"] for key, about in card["obs_keys"].items()} == accept.units(card["task"])
 
 
 def robomimic(folder):
@@ -83,7 +90,7 @@ OTHERS = {"ros2_mcap", "hand_dapg", "hand_dapg_policy"}  # its own card (test_fo
 
 
 def test_every_format_is_tried_with_a_card():
-    assert set(MADE) | OTHERS == set(ingest.formats())
+    assert set(MADE) | OTHERS == set(recordings.formats())
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -119,7 +126,7 @@ def test_what_a_card_says_wrongly_is_named(tmp_path, name):
         assert any(str(place) in str(e) for e in found)
         with pytest.raises(EpisodeError, match=told):
             raise found[0]
-    if "obs_keys" in ingest.inspect.signature(ingest.reader(name)).parameters:
+    if "obs_keys" in inspect.signature(recordings.reader(name)).parameters:
         (error, *_) = carded(obs_keys={"absent": {"size": 3, "unit": "m"}})
         assert isinstance(error, EpisodeError) and "absent" in str(error) and first in str(error)
 
@@ -169,4 +176,4 @@ def test_ingest_quarantines_by_the_card_and_knows_a_run_by_it(tmp_path):
     assert np.load(kept)["action"].shape[1] == 2
     with pytest.raises(ValueError, match="there is no such file"):
         execute(tmp_path / "store", source=tmp_path / "a.hdf5", card=tmp_path / "none.yaml")
-    assert "card" in config.compose("ingest", {}, ["source=x"])
+    assert "card" in config.fields("ingest")

@@ -10,8 +10,10 @@ import torch
 from small import LITTLE, call
 
 import flywheel
-from flywheel import app, run
-from flywheel.stages import online
+from flywheel.args import Task
+from flywheel.cli import app
+from flywheel.rl import exploring
+from flywheel.runs import run
 
 CELLS = [(p, a) for p in ("gaussian", "diffusion", "flow") for a in ("bc", "iql")] + [
     ("tanh_gaussian", "cql"), ("tanh_gaussian", "cal_ql"), ("tanh_gaussian", "awac"), ("tanh_gaussian", "bc"), ("deterministic", "td3_bc"),
@@ -257,8 +259,8 @@ def test_a_meaningless_cell_is_refused_with_what_would_work(copied, capsys, stag
 
 
 def test_a_base_that_never_succeeds_is_refused_with_the_number():
-    cfg = {"task": {"reward": None}}
+    task = Task()
     with pytest.raises(ValueError, match="60 episodes without a success"):
-        online._refuse_hopeless(cfg, {"tried": {"n": 60, "success": 0.0}}, None)
-    online._refuse_hopeless(cfg, {"tried": {"n": 60, "success": 0.05}}, None)
-    online._refuse_hopeless({"task": {"reward": "env"}}, {}, None)
+        exploring.refuse_hopeless(task, {"tried": {"n": 60, "success": 0.0}}, None)
+    exploring.refuse_hopeless(task, {"tried": {"n": 60, "success": 0.05}}, None)
+    exploring.refuse_hopeless(Task(reward="env"), {}, None)

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy
 from small import LITTLE, call, hashes, words
 
-from flywheel import app, config, lineage, nightly, store
+from flywheel import store
+from flywheel.cli import app, config
+from flywheel.runs import lineage, nightly
 
 
 def test_evaluate_against_another_on_the_same_seeds(copied, capsys):
@@ -56,7 +59,10 @@ def test_what_only_looks_up_prints(copied, capsys):
 
 def test_the_corpus_is_checked_and_compacted_without_changing_what_it_holds(copied, capsys):
     copy, at = copied
-    before = copy.corpus().at("latest").id
+    held = copy.corpus()
+    for part in (0.5, 0.25):  # two more segments of the robot of the rollouts
+        held.append([one.replace(action=one.action * np.float32(part)) for one in [held.at("latest").read(-1)]])
+    before = held.at("latest").id
     assert call("corpus", "fsck", at[3], capsys=capsys)[1]["metrics"]["findings"] == 0
     assert call("corpus", "compact", at[3], capsys=capsys)[1]["metrics"]["merged"] > 1
     assert call("corpus", "expire", "keep=1", at[3], capsys=capsys)[1]["metrics"]["expired"] > 1
@@ -168,7 +174,7 @@ def test_a_command_seen_before_has_its_tables_in_the_same_order(tmp_path):
     """The nets of an act move, and draw noise, in the table's order: a look-up must not sort them."""
     words = ["algorithm=sac", "checkpoint=none"]
     first, again = (config.load("online", words, tmp_path) for _ in range(2))
-    assert first == again and list(first["algorithm"]["improve"]) == list(again["algorithm"]["improve"]) == [
+    assert first == again and list(first.algorithm.improve) == list(again.algorithm.improve) == [
         "policy",
         "alpha",
     ]
@@ -176,7 +182,7 @@ def test_a_command_seen_before_has_its_tables_in_the_same_order(tmp_path):
 
 def test_completion_in_a_shell(night, monkeypatch, capsys):
     """findings E1: commands, keys, choices and names are completed; bash itself does it with the script that is printed."""
-    from flywheel import complete
+    from flywheel.cli import complete
 
     _, place, done = night
     ref = done["content"]["table"][0]["checkpoint"]

@@ -6,7 +6,7 @@ import pytest
 import small
 import torch
 
-from flywheel import algorithms
+from flywheel.cli import algorithms
 from flywheel.policy.categorical import one_hot
 from flywheel.rl import learner as learning
 
@@ -54,7 +54,7 @@ def test_a_traced_update_is_the_update(name, monkeypatch, capsys):
     """Every table, to the last bit, in bfloat16 too; compiling it is torch's business."""
     monkeypatch.setattr(torch, "compile", lambda graph, **how: graph)
     monkeypatch.setattr(learning, "multiplies_bf16", lambda device: True)
-    monkeypatch.setattr("flywheel.nets.LARGE", 0)
+    monkeypatch.setattr("flywheel.policy.nets.LARGE", 0)
     assert equal(updated(name, compile=True), updated(name))
     said = capsys.readouterr().err
     assert "compiled in" in said

@@ -239,7 +239,7 @@ def test_the_log_goes_on_in_the_next_folder(corpus, monkeypatch):
 def test_a_look_up_imports_neither_zarr_nor_torch(corpus):
     corpus.append([episode(1)])
     program = (
-        "import sys; from flywheel.corpus import Corpus; import flywheel.names\n"
+        "import sys; from flywheel.corpus import Corpus; import flywheel.runs.names\n"
         "version = Corpus(sys.argv[1]).at('latest'); print(version.id, len(version.table['task']))\n"
         "print(sorted({'zarr', 'torch', 'h5py', 'hydra'} & set(sys.modules)))"
     )

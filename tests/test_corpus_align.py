@@ -7,11 +7,10 @@ from corpus_cases import episode
 from small import call
 
 from flywheel.corpus import Corpus, CorpusError, compare, quality, query
-from flywheel.corpus.loader import Batches
-from flywheel.corpus.sampling import Sampler, mixture
 from flywheel.policy import base
+from flywheel.rl.source import Offline
 
-FIELDS = ("obs.state", "action", "action.mask")
+FIELDS = ("obs.state", "action", "reward", "action.mask")
 
 
 def robots(seed, steps=6):
@@ -68,15 +67,23 @@ def test_a_mixture_is_refused_with_both_schemas(corpus, tmp_path):
 def test_a_padded_mixture_has_zeros_and_a_mask(corpus, tmp_path):
     version = corpus.at("latest")
     windows = corpus.windows(version, FIELDS, cache=tmp_path, align="pad")
-    assert windows.columns == {"obs.state": slice(0, 5), "action": slice(5, 9), "action.mask": slice(9, 13)}
+    assert windows.columns == {
+        "obs.state": slice(0, 5),
+        "action": slice(5, 9),
+        "reward": slice(9, 10),
+        "action.mask": slice(10, 14),
+    }
     tasks = version.table["task"]
-    weights = mixture(windows.length, {"lift": (tasks == "lift", 0.5), "push": (tasks == "push", 0.5)})
-    batch = Batches(windows, Sampler(windows.length, weights, seed=1), obs_steps=2, action_steps=3, batch_size=64)[0]
-    mask = batch["action_mask"].numpy()
-    assert mask.shape == (64, 3, 4) and (mask == mask[:, :1]).all()
-    lift = mask[:, 0, 2] == 0
-    assert 20 < lift.sum() < 44 and (mask[lift][..., :2] == 1).all() and (mask[~lift] == 1).all()
-    assert (batch["action"].numpy()[mask == 0] == 0).all() and (batch["obs"].numpy()[lift][..., 3:] == 0).all()
+    pools = {task: np.flatnonzero(tasks == task) for task in ("lift", "push")}
+    for room in (windows.resident, 0):  # with transitions kept, and without
+        windows.resident = room
+        source = Offline(
+            windows, pools, {"improve": {"lift": 1, "push": 1}}, obs_steps=2, action_steps=3, batch_size=64
+        )
+        batch = {name: value.numpy() for name, value in source.batch("improve").items()}
+        mask = batch["action_mask"]
+        assert mask.shape == (64, 4) and (mask[:32] == [1, 1, 0, 0]).all() and (mask[32:] == 1).all()
+        assert (batch["action"][:32, :, 2:] == 0).all() and (batch["obs"][:32, :, 3:] == 0).all()
     for one, start in zip(version, windows.start, strict=True):
         rows, own = windows.rows[start : start + len(one)], one.action.shape[1]
         assert (rows[:, 5 : 5 + own] == one.action).all() and (rows[:, 5 + own : 9] == 0).all()

@@ -2,17 +2,20 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import toy
 from corpus_cases import episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL, call
 
-from flywheel import app
+from flywheel import selection
+from flywheel.args import Task
+from flywheel.cli import app, config
 from flywheel.corpus import Corpus, CorpusError, compare, maintenance, quality, query, splits, views
-from flywheel.stages import _inputs
 
 
 @pytest.fixture
@@ -250,22 +253,22 @@ def test_pretraining_draws_from_views_by_share(copied, capsys):
     other = call("pretrain", "data={won: 0.25, lost: 0.75}", "batch_size=8", *most, capsys=capsys)[1]
     assert other["status"] == "done" and other["outputs"]["checkpoint"] != out["outputs"]["checkpoint"]
 
-    cfg = {"data": {"won": 3, "lost": 1}, "task": {"name": "gym", "id": "toy:Reach-v0"}, "batch_size": 8}
-    version, pools, shares = _inputs.pools(cfg, copy)
+    args = config.compose("pretrain", ["data={won: 3, lost: 1}", "batch_size=8", *toy.TASK])
+    version, pools, shares = selection.pools(args, copy)
     assert shares == {"view won": 3.0, "view lost": 1.0} and sorted(version.hashes) == version.hashes
     for name, which in pools.items():
         assert sorted(version.hashes[i] for i in which) == sorted(held.at(name.removeprefix("view ")).hashes)
     table = {"evaluate": {"all": 1.0}, "improve": {"demos": 0.5, "own": 0.5}}
     halves = {"view won": 0.375, "view lost": 0.125, "own": 0.5}
-    assert _inputs.mixed(table, shares, 16) == {"evaluate": {"all": 1.0}, "improve": halves}
-    assert list(_inputs.mixed(table, shares, 16)["improve"]) == list(halves)  # who draws noise first stays first
-    assert _inputs.mixed(table, {"demos": 1.0}, 1) == table
+    assert selection.mixed(table, shares, 16) == {"evaluate": {"all": 1.0}, "improve": halves}
+    assert list(selection.mixed(table, shares, 16)["improve"]) == list(halves)  # who draws noise first stays first
+    assert selection.mixed(table, {"demos": 1.0}, 1) == table
     with pytest.raises(ValueError, match=r"share of lost in .* is 0\.0792 of a batch of 8; expected at least 2"):
-        _inputs.mixed({"improve": {"demos": 1.0}}, {"won": 1, "lost": 0.01}, 8)
-    with pytest.raises(ValueError, match="data='won'; expected views and shares"):
-        _inputs.pools({**cfg, "data": "won"}, copy)
+        selection.mixed({"improve": {"demos": 1.0}}, {"won": 1, "lost": 0.01}, 8)
+    with pytest.raises(ValueError, match="data=won; expected {key: value, ...}"):
+        config.compose("pretrain", ["data=won"])
     with pytest.raises(ValueError, match="won has no episode of lift"):
-        _inputs.pools({**cfg, "task": {"name": "lift"}}, copy)
+        selection.pools(replace(args, task=Task()), copy)
 
 
 def test_rounds_and_online_learning_draw_from_views_the_same_every_time(copied, capsys):
@@ -308,7 +311,7 @@ def test_a_nightly_draws_from_views(copied, capsys):
 
 
 def test_every_corpus_command_has_help_and_json(copied, capsys, tmp_path):
-    from flywheel.commands import CORPUS
+    from flywheel.cli.commands import CORPUS
 
     _, at = copied
     commands = {

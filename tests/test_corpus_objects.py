@@ -14,7 +14,7 @@ from test_corpus_crash import check, finish, start
 from test_corpus_windows import FIELDS
 from test_corpus_windows import check as check_windows
 
-from flywheel import app
+from flywheel.cli import app
 from flywheel.corpus import Corpus, CorpusError, state
 from flywheel.corpus.copies import Copies
 from flywheel.corpus.maintenance import compact, expire, fsck, gc
@@ -191,7 +191,7 @@ def test_a_url_with_more_in_it_is_refused_and_not_repeated(url):
 
 
 def test_a_replay_does_not_write_into_a_corpus_that_others_use(monkeypatch, tmp_path):
-    from flywheel import lineage, run
+    from flywheel.runs import lineage, run
 
     monkeypatch.setenv("FLYWHEEL_CORPUS", "s3://bucket/x")
     with pytest.raises(run.RunError, match="copy it into .* and unset FLYWHEEL_CORPUS"):

@@ -15,13 +15,13 @@ from small import LITTLE, call, learner, suited
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flywheel import algorithms, env
+from flywheel import env
+from flywheel.cli import algorithms
 from flywheel.corpus import Corpus
 from flywheel.policy import base
+from flywheel.rl import build, packed
 from flywheel.rl import learner as learning
-from flywheel.rl import packed
 from flywheel.rl.source import FIELDS, Offline, OnPolicy
-from flywheel.stages import _inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 DEVICE = "meta"
@@ -88,7 +88,7 @@ class Elsewhere(TorchDispatchMode):
 def elsewhere(monkeypatch):
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(learning, "multiplies_bf16", lambda device: True)
-    monkeypatch.setattr("flywheel.nets.LARGE", 0)
+    monkeypatch.setattr("flywheel.policy.nets.LARGE", 0)
     with Elsewhere() as mode:
         yield mode
 
@@ -102,7 +102,7 @@ def task(discrete: bool):
 def made(name: str):
     """(learner, policy, environments) of a table, as a stage makes them."""
     envs = task(suited(name)["kind"] in ("greedy_q", "categorical"))
-    held = learner(name, _inputs.shape(envs), device=DEVICE)
+    held = learner(name, build.shape(envs), device=DEVICE)
     return held, held.nets["policy"], envs
 
 
@@ -111,7 +111,7 @@ def drawn_from(name: str, held, policy, envs, folder):
     episodes, _ = env.rollout(envs, policy, range(8), origin="test")
     shape = {"obs_steps": 1, "action_steps": 1, "batch_size": 16, "reward": "env", "device": DEVICE}
     if TABLES[name]["source"] == "on_policy":
-        source = OnPolicy(gather_round=lambda held, memory: episodes, memory={}, **shape)
+        source = OnPolicy(play=lambda held: episodes, **shape)
         source.collect(held)
         return source
     corpus = Corpus(folder / "corpus", create=True)
@@ -155,7 +155,7 @@ def test_a_batch_that_is_not_kept_there_goes_there_at_once(elsewhere, tmp_path, 
 @pytest.mark.parametrize("kind", [kind for kind in base.names() if kind != "best_of_n"])
 def test_to_act_is_observation_and_noise_there_and_a_chunk_back(elsewhere, kind):
     envs = task(kind in ("greedy_q", "categorical"))
-    policy = base.build({"kind": kind, "obs_steps": 1, "action_steps": 1, **_inputs.shape(envs)}).to(DEVICE)
+    policy = base.build({"kind": kind, "obs_steps": 1, "action_steps": 1, **build.shape(envs)}).to(DEVICE)
     policy.explores(0.5)
     obs = np.zeros((4, envs.obs_dim), np.float32)
     policy.act(obs)

@@ -5,12 +5,14 @@ import pytest
 import small
 import toy
 
-from flywheel import app
-from flywheel.run import Store
-from flywheel.stages import _inputs
+from flywheel import selection
+from flywheel.args import Acting, Task
+from flywheel.cli import app
+from flywheel.runs.run import Store
+from flywheel.seeds import seeds
 
 BAD = {
-    block: [_inputs.seeds(block, {"seed": 1}, k, 1)[0] for k in ks]
+    block: [seeds(block, Acting(), k, 1)[0] for k in ks]
     for block, ks in (("collect", [1]), ("gate", [7500, 0]), ("report", [2]))
 }
 
@@ -43,8 +45,8 @@ def test_a_nightly_goes_on_and_keeps_the_fault_apart(spoilt):
     assert retrained["content"]["history"][0]["faults"] == [
         f"seed {BAD['collect'][0]}: ValueError: the joint is gone at step 2"
     ]
-    cfg = {"task": {"name": "gym", "id": "odd:Odd-v0", "kwargs": {}}}
-    assert len(_inputs.sound(version)) == len(version) - 1 and _inputs.title(cfg) == "odd:Odd-v0"
+    task = Task(name="gym", id="odd:Odd-v0")
+    assert len(selection.sound(version)) == len(version) - 1 and selection.title(task) == "odd:Odd-v0"
 
 
 def test_scores_count_a_fault_as_a_failure_with_its_cause(spoilt):
@@ -69,7 +71,8 @@ def test_where_nothing_can_be_replayed_episodes_begin_at_resets(tmp_path, capsys
     from test_env import envs
 
     from flywheel.episode import Episode
-    from flywheel.stages._backward import Backward
+    from flywheel.rl.backward import Backward, Rule
+    from flywheel.rl.practice import Memory
 
     rows = np.zeros((4, 4), np.float32)
     demo = Episode(
@@ -82,8 +85,7 @@ def test_where_nothing_can_be_replayed_episodes_begin_at_resets(tmp_path, capsys
         origin="human",
     )
     batch = envs.make({"name": "gym", "id": "toy:Reach-v0"}, 1)
-    rule = {"begin": 0.85, "width": 0.35, "own_every": 4, "good": 0.8, "fair": 0.6, "far": 0.1, "near": 0.05}
-    back = Backward(rule, 1, [demo, demo], batch, {"backward": None, "window": None, "round": 0})
+    back = Backward(Rule(own_every=4), 1, [demo, demo], batch, Memory())
     back.decide(0, 50)
     assert back.starts(4) is None and back.starts(4) is None
     told = capsys.readouterr().err

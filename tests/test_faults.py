@@ -12,9 +12,9 @@ import toy  # noqa: F401 (registers)
 from test_env import Idle, Straight
 
 from flywheel import env as envs
-from flywheel.apart import SAYS
+from flywheel.env.apart import SAYS
+from flywheel.env.faults import FaultsError, Tally, truth
 from flywheel.episode import check
-from flywheel.faults import FaultsError, Tally, truth
 
 SEEDS = list(range(100, 112))
 CAUSES = {
@@ -97,7 +97,7 @@ def test_two_groups_that_take_turns_make_the_same_episodes(does, many):
 
 def test_an_answer_that_is_an_error_leaves_nothing_under_way():
     """An error of a step was once waited for again, for ever."""
-    from flywheel.gym_task import TaskError
+    from flywheel.env.gym_batch import TaskError
 
     batch = envs.make({"name": "gym", "id": "toy:Silent-v0"}, 16)
     for _ in range(2):
@@ -155,8 +155,8 @@ def test_what_is_true():
 
 
 def test_a_setting_that_makes_a_hang_impossible_to_end_steps_in_this_process():
-    from flywheel.apart import Apart
-    from flywheel.gym_task import GymBatch
+    from flywheel.env.apart import Apart
+    from flywheel.env.gym_batch import GymBatch
 
     assert isinstance(odd(step_seconds=0), GymBatch) and isinstance(odd(), Apart)
     done, _ = played(odd("raise", {104}, step_seconds=0))

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import toy
 
-from flywheel import config, run
+from flywheel.cli import config
 from flywheel.episode import Episode, EpisodeError, check
+from flywheel.intake import accept, recordings
+from flywheel.runs import run
 from flywheel.stages import ingest
 
 LENGTHS = (5, 3, 4)  # rows of the three recordings in every file below
@@ -28,7 +30,7 @@ def rows(seed=0, lengths=LENGTHS, state=3, act=2):
 
 def read(name, path, **options):
     """The episodes of a file, checked; errors as they come."""
-    found = list(ingest._all(ingest.reader(name), path, options))
+    found = list(accept._all(recordings.reader(name), path, options))
     return [e if isinstance(e, EpisodeError) else check(e, name) for e in found]
 
 
@@ -530,7 +532,7 @@ def stored(folder, held):
 
 
 def export(store, out, format, *more):
-    cfg = config.compose("export", {}, [*toy.TASK, f"out={out}", f"format={format}", *more])
+    cfg = config.compose("export", [*toy.TASK, f"out={out}", f"format={format}", *more])
     return run.execute("export", cfg, run.Store(store))
 
 
@@ -584,11 +586,11 @@ def test_robomimic_hdf5_keeps_everything(tmp_path, capsys):
 
 
 def test_a_large_export_is_several_files_and_rates_may_differ(tmp_path, monkeypatch, capsys):
-    from flywheel.stages import _export_lerobot, _export_zarr
+    from flywheel_datasets import lerobot_v3, replay_buffer_zarr
 
     for name, value in (("FILE_BYTES", 0), ("CHUNK_FILES", 3)):
-        monkeypatch.setattr(_export_lerobot, name, value)
-    monkeypatch.setattr(_export_zarr, "FLUSH_BYTES", 0)
+        monkeypatch.setattr(lerobot_v3, name, value)
+    monkeypatch.setattr(replay_buffer_zarr, "FLUSH_BYTES", 0)
     held = episodes()
     held[1] = held[1].replace(fps=5.0)
     stored(tmp_path / "store", held)
@@ -607,7 +609,7 @@ def test_a_large_export_is_several_files_and_rates_may_differ(tmp_path, monkeypa
 
 @pytest.mark.parametrize("format", ["lerobot_v3", "robomimic_hdf5", "zarr"])
 def test_an_export_is_a_run(tmp_path, format):
-    from flywheel import lineage
+    from flywheel.runs import lineage
 
     store, out = stored(tmp_path / "store", episodes()), tmp_path / "out"
     first = export(store, out, format)
@@ -624,7 +626,9 @@ def test_an_export_is_a_run(tmp_path, format):
 
 def test_export_refuses_in_the_first_second(tmp_path):
     store, out = stored(tmp_path / "store", episodes()), tmp_path / "out"
-    with pytest.raises(ValueError, match="format='parquet' cannot be written. There are: lerobot_v3, robomimic_hdf5"):
+    with pytest.raises(
+        ValueError, match="format='parquet' cannot be written. There are: lerobot_v3, replay_buffer_zarr"
+    ):
         export(store, out, "parquet")
     with pytest.raises(
         ValueError, match="no episode of toy:Reach-v0 of origin human:glove. It holds: toy:Reach-v0 .4."
@@ -657,7 +661,7 @@ def test_a_corpus_that_goes_out_and_comes_back_is_the_same_version(tmp_path, for
     toy.demonstrations(tmp_path / "a.hdf5", 4)
 
     def take(store, source, format, *more):
-        cfg = config.compose("ingest", {"source": str(source)}, [*toy.TASK, f"format={format}", *more])
+        cfg = config.compose("ingest", [f"source={source}", *toy.TASK, f"format={format}", *more])
         assert run.execute("ingest", cfg, run.Store(store))["metrics"]["quarantined"] == 0
         return run.Store(store).corpus().at("latest")
 
@@ -754,7 +758,7 @@ def test_a_recording_of_many_files_is_known_by_all_of_them(tmp_path, name):
     for path in (source, other):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("one")
-    before = ingest.inputs({"format": name, "source": str(source)}, None)
-    assert ingest.inputs({"format": name, "source": str(source)}, None) == before
+    before = ingest.inputs(ingest.Args(format=name, source=str(source)), None)
+    assert ingest.inputs(ingest.Args(format=name, source=str(source)), None) == before
     other.write_text("two")
-    assert ingest.inputs({"format": name, "source": str(source)}, None)["source"]["id"] != before["source"]["id"]
+    assert ingest.inputs(ingest.Args(format=name, source=str(source)), None)["source"]["id"] != before["source"]["id"]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import fuzz_inputs
 
-from flywheel.stages import ingest
+from flywheel.intake import recordings
 
 COUNT = 200
 
 
 def test_every_format_is_tried():
-    assert set(fuzz_inputs.GOOD) == set(fuzz_inputs.DAMAGE) == set(ingest.formats())
+    assert set(fuzz_inputs.GOOD) == set(fuzz_inputs.DAMAGE) == set(recordings.formats())
 
 
 def test_damaged_and_hostile_recordings_are_read_right_or_quarantined_and_open_nothing():

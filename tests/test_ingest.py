@@ -1,6 +1,7 @@
 """Formats and ingest: what is good goes in once, what is bad is quarantined with a reason, nothing runs from a file."""
 
 import pickle
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -8,27 +9,26 @@ import pytest
 import toy
 from small import outcome
 
-from flywheel import config, run
+from flywheel.cli import config
 from flywheel.episode import Episode, EpisodeError, check
-from flywheel.stages import ingest
+from flywheel.intake import accept, recordings, screen
+from flywheel.runs import run
 
 
 def execute(store, stage="ingest", **words):
-    typed = {k: str(v) for k, v in words.items() if k in config.AS_TYPED}
-    others = [f"{k}={v}" for k, v in words.items() if k not in config.AS_TYPED]
-    return outcome(stage, config.compose(stage, typed, [*toy.TASK, *others]), run.Store(store))
+    return outcome(stage, config.compose(stage, [*toy.TASK, *(f"{k}={v}" for k, v in words.items())]), run.Store(store))
 
 
 def test_every_format_reads_lazily_and_says_what_it_wants(tmp_path):
     """The contract: `read(path)` of a file that is something else yields or raises EpisodeError that names the file."""
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"not this format at all")
-    for name in ingest.formats():
-        found = list(ingest._all(ingest.reader(name), wrong, {}))
+    for name in recordings.formats():
+        found = list(accept._all(recordings.reader(name), wrong, {}))
         assert len(found) == 1 and isinstance(found[0], EpisodeError), name
         assert "wrong.bin" in str(found[0])
     with pytest.raises(ValueError, match="no format 'hdf6' in datasets/. There are: .*hand_dapg, .*robomimic_hdf5"):
-        ingest.reader("hdf6")
+        recordings.reader("hdf6")
 
 
 def test_the_same_file_twice_adds_nothing(tmp_path):
@@ -48,7 +48,7 @@ def test_the_same_file_twice_adds_nothing(tmp_path):
 def test_obs_keys_order_and_a_mismatch_prints_both_tables(tmp_path):
     path = tmp_path / "a.hdf5"
     toy.demonstrations(path, 1)
-    read = ingest.reader("robomimic_hdf5")
+    read = recordings.reader("robomimic_hdf5")
     one, two = (next(iter(read(path, obs_keys=keys))) for keys in (["position", "goal"], ["goal", "position"]))
     assert np.array_equal(one.obs["state"][:, :2], two.obs["state"][:, 2:])
     (error,) = read(path, obs_keys=["position", "velocity"])
@@ -87,10 +87,10 @@ def test_bad_episodes_are_quarantined_and_never_stop_the_good(tmp_path):
 
 def test_a_demo_without_a_final_observation_loses_its_last_action(tmp_path):
     toy.demonstrations(tmp_path / "a.hdf5", 1)
-    whole = next(iter(ingest.reader("robomimic_hdf5")(tmp_path / "a.hdf5")))
+    whole = next(iter(recordings.reader("robomimic_hdf5")(tmp_path / "a.hdf5")))
     with h5py.File(tmp_path / "a.hdf5", "a") as file:
         del file["data/demo_0/next_obs"]
-    short = next(iter(ingest.reader("robomimic_hdf5")(tmp_path / "a.hdf5")))
+    short = next(iter(recordings.reader("robomimic_hdf5")(tmp_path / "a.hdf5")))
     assert len(short) == len(whole) - 1 and len(short.obs["state"]) == len(whole)
 
 
@@ -109,7 +109,7 @@ def test_hand_dapg_reads_what_the_authors_wrote(tmp_path):
     opened = recording()
     opened["observations"][:, 28] = np.linspace(0, 2, 30)
     (tmp_path / "d.pickle").write_bytes(pickle.dumps([opened, recording()], protocol=2))
-    one, two = ingest.reader("hand_dapg")(tmp_path / "d.pickle")
+    one, two = recordings.reader("hand_dapg")(tmp_path / "d.pickle")
     assert len(one) == 29 and one.origin == "human:vr" and one.success and not two.success
     first = int((opened["observations"][1:, 28] >= 1.35).argmax())
     assert one.reward.argmax() == first and one.reward.sum() == 1
@@ -125,7 +125,7 @@ class Evil:
 def test_a_pickle_runs_nothing_and_is_refused_by_name(tmp_path, capsys, what):
     (tmp_path / "evil.pickle").write_bytes(pickle.dumps([what]))
     with pytest.raises(EpisodeError, match=r"evil.pickle.*builtins.print; only numpy arrays"):
-        list(ingest.reader("hand_dapg")(tmp_path / "evil.pickle"))
+        list(recordings.reader("hand_dapg")(tmp_path / "evil.pickle"))
     assert "this ran" not in capsys.readouterr().out
 
 
@@ -146,16 +146,15 @@ def test_the_records_rules_are_checked_with_names_and_shapes():
 
 
 def test_streak():
-    assert ingest.streak(np.array([1, 1, 0, 1, 1, 1, 0], bool)) == 3
-    assert ingest.streak(np.zeros(0, bool)) == 0
+    assert screen.streak(np.array([1, 1, 0, 1, 1, 1, 0], bool)) == 3
+    assert screen.streak(np.zeros(0, bool)) == 0
 
 
 def test_real_recordings_replay_exactly(tmp_path, demos):
     pytest.importorskip("gymnasium_robotics")
-    cfg = config.compose("nightly", {}, ["experiment=adroit_door"])["ingest"]
-    out = run.execute(
-        "ingest", {**cfg, "source": str(demos / "hand_dapg" / "door-v0_demos.pickle")}, run.Store(tmp_path)
-    )
+    args = config.compose("nightly", ["experiment=adroit_door"]).ingest
+    source = str(demos / "hand_dapg" / "door-v0_demos.pickle")
+    out = run.execute("ingest", replace(args, source=source), run.Store(tmp_path))
     assert (out["metrics"]["added"], out["metrics"]["quarantined"]) == (25, 0)
     back = out["metrics"]["replay"]
     assert max(back["palm_m median error"]["all"]) <= 0.001, "metres"

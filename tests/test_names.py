@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 
-from flywheel.names import Names, NamesError
+from flywheel.runs.names import Names, NamesError
 
 A, B, C = (digit * 64 for digit in "abc")
 

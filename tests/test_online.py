@@ -9,8 +9,8 @@ import toy
 from small import call, hashes
 from test_runs import child
 
-from flywheel import lineage, run
-from flywheel.run import Store
+from flywheel.runs import lineage, run
+from flywheel.runs.run import Store
 
 REACH = [
     *toy.TASK,
@@ -110,12 +110,10 @@ def test_a_run_that_destroyed_its_policy_is_refused(copied, capsys):
     assert (code, out["status"], out["outputs"]["checkpoint"]) == (0, "refused", made["outputs"]["checkpoint"]), out
     assert out["metrics"]["kept_at"] == 0 and "return_at_the_end" in out["metrics"]
     assert not any(e["run"] == out["run"] for e in copy.names.log("policy/Reach-v0"))
-    code, out = call(*online, "algorithm.lr=1e-9", "name=policy/gently", *at, capsys=capsys)
+    code, out = call(*online, "algorithm.lr=1e-12", "name=policy/gently", *at, capsys=capsys)
     told = copy.names.resolve(out["outputs"]["checkpoint"])["tried"]
     assert (out["status"], out["metrics"]["n"], told["n"]) == ("done", 16, 16), "of equal points the last is kept"
-    from flywheel.stages import _inputs
+    from flywheel.args import Acting
+    from flywheel.seeds import FINAL, SCORING, seeds
 
-    cfg = {"seed": 1, "night": 0}
-    assert not set(_inputs.seeds("gate", cfg, _inputs.FINAL, 1250)) & set(
-        _inputs.seeds("gate", cfg, _inputs.SCORING, 1250)
-    )
+    assert not set(seeds("gate", Acting(), FINAL, 1250)) & set(seeds("gate", Acting(), SCORING, 1250))

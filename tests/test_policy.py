@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from flywheel.critic import Critic
 from flywheel.policy import base
 from flywheel.policy.best_of_n import BestOfN
 from flywheel.policy.categorical import one_hot
+from flywheel.policy.critic import Critic
 from flywheel.store import sha256_file
 
 SHAPE = dict(obs_dim=3, action_dim=2, obs_steps=2, action_steps=4)
@@ -326,7 +326,7 @@ def test_log_std_is_where_the_standard_deviation_begins(kind):
 
 def test_one_wild_value_does_not_blind_the_normaliser(capsys):
     """findings B5: one observation of 1e6 among 3,000 changes nothing in what the others look like, and is said."""
-    from flywheel.nets import Normaliser
+    from flywheel.policy.nets import Normaliser
 
     rng = np.random.default_rng(0)
     rows = np.c_[rng.normal(2, 3, 3000), np.zeros(3000), rng.random(3000) < 0.001]

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from flywheel.critic import Critic
-from flywheel.nets import Temperature
 from flywheel.policy import base
+from flywheel.policy.critic import Critic
+from flywheel.policy.nets import Temperature
 from flywheel.rl import learner as learning
 from flywheel.rl.learner import Learner
 

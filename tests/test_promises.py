@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 import toy
 from small import LITTLE, call, hashes, words
 
-from flywheel import app, chain, config, ending, identity, lineage, nightly, run, stats, store
-from flywheel.names import Moved
-from flywheel.run import Store
+from flywheel import ending, stats, store
+from flywheel.cli import app, config
+from flywheel.runs import chain, identity, lineage, nightly, run
+from flywheel.runs.names import Moved
+from flywheel.runs.run import Store
 
 PRETRAIN = ["pretrain", "algorithm.cadence.improve=40", "num_envs=8", "threads=1", *toy.TASK, *LITTLE]
 
@@ -53,9 +56,9 @@ def test_a_stage_gets_what_its_inputs_found():
         "checkpoint": {"id": "x", "ref": "policy/a@1"},
         "question": {"id": "q"},
     }
-    cfg = {"corpus": "latest", "checkpoint": None, "data": None, "gamma": 0.9}
-    assert run.pinned(cfg, inputs) == {"corpus": "7", "checkpoint": "policy/a@1", "data": None, "gamma": 0.9}
-    assert run.pinned({**cfg, "data": {"v": 1}}, inputs)["corpus"] == "latest"
+    args = config.compose("pretrain", ["gamma=0.9"])
+    assert run.pinned(args, inputs) == replace(args, corpus="7", checkpoint="policy/a@1")
+    assert run.pinned(replace(args, data={"v": 1}), inputs).corpus == "latest"
 
 
 def test_a_run_that_a_budget_cut_short_replays(tmp_path, capsys):
@@ -149,7 +152,8 @@ def test_a_decision_is_never_looked_up(candidates, capsys):
 def test_a_gate_that_was_killed_after_its_decision_goes_on_with_it(candidates, capsys):
     """findings A3: the decision of a nightly's gate was written, its record not: the same question, the same answer, no second entry."""
     copy, at, name, refs = candidates
-    cfg = config.load("promote", [f"checkpoint={refs[2]}", "episodes=8", *at], copy.root) | {"asked_by": "nightly/x"}
+    cfg = config.load("promote", [f"checkpoint={refs[2]}", "episodes=8", *at], copy.root)
+    cfg = replace(cfg, asked_by="nightly/x")
     first = run.execute("promote", cfg, copy)
     entries = copy.names.log(name)
     (copy.root / "runs" / first["run"] / "_DONE.json").unlink()
@@ -167,7 +171,10 @@ def test_what_only_steers_starts_no_new_night(night, capsys):
 
 def test_the_kind_of_device_is_part_of_a_run():
     """findings A5: what a GPU makes is not what a processor makes."""
-    kinds = [identity.fingerprint("evaluate", {"device": d})["device"] for d in ("cpu", "cuda:1", "cuda", "meta")]
+    kinds = [
+        identity.fingerprint(config.stages()["evaluate"], {"device": d})["device"]
+        for d in ("cpu", "cuda:1", "cuda", "meta")
+    ]
     assert kinds == ["cpu", "cuda", "cuda", "meta"]
     import torch
 
@@ -179,7 +186,7 @@ def test_the_environments_code_is_an_input(copied, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import toy\nclass Reach(toy.Reach):\n    pass\ntoy.gym.register('Mine-v0', entry_point=Reach, max_episode_steps=20)\n"
     )
-    code = "import sys; from flywheel import identity; print(identity.fingerprint('evaluate', {'task': {'name': 'gym', 'id': sys.argv[1]}}))"
+    code = "import sys; from flywheel.cli import config; from flywheel.runs import identity; print(identity.fingerprint(config.stages()['evaluate'], {'task': {'name': 'gym', 'id': sys.argv[1]}}))"
 
     def seen(id_):
         env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(toy.__file__).parent}"}
@@ -242,7 +249,7 @@ def test_term_in_the_gate_stops_the_night(tmp_path):
     toy.demonstrations(tmp_path / "demos.hdf5")
     code = (
         "import os, signal, sys\n"
-        "from flywheel import app\n"
+        "from flywheel.cli import app\n"
         "from flywheel.stages import promote\n"
         "whole = promote._compare\n"
         "def asked(*given):\n"
@@ -300,7 +307,7 @@ def test_weights_are_compared_with_their_hash(candidates, capsys):
 
 def test_the_reports_lineage_is_the_commands(tmp_path, capsys):
     """findings A10: a second file with the same rows is no parent; both ask one function, which follows who added the episodes."""
-    from flywheel.stages import _ancestry
+    from flywheel.runs import ancestry
 
     ingest(tmp_path, 6)
     place = Store(tmp_path / "store")
@@ -311,7 +318,7 @@ def test_the_reports_lineage_is_the_commands(tmp_path, capsys):
     words_ = [f"source={tmp_path / 'again'}/*.hdf5", "obs_keys=[position,goal]", f"store={place.root}", *toy.TASK]
     made = call(*PRETRAIN, f"store={place.root}", capsys=capsys)[1]
     assert app.main(["ingest", *words_]) == 0
-    nodes, _ = _ancestry.graph(place, place.runs(), made["outputs"]["checkpoint"])
+    nodes, _ = ancestry.graph(place, place.runs(), made["outputs"]["checkpoint"])
     assert [n["title"] for n in nodes if n["title"].startswith("ingest/")] == [f"ingest/{first['key']}"]
     lines = lineage.lineage(made["outputs"]["checkpoint"], place)
     assert any("demos900000000.hdf5" in line["detail"] and "other" not in line["detail"] for line in lines)
@@ -370,7 +377,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_ends_no_run_for_good(tmp_
 )
 def test_whatever_happens_there_is_a_sentence_a_line_and_a_code(error, capsys, monkeypatch, tmp_path):
     """findings B6: any class of exception ends in one sentence, one JSON line and exit code 1."""
-    from flywheel import commands
+    from flywheel.cli import commands
 
     def runs(words, place):
         raise error
@@ -383,13 +390,11 @@ def test_whatever_happens_there_is_a_sentence_a_line_and_a_code(error, capsys, m
 def test_a_crash_of_a_stage_leaves_its_traceback_beside_the_run(candidates, capsys, monkeypatch):
     """findings B6: an exception that nobody foresaw names the file with its traceback; a damaged saved state begins again."""
     copy, at, _, refs = candidates
-    from flywheel.stages import evaluate
 
     def score(*given, **more):
         raise AttributeError("no such thing")
 
-    monkeypatch.setattr(evaluate, "score", score)
-    monkeypatch.setattr("flywheel.stages._paired.score", score)
+    monkeypatch.setattr("flywheel.env.scoring.score", score)
     code, out = call("evaluate", f"checkpoint={refs[0]}", "episodes=4", "first=9", *at, capsys=capsys)
     path = Path(out["error"].rsplit(" ", 1)[1])
     assert code == 1 and "no such thing" in path.read_text() and path.is_relative_to(copy.root)
@@ -493,13 +498,13 @@ def test_one_spelling_of_one_act(tmp_path):
         ["algorithm.compile=true", "policy.activation=relu", "task=gym", "task.id=x", "task.kwargs={a: 1}"],
         tmp_path,
     )
-    assert (cfg["algorithm"]["compile"], cfg["policy"]["activation"], cfg["task"]["kwargs"]) == (True, "relu", {"a": 1})
+    assert (cfg.algorithm.compile, cfg.policy["activation"], cfg.task.kwargs) == (True, "relu", {"a": 1})
     cfg = config.load(
         "nightly", ["obs_keys=[a,b]", "collect.n=4", "policy=[flow,gaussian]", "policy.log_std=-2"], tmp_path
     )
-    assert cfg["ingest"]["obs_keys"] == ["a", "b"] and cfg["retrain"]["collect"]["n"] == 4
-    assert list(cfg["policies"]) == ["flow", "gaussian"] and cfg["policies"]["gaussian"]["log_std"] == -2
-    assert "log_std" not in cfg["policies"]["flow"]
+    assert cfg.ingest.obs_keys == ["a", "b"] and cfg.retrain.collect.n == 4
+    assert list(cfg.policies) == ["flow", "gaussian"] and cfg.policies["gaussian"]["log_std"] == -2
+    assert "log_std" not in cfg.policies["flow"]
 
 
 def test_a_name_is_refused_before_the_training(tmp_path, capsys):
@@ -530,11 +535,12 @@ def test_the_base_is_the_best_imitation_there_is(tmp_path, capsys):
     seeds = {
         s for r in place.runs("evaluate") for s in np.load(place.dir(r) / "out" / "checkpoint.npz")["seed"].tolist()
     }
-    from flywheel.stages import _inputs, choose
+    from flywheel.args import Acting
+    from flywheel.seeds import seeds as block
+    from flywheel.stages import choose
 
-    cfg = {"seed": 1, "night": 0}
     for what in choose.OFFSET:
-        assert not seeds & set(_inputs.seeds("gate", cfg, choose.OFFSET[what], 2500))
+        assert not seeds & set(block("gate", Acting(), choose.OFFSET[what], 2500))
     assert "The best imitation there is" in (place.root / "report" / "index.html").read_text()
 
 

@@ -15,9 +15,12 @@ import test_formats as written
 import toy
 from small import outcome
 
-from flywheel import bounds, config, run
+from flywheel import bounds
+from flywheel.cli import config
 from flywheel.corpus import Corpus, quality
 from flywheel.episode import Episode, EpisodeError, passing
+from flywheel.intake import accept, recordings
+from flywheel.runs import run
 from flywheel.stages import ingest
 
 ANY = ["task=gym", "task.id=fuzz:Any-v0", "task.max_steps=9"]
@@ -26,7 +29,7 @@ CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.re
 
 def take(store, source, format, *words, task=ANY):
     """Ingest; the result."""
-    cfg = config.compose("ingest", {"source": str(source)}, [*task, f"format={format}", *words])
+    cfg = config.compose("ingest", [f"source={source}", *task, f"format={format}", *words])
     return outcome("ingest", cfg, run.Store(store))
 
 
@@ -73,7 +76,7 @@ def test_groups_for_arrays_and_empty_ones_are_told_in_words(tmp_path, name, dama
     for seed in range(6):
         fuzz_inputs.GOOD[name][1](path.with_name(f"copy{seed}.hdf5"), 0)
         damage(path.with_name(f"copy{seed}.hdf5"), np.random.default_rng(seed), None)
-        found = list(ingest._all(ingest.reader(name), path.with_name(f"copy{seed}.hdf5"), {}))
+        found = list(accept._all(recordings.reader(name), path.with_name(f"copy{seed}.hdf5"), {}))
         assert found and all(isinstance(one, (Episode, EpisodeError)) for one in found)
 
 
@@ -96,9 +99,9 @@ def test_whatever_a_reader_raises_is_quarantined(tmp_path, error):
         yield Episode("", {}, np.zeros((1, 1)), np.zeros(1), False, None, "")
         raise error
 
-    *_, last = ingest._all(broken, tmp_path / "a.bin", {})
+    *_, last = accept._all(broken, tmp_path / "a.bin", {})
     assert isinstance(last, EpisodeError) and "a.bin" in str(last)
-    assert "it holds no episode" in str(next(ingest._all(lambda path: iter(()), tmp_path / "a.bin", {})))
+    assert "it holds no episode" in str(next(accept._all(lambda path: iter(()), tmp_path / "a.bin", {})))
 
 
 def test_an_episode_that_the_corpus_cannot_keep_stops_no_other(tmp_path):
@@ -171,7 +174,7 @@ def test_nothing_taken_is_a_failure(tmp_path):
     out = take(tmp_path / "store", tmp_path / "a.hdf5", "robomimic_hdf5")
     assert out["status"] == "failed" and "not an HDF5 file" in reasons(tmp_path / "store", out)
     run_ = run.Store(tmp_path / "store")
-    told = ingest.failure({"good": 0, "bad": 3}, [{"reason": "why", "file": "a"}], {"source": "a*"})
+    told = accept.failure({"good": 0, "bad": 3}, [{"reason": "why", "file": "a"}], "a*")
     assert told == "ingest: nothing was taken, all 3 episodes of a* were quarantined; the first because why" and run_
 
 
@@ -190,7 +193,7 @@ def test_what_may_be_read_tomorrow_is_no_result(tmp_path):
     assert out["status"] == "failed" and out["metrics"]["added"] == 3 and good.exists()
     waiting = run.store.read_json(tmp_path / "store" / "runs" / out["run"] / "out" / "quarantine.json")
     assert [one["file"] for one in waiting] == [locked.name] and waiting[0]["passing"]
-    error = ingest.failure({"good": 3, "bad": 1}, waiting, {})
+    error = accept.failure({"good": 3, "bad": 1}, waiting, {})
     assert error.startswith(f"ingest: {locked.name} could not be read now") and "3 episodes were taken" in error
 
 
@@ -268,7 +271,7 @@ def test_a_key_decides_in_every_format(tmp_path, name):
     assert [(s, a) for s, _, a in outcomes(name, path, outcome=key)] == [(True, at), (False, None), (True, at)]
     assert all("not recorded" in str(e) for e in read(name, path, outcome="nowhere"))
     with pytest.raises(ValueError, match="outcome=.*expected last_reward"):
-        ingest.inputs({"format": name, "source": str(path), "outcome": {"success_when": "reward >"}}, None)
+        ingest.inputs(ingest.Args(format=name, source=str(path), outcome={"success_when": "reward >"}), None)
 
 
 # C5
@@ -446,8 +449,8 @@ def test_lerobot_reads_nothing_outside_of_its_folder(tmp_path, write, way):
             way
         ]
         path.write_text(json.dumps(told))
-    assert traps.parquet not in [p.resolve() for p in ingest.layout(write.__name__).parts(path)]
-    found = list(ingest._all(ingest.reader(write.__name__), path, {}))
+    assert traps.parquet not in [p.resolve() for p in recordings.layout(write.__name__).parts(path)]
+    found = list(accept._all(recordings.reader(write.__name__), path, {}))
     bad = [e for e in found if isinstance(e, EpisodeError)]
     if write is written.lerobot_v3 and way != "link":  # its data lie in data/*/*.parquet whatever the template says
         assert not bad and len(found) == 3
@@ -529,20 +532,20 @@ def test_robomimics_masks_and_other_actions_can_be_asked_for(tmp_path):
         take(tmp_path / "store", made(tmp_path, "hand_dapg"), "hand_dapg", "filter_key=train")
 
 
-def test_a_loader_that_is_dropped_at_exit_says_nothing(tmp_path):
-    """findings E1: Loader(workers=2) printed a traceback at exit."""
+def test_a_reader_that_is_dropped_at_exit_says_nothing(tmp_path):
+    """findings E1: a reader with workers printed a traceback at exit."""
     code = f"""
 import numpy as np
 from corpus_cases import episode
 from flywheel.corpus import Corpus
-from flywheel.corpus.loader import Batches, Loader
-from flywheel.corpus.sampling import Sampler
+from flywheel.rl.source import Offline
 corpus = Corpus({str(tmp_path / "c")!r}, create=True)
 corpus.append([episode(i) for i in range(6)])
 windows = corpus.windows(corpus.at("latest"), cache={str(tmp_path / "cache")!r})
-batches = Batches(windows, Sampler(windows.length), obs_steps=2, action_steps=2, batch_size=8)
-batch = iter(Loader(batches, workers=2))
-print(next(batch)["obs"].shape[0])
+windows.resident = 0
+options = {{"obs_steps": 2, "action_steps": 2, "batch_size": 8, "workers": 2}}
+source = Offline(windows, {{"all": np.arange(6)}}, {{"improve": {{"all": 1.0}}}}, **options)
+print(source.batch("improve")["obs"].shape[0])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "8\n", "")
@@ -554,7 +557,8 @@ def test_a_full_disk_names_the_file_and_a_store_to_be_read_needs_no_writing(tmp_
 
     from corpus_cases import episode
 
-    from flywheel import curation, store
+    from flywheel import store
+    from flywheel.cli import curation
 
     place = run.Store(tmp_path / "store")
     place.corpus(create=True).append([episode(seed) for seed in range(4)])

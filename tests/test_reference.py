@@ -9,13 +9,15 @@ import torch
 import yaml
 from reference import dqn, iql, ppo, sac, td3
 
-from flywheel import config
+from flywheel.args import build
+from flywheel.cli import config
 from flywheel.episode import Episode
 from flywheel.policy import base
 from flywheel.policy.categorical import one_hot
+from flywheel.rl.build import table_nets
 from flywheel.rl.learner import Learner
 from flywheel.rl.source import OnPolicy
-from flywheel.stages.pretrain import nets
+from flywheel.rl.table import Algorithm
 
 SHAPE = dict(obs_dim=3, action_dim=2, obs_steps=1, action_steps=2, width=16, depth=2)
 
@@ -48,7 +50,7 @@ def ours(name, kind, acts, dtype, count=20, **change):
     """A learner of our table, a copy of its nets before, and its batches."""
     torch.manual_seed(3)
     algorithm = {**table(name), "critic": {"members": 2, "width": 16, "depth": 2}, **change}
-    made = nets(algorithm, base.build({"kind": kind, **SHAPE}))
+    made = table_nets(build(Algorithm, algorithm), base.build({"kind": kind, **SHAPE}))
     made = {k: v.to(dtype) for k, v in made.items()}
     torch.manual_seed(3)
     learner = Learner(
@@ -118,7 +120,7 @@ def test_dqn(name, dtype):
     torch.manual_seed(3)
     algorithm = table(name)
     policy = base.build({"kind": "greedy_q", **SHAPE, "action_steps": 1}).to(dtype)
-    made = nets(algorithm, policy)
+    made = table_nets(build(Algorithm, algorithm), policy)
     before = {"q": copy.deepcopy(made["q"])}
     learner = Learner(made, evaluate=algorithm["evaluate"], improve={}, lag={"q": 0.02}, lr=1e-3, precision="float32")
     given = [{**b, "action": one_hot(b["action"][:, :1])} for b in batches(20, dtype)]
@@ -132,7 +134,7 @@ def test_ppo(dtype):
     torch.manual_seed(3)
     policy = base.build({"kind": "gaussian", **SHAPE, "action_steps": 1}).to(dtype).explores(1.0)
     algorithm = {**table("ppo"), "critic": {"members": 1, "width": 16, "depth": 2}}
-    made = {k: v.to(dtype) for k, v in nets(algorithm, policy).items()}
+    made = {k: v.to(dtype) for k, v in table_nets(build(Algorithm, algorithm), policy).items()}
     before = copy.deepcopy(made)
     acts = {k: algorithm[k] for k in ("evaluate", "improve", "advantage")}
     learner = Learner(made, **acts, lag={}, lr=1e-3, precision="float32")
@@ -157,8 +159,8 @@ def test_ppo(dtype):
             }
         )
     source = OnPolicy(
-        obs_steps=1, action_steps=1, batch_size=10, gamma=0.9, reward="env", memory={},
-        gather_round=lambda learner, memory: episodes,
+        obs_steps=1, action_steps=1, batch_size=10, gamma=0.9, reward="env",
+        play=lambda learner: episodes,
     )  # fmt: skip
     policy.noises = lambda seed, count: type(policy).noises(policy, seed, count).astype(exact)
     source.collect(learner)

@@ -12,13 +12,15 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+import flywheel_sim
 import numpy as np
 import pytest
 
-from flywheel import stats, store
+from flywheel import report, stats, store
 from flywheel.episode import Episode
-from flywheel.run import Store
-from flywheel.stages import _ancestry, _report_clip, _report_lineage, _report_page, _report_starts, report
+from flywheel.report import clips, facts, page, rails, results, sections, starts, words
+from flywheel.runs import ancestry
+from flywheel.runs.run import Store
 
 TASK = {"name": "gym", "id": "NoSuchTask-v0", "max_steps": 40}
 HOSTILE = "<script>hacked=1</script>\"'><img src=x onerror=hacked=1></style>&amp; $\\frac{ \x1b[1m 🤖 \ud800"
@@ -136,17 +138,23 @@ def retrain(place, rng, key="33cc", name="policy/NoSuchTask-v0", parent="a" * 12
     )  # fmt: skip
 
 
-def evaluate(place, key, ref, scores, hour=4):
+def evaluate(place, key, ref, scores, hour=4, seeded=True):
     rate = dict(stats.rate(scores["success"])) | {"success_at_end": float(scores["success_at_end"].mean())}
     rate["success_within_20"] = stats.rate(scores["success"] & (scores["steps"] <= 20))
     run = finish(
-        place, "evaluate", key, inputs={"checkpoint": {"id": "x", "ref": ref}}, result={"metrics": rate}, hour=hour
+        place,
+        "evaluate",
+        key,
+        inputs={"checkpoint": {"id": "x", "ref": ref}},
+        content={"seeded": seeded},
+        result={"metrics": rate},
+        hour=hour,
     )
     np.savez(place.root / "runs" / run / "out" / "checkpoint.npz", **scores)
     return run, rate
 
 
-def whole(root, text="", accept=True, name="policy/NoSuchTask-v0"):
+def whole(root, text="", accept=True, name="policy/NoSuchTask-v0", seeded=True):
     """One nightly's store: ingest, pretrain, retrain, gate, evaluate."""
     place, rng = Store(root), np.random.default_rng(0)
     runs = [ingest(place, rng, text), pretrain(place, name, text), retrain(place, rng, name=name, text=text)]
@@ -173,9 +181,10 @@ def whole(root, text="", accept=True, name="policy/NoSuchTask-v0"):
         ("best-of-N", "e3", c, 0.88),
     ):
         scores = columns(np.random.default_rng(7), rate)
-        run, metrics = evaluate(place, key, f"{name}@{id_}", scores)
+        run, metrics = evaluate(place, key, f"{name}@{id_}", scores, seeded=seeded)
         runs.append(run)
-        table.append({"policy": kind, "checkpoint": f"{name}@{id_}", **metrics, **({"p": 3.2e-12} if table else {})})
+        against = {"p": 3.2e-12, "paired" if seeded else "unpaired": {"won": 80, "lost": 12}}
+        table.append({"policy": kind, "checkpoint": f"{name}@{id_}", **metrics, **(against if table else {})})
     finish(place, "nightly", "77", content={"runs": runs, "table": table, "night": 0}, hour=5,
            result={"metrics": table[-1], "outputs": {"checkpoint": f"{name}@{c}"}})  # fmt: skip
     return place
@@ -210,8 +219,8 @@ class Page(html.parser.HTMLParser):
         return [attrs["aria-label"] for tag, attrs in self.tags if tag == "svg" and "aria-label" in attrs]
 
 
-def read(place, **given):
-    path = report.build(place, **given)
+def read(place):
+    path = report.build(place)
     assert path == place.root / "report" / "index.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert "This part failed" not in page.text
@@ -222,14 +231,14 @@ def test_a_nightly_is_told_with_the_answer_first(tmp_path):
     page = read(whole(tmp_path))
     title = "policy/NoSuchTask-v0: 0.54 → 0.88 (n = 120, p = 9e-13), promoted"  # won 40, lost 0: p = 2**-40
     assert f"<title>{title}</title>" in page.source
-    for words in (
+    for phrase in (
         "pretrained", "retrained", "best-of-N", "n = 120", "p = 3e-12 against pretrained", "success within 20",
         "quarantined", "episode 3: action is [T, 6]", "promoted", "won 80, lost 12",
         "nightly/77", "corpus@1", "a.hdf5", "retrain/33cc", "pretrain/22bb", "ingest/11aa", "Demonstrate next", "corpus/",
     ):  # fmt: skip
-        assert words.lower() in page.text.lower(), words
+        assert phrase.lower() in page.text.lower(), phrase
     labels = " | ".join(page.labels())
-    for words in (
+    for phrase in (
         "round 3:",
         "3000 updates: 0.54",
         "20 human:vr",
@@ -237,7 +246,7 @@ def test_a_nightly_is_told_with_the_answer_first(tmp_path):
         "spread: mean from 0.6 to 0.75",
         "error: mean from 0.1 to 0.025",
     ):
-        assert words in labels, words
+        assert phrase in labels, phrase
     assert page.text.index("0.54 → 0.88") < page.text.index("Learning")
 
 
@@ -364,66 +373,64 @@ def test_a_part_that_fails_is_named_and_the_others_are_there(tmp_path):
 
 def test_starts_are_found_where_the_failures_really_are():
     scores = columns(np.random.default_rng(3), 0.6, n=300)
-    found = _report_starts.where(scores, {})
-    assert "obs[2]" in (found["x"][0], found["y"][0])
-    assert found["p"] < _report_starts.ALPHA
-    axis = 1 if found["x"][0] == "obs[2]" else 0
+    found = starts.where(scores, {})
+    assert "obs[2]" in (found["x"].name, found["y"].name)
+    assert found["p"] < starts.ALPHA
+    axis = 1 if found["x"].name == "obs[2]" else 0
     assert found["worst"][axis] == 2  # the largest third
-    assert _report_starts.advice(found).startswith("Demonstrate next: ")
+    assert starts.advice(found).startswith("Demonstrate next: ")
     assert found["n"].sum() == 300 and found["k"].sum() == 180
 
 
 def test_failures_that_follow_no_pattern_are_not_made_into_one():
     scores = columns(np.random.default_rng(4), 0.6, n=300)
     scores["success"] = np.random.default_rng(5).random(300) < 0.6
-    found = _report_starts.where(scores, {})
-    assert found["p"] > _report_starts.ALPHA
-    assert not _report_starts.advice(found).startswith("Demonstrate")
+    found = starts.where(scores, {})
+    assert found["p"] > starts.ALPHA
+    assert not starts.advice(found).startswith("Demonstrate")
     scores["success"] = np.ones(300, bool)
-    assert "too few failures" in _report_starts.where(scores, {})["why"]
+    assert "too few failures" in starts.where(scores, {})["why"]
 
 
 def test_information_by_hand():
     # cell 0 always succeeds, cell 1 never, half the episodes each: one bit, log 2 nats; independent: nothing
     cell = np.array([0, 0, 1, 1])
     outcomes = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]], float)
-    np.testing.assert_allclose(_report_starts.information(cell, outcomes), [np.log(2), 0, 0], atol=1e-12)
+    np.testing.assert_allclose(starts.information(cell, outcomes), [np.log(2), 0, 0], atol=1e-12)
 
 
 def test_tasks_of_sim_name_their_initial_conditions():
     scores = columns(np.random.default_rng(3), 0.6, n=12)
-    values, _ = _report_starts.conditions(scores, {"name": "lift"})
-    import flywheel_sim
-
+    values, *_ = starts.conditions(scores, {"name": "lift"})
     assert values["cube_x"][5] == flywheel_sim.load("lift").init(200_000_005)["cube_x"]
 
 
 def test_lineage_reaches_the_files_and_draws_every_edge_once(tmp_path):
     place = whole(tmp_path)
-    nodes, parents = _ancestry.graph(place, place.runs(), f"policy/NoSuchTask-v0@{'c' * 12}")
+    nodes, parents = ancestry.graph(place, place.runs(), f"policy/NoSuchTask-v0@{'c' * 12}")
     order = [n["node"] for n in nodes]
     kinds = [n["kind"] for n in nodes]
     assert kinds[0] == "checkpoint" and kinds[-1] == "file" and len(set(order)) == len(order)
     for node, made_from in parents.items():
         for parent in made_from:
             assert order.index(node) < order.index(parent)
-    rows, width = _report_lineage.rails(nodes, parents)
+    rows, lanes = rails.rails(nodes, parents)
     out = sum(1 for lane, lines in rows for a, y0, b, y1 in lines if y0 == 0.5 and a == lane)
-    assert out == sum(len(set(p)) for p in parents.values()) and width <= 3
+    assert out == sum(len(set(p)) for p in parents.values()) and lanes <= 3
     for (_, above), (_, below) in itertools.pairwise(rows):  # what leaves at the bottom enters at the next one's top
         assert {b for _, _, b, y1 in above if y1 == 1.0} == {a for a, y0, _, _ in below if y0 == 0.0}
 
 
 def test_numbers_for_people():
-    assert [_report_page.p_value(p) for p in (3.2e-12, 0.0004, 0.04, 0.4, None)] == [
+    assert [words.p_value(p) for p in (3.2e-12, 0.0004, 0.04, 0.4, None)] == [
         "3e-12",
         "0.0004",
         "0.04",
         "0.4",
         "–",
     ]
-    assert [_report_page.size(n) for n in (0, 999, 1500, 123_456_789)] == ["0 B", "999 B", "1.5 kB", "123 MB"]
-    assert _report_page.esc("<a\x00>" + "x" * 900).startswith("&lt;a\N{REPLACEMENT CHARACTER}&gt;xxx")
+    assert [words.size(n) for n in (0, 999, 1500, 123_456_789)] == ["0 B", "999 B", "1.5 kB", "123 MB"]
+    assert words.clean("<a\x00>" + "x" * 900) == "<a\N{REPLACEMENT CHARACTER}>" + "x" * 595 + "…"
 
 
 # -- clips ------------------------------------------------------------------------------------------------------------
@@ -443,10 +450,10 @@ def test_a_clip_is_an_animation_within_its_size():
 
     noise = np.random.default_rng(0).integers(0, 255, (30, 240, 320, 3), np.uint8)  # cannot be compressed
     for frames, count in ((list(noise), None), (moving_bar(30), 30)):
-        moving, still = _report_clip.encode(frames, 10.0)
+        moving, still = clips.encode(frames, 10.0)
         data = base64.b64decode(moving.removeprefix("data:image/webp;base64,"))
         image = Image.open(BytesIO(data))
-        assert image.is_animated and image.size == (320, 240) and len(data) <= _report_clip.BYTES
+        assert image.is_animated and image.size == (320, 240) and len(data) <= clips.BYTES
         assert count is None or image.n_frames == count
         assert still.startswith("data:image/webp;base64,")
 
@@ -455,41 +462,42 @@ def test_clips_show_a_typical_success_and_a_failure_from_the_worst_starts():
     scores = columns(np.random.default_rng(0), 0.5, n=20)
     worst = np.zeros(20, bool)
     worst[np.flatnonzero(~scores["success"])[-1]] = True
-    chosen = _report_clip.choose(scores, worst)
+    chosen = clips.choose(scores, worst)
     assert chosen["failure"][0] == scores["seed"][worst][0]
     won = dict(zip(scores["seed"].tolist(), scores["success"].tolist(), strict=True))
     assert all(won[s] for s in chosen["success"]) and not any(won[s] for s in chosen["failure"])
-    assert _report_clip.choose({**scores, "success": np.zeros(20, bool)})["success"] == []
+    assert clips.choose({**scores, "success": np.zeros(20, bool)})["success"] == []
 
 
 def test_a_real_episode_is_filmed_or_the_page_says_why_not(tmp_path):
     import torch
 
+    from flywheel import env as envs
+    from flywheel.env import scoring
     from flywheel.policy import base
-    from flywheel.stages import _inputs, evaluate
 
     torch.manual_seed(0)
     place, config = Store(tmp_path), {"task": {"name": "lift"}}
-    env = _inputs.open_env(config, 2)
+    env = envs.make(config["task"], 2)
     policy = base.build({"kind": "flow", "obs_dim": env.obs_dim, "action_dim": env.action_dim, "width": 8, "depth": 1})
     base.save(policy, tmp_path / "x")
     place.names.make("policy/lift", store.sha256_file(tmp_path / "x"), "x", "pretrain/1")
-    scores = evaluate.score(policy.eval(), env, [5, 6], what="test", stop_at_success=True)
+    scores = scoring.score(policy.eval(), env, [5, 6], what="test", stop_at_success=True)
     env.close()
-    clips = _report_clip.film(place, "policy/lift", config, scores, _report_clip.choose(scores))
-    if "OpenGL" in clips["failure"]:
-        assert clips["failure"].startswith("No clip: ")
+    filmed = clips.film(place, "policy/lift", config["task"], scores, clips.choose(scores))
+    if "OpenGL" in filmed["failure"]:
+        assert filmed["failure"].startswith("No clip: ")
     else:
-        assert clips["success"] == "There was no success to show."
-        assert clips["failure"][0].startswith("data:image/webp;base64,") and clips["failure"][2] == 5
+        assert filmed["success"] == "There was no success to show."
+        assert filmed["failure"][0].startswith("data:image/webp;base64,") and filmed["failure"].seed == 5
 
 
 def test_without_opengl_the_page_says_so(tmp_path):
     script = (
-        "import sys; import numpy as np; from flywheel.run import Store; from flywheel.stages import _report_clip\n"
+        "import sys; import numpy as np; from flywheel.runs.run import Store; from flywheel.report import clips\n"
         "columns = {'seed': np.array([5])}\n"
-        "clips = _report_clip.film(Store(sys.argv[1]), 'policy/lift', {'task': {'name': 'lift'}}, columns, {'success': [5], 'failure': []})\n"
-        "print(clips['success'])"
+        "filmed = clips.film(Store(sys.argv[1]), 'policy/lift', {'name': 'lift'}, columns, {'success': [5], 'failure': []})\n"
+        "print(filmed['success'])"
     )
     env = os.environ | {"MUJOCO_GL": "disable"}
     out = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=env, capture_output=True, text=True)
@@ -678,11 +686,15 @@ def test_a_browser_runs_nothing_of_hostile_text(browser, tmp_path):
 
 
 def test_a_browser_shows_clips_and_an_empty_store(browser, tmp_path):
-    moving, still = _report_clip.encode(moving_bar(10), 10.0)
-    page = tmp_path / "clip.html"
-    page.write_text(_report_page.page("clip", f'<img src="{moving}" alt="a"><img src="{still}" alt="b">'))
-    browser.open(page, 390)
-    assert browser.evaluate(MEASURE)["images"] == [[320, "a"], [320, "b"]] and browser.complaints() == []
+    moving, still = clips.encode(moving_bar(10), 10.0)
+    shown = {"success": clips.Clip(moving, still, 5), "failure": clips.Clip(still, still, 6)}
+    values = {"lead": "", "checkpoint": "policy/x@1", "episodes": 2, "starts": None, "clips": shown, "no_clips": []}
+    section = page.fill("failures", id="failures", heading="Failures", **values)
+    file = tmp_path / "clip.html"
+    file.write_text(page.fill("page", title="", headline="", sections=[section], finished=None, root=tmp_path))
+    browser.open(file, 390)
+    images = [[320, f"{kind}: the episode of seed {clip.seed}, filmed"] for kind, clip in shown.items()]
+    assert browser.evaluate(MEASURE)["images"] == images and browser.complaints() == []
     browser.open(report.build(Store(tmp_path / "empty")), 390)
     seen = browser.evaluate(MEASURE)
     assert browser.complaints() == [] and seen["out"] == [] and seen["scroll"] <= 390
@@ -708,20 +720,186 @@ def test_where_failures_start_has_the_names_of_what_is_observed():
         "obs0": np.c_[rng.normal(size=(40, 2)), np.ones(40)],
     }
     names = ["desired_goal[0]", "desired_goal[1]", "observation"]
-    found = _report_starts.where(scores, {"name": "gym"}, names)
-    assert {found["x"][0], found["y"][0]} == {"desired_goal[0]", "desired_goal[1]"}
-    assert "desired_goal[0] from" in _report_starts.advice(found)
+    found = starts.where(scores, {"name": "gym"}, names)
+    assert {found["x"].name, found["y"].name} == {"desired_goal[0]", "desired_goal[1]"}
+    assert "desired_goal[0] from" in starts.advice(found)
 
 
 def test_the_curve_is_that_of_the_base(tmp_path):
     """findings F1: of several classes that were pretrained the page shows how the one was trained that all is compared with."""
-    from flywheel.stages import _report_learning
 
     def made(ref):
         return {"result": {"outputs": {"checkpoint": ref}}}
 
     runs = [made("policy/x@1"), made("policy/x@2"), made("policy/x@3")]
-    seen = {"scores": [{"checkpoint": "policy/x@2"}], "pretrains": runs}
-    assert _report_learning._imitation(seen) is runs[1]
-    assert _report_learning._imitation({"scores": [], "pretrains": runs}) is runs[2]
-    assert _report_learning._imitation({"scores": [], "pretrains": []}) is None
+    assert sections.imitation([{"checkpoint": "policy/x@2"}], runs) is runs[1]
+    assert sections.imitation([], runs) is runs[2]
+    assert sections.imitation([], []) is None
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_where_seeds_decide_nothing_the_page_says_which_test_was_done(tmp_path, recorded):
+    """The records say `unpaired` and `seeded`; the page once spoke of the paired test all the same."""
+    place = whole(tmp_path, seeded=False)
+    if not recorded:  # no nightly: the page tests by itself
+        shutil.rmtree(tmp_path / "runs" / "nightly")
+    known = facts.look(place)
+    a, c = (f"policy/NoSuchTask-v0@{digit * 12}" for digit in "ac")
+    p = stats.fisher(*(known.outcomes[ref]["columns"]["success"] for ref in (c, a)))["p"]
+    assert results.better(c, a, known.outcomes) == (p, "unpaired")
+    shown = read(place)
+    assert f"(n = 120, unpaired p = {words.p_value(p)})" in re.search("<title>(.*?)</title>", shown.source)[1]
+    assert "Fisher's exact test of unpaired episodes, for the environment does not honour seeds" in shown.text
+    assert "exact paired test" not in shown.text and "on the same report seeds" not in shown.text
+    assert "the exact paired test" in read(whole(tmp_path / "seeded")).text
+
+
+def test_an_older_record_of_a_score_says_its_test(tmp_path):
+    """Nightlies recorded `p` before they recorded `paired` or `unpaired`: the scores' records say whether seeds decide."""
+    scored = {"x@1": {"seeded": False}, "x@2": {"seeded": True}}
+    night = {"table": [{"checkpoint": ref, "p": 0.1} for ref in (*scored, "x@3")] + [{"checkpoint": "x@4"}]}
+    assert [row["test"] for row in results.table(night, scored)] == ["unpaired", "paired", "paired", None]
+
+
+def test_faults_of_the_environment_are_told_beside_the_score(tmp_path):
+    place = whole(tmp_path)
+    path = tmp_path / "runs" / "nightly" / "77" / "_DONE.json"
+    done = json.loads(path.read_text())
+    done["content"]["table"][0]["faults"] = ["seed 7: obs[2] is nan", "seed 9: it hung"]
+    path.write_text(json.dumps(done))
+    assert "2 failed by a fault of the environment, first seed 7: obs[2] is nan" in read(place).text
+
+
+@pytest.mark.parametrize("name", flywheel_sim.tasks())
+def test_tasks_of_sim_say_the_units_of_their_starts(name):
+    task = flywheel_sim.load(name)
+    assert list(task.start_units) == list(task.init(0))
+    scores = columns(np.random.default_rng(0), 0.5, n=40)
+    by_id = starts.where(scores, {"name": "gym", "id": flywheel_sim.gym_id(name)})
+    assert by_id["x"].name in task.start_units
+    assert re.fullmatch(rf"{by_id['x'].name} from \S+ to \S+ (m|rad)", by_id["x"].range(0))
+    assert by_id["x"].label == f"{by_id['x'].name} ({by_id['x'].unit})"
+
+
+def script(field):
+    return f"<script>hacked='{field}'</script>"
+
+
+FIELDS = (
+    "policy", "rate", "fault", "class", "tested", "reason", "decided by", "quarantined file", "quarantined episode",
+    "quarantined reason", "loss", "origin", "file", "status", "stage", "key", "folder", "observed", "task",
+    "of one origin",
+)  # fmt: skip
+
+
+def hostile(root):
+    """A store in which every text that comes from outside is a script that names its field."""
+    name, rng = "policy/NoSuchTask-v0", np.random.default_rng(0)
+    place, ref = Store(root), f"{name}@{'a' * 12}"
+    task = {"task": {**TASK, "id": script("task")}}
+    demos = [episode(rng, script("origin"), True, file=script("file")) for _ in range(3)]
+    place.corpus(create=True).append(demos, message=script("message"), time="2025-11-22T01:00:00Z")
+    files = {"source": {"id": "f0", "ref": script("source"), "files": [script("file")]}}
+    kept_out = {key: script(f"quarantined {key}") for key in ("file", "episode", "reason")}
+    finish(place, "ingest", "1", inputs=files, content={"quarantined": [kept_out]}, config=task)
+    corpus_of = {**corpus_input(), "origins": {script("of one origin"): 3}, "files": [script("file")]}
+    loss = f"policy.{script('loss')}"
+    finish(
+        place, "pretrain", "2", inputs={"corpus": corpus_of}, content={"curve": [{"updates": 1000, loss: 0.5}]},
+        result={"outputs": {"checkpoint": ref}}, config=task,
+    )  # fmt: skip
+    place.names.make(name, "a" * 64, "x", "pretrain/2", kind=script("kind"), updates=3000)
+    place.names.promote(name, "a" * 12, script("decided by"), script("reason"))
+    names = [f"{script('observed')}{i}" for i in range(4)]
+    done = {"inputs": {"checkpoint": {"id": "x", "ref": ref}}, "content": {"obs_names": names}, "config": task}
+    run = finish(place, "evaluate", "3", **done)
+    np.savez(place.root / "runs" / run / "out" / "checkpoint.npz", **columns(rng, 0.5))
+    row = {
+        "policy": script("policy"),
+        "checkpoint": ref,
+        "success": 0.5,
+        "n": 120,
+        "ci95": [0.4, 0.6],
+        "p": 0.1,
+        "success_at_end": 0.5,
+    }
+    row |= {script("rate"): {"success": 0.1, "n": 3, "ci95": [0, 1]}, "faults": [script("fault")]}
+    classes = [
+        {"policy": script("class"), "checkpoint": script("tested"), "success": 0.5, "n": 3, "chosen": i} for i in (0, 1)
+    ]
+    content = {"runs": [run, "nightly/4"], "table": [row], "tournament": classes}
+    finish(place, "nightly", "4", content=content, result={"status": script("status")}, config=task)
+    path = place.root / "runs" / "nightly" / "4" / "_DONE.json"
+    odd = json.loads(path.read_text()) | {
+        "stage": script("stage"),
+        "key": script("key"),
+        "finished": script("finished"),
+        "order": 9,
+    }
+    odd["content"] = {}
+    store.write_json(store.make_dirs(place.root / "runs" / "odd" / "5") / "_DONE.json", odd)
+    content["runs"].append(f"{script('stage')}/{script('key')}")
+    store.write_json(path, json.loads(path.read_text()) | {"content": content})
+    (store.make_dirs(place.root / script("folder").replace("/", "\\")) / "file").write_text("x")
+    return place
+
+
+def test_every_text_from_outside_is_escaped(tmp_path):
+    shown = read(hostile(tmp_path / "<img src=x onerror=hacked=1>"))
+    assert {tag for tag, _ in shown.tags}.isdisjoint({"script"}) and "onerror=hacked=1>" in shown.text
+    assert all(not name.startswith("on") for _, attrs in shown.tags for name in attrs)
+    said = shown.text + " ".join(value or "" for _, attrs in shown.tags for value in attrs.values())
+    assert [field for field in FIELDS if f"<script>hacked='{field}'" not in said] == []
+    assert "As of <script>hacked='" in shown.text
+    assert "<script" not in shown.source
+
+
+def test_what_a_failing_section_says_is_escaped():
+    broken = page.section("work", "Work", None)
+    assert "This part failed: AttributeError(" in broken
+    assert "&lt;script&gt;" in page.fill("section", id="work", heading="Work", error=script("error"))
+
+
+def random_policy(place, task, seed):
+    """A checkpoint with random weights; its NAME@ID."""
+    import torch
+
+    from flywheel import env
+    from flywheel.policy import base
+
+    torch.manual_seed(seed)
+    batch = env.make(task, 1)
+    shape = {"obs_dim": batch.obs_dim, "action_dim": batch.action_dim}
+    batch.close()
+    file = place.root / f"weights{seed}"
+    base.save(base.build({"kind": "flow", "width": 8, "depth": 1, **shape}), file)
+    return f"policy/x@{place.names.make('policy/x', store.sha256_file(file), file.name, 'pretrain/1')['id']}"
+
+
+def scored(root, id, **kwargs):
+    """Score two random policies of an environment: (Store, the outcomes of one, of the other)."""
+    from flywheel.cli import app
+
+    place = Store(root)
+    task = {"name": "gym", "id": id, "kwargs": kwargs}
+    a, b = (random_policy(place, task, seed) for seed in (0, 1))
+    options = [f"task.kwargs={{{key}: {str(value).lower()}}}" for key, value in kwargs.items()]
+    options += [f"store={root}", "task=gym", f"task.id={id}", "episodes=16", "num_envs=8", "threads=1"]
+    assert app.main(["evaluate", f"checkpoint={a}", f"against={b}", *options]) == 0
+    place.names.promote("policy/x", a.partition("@")[2], "", "by hand")
+    outcomes = facts.look(place).outcomes
+    return place, outcomes[a], outcomes[b]
+
+
+def test_where_failures_start_has_the_names_that_evaluate_recorded(tmp_path):
+    _, score, _ = scored(tmp_path, "odd:Camera-v0", flat=True)
+    assert score["names"] == ["agent_pos[0]", "agent_pos[1]", "goal[0]", "goal[1]"] and score["seeded"]
+    far = {**score["columns"], "success": score["columns"]["obs0"][:, 3] > 0}
+    assert "goal[1] from" in starts.advice(starts.where(far, score["task"], score["names"]))
+
+
+def test_a_real_environment_that_ignores_seeds_is_told_so(tmp_path):
+    place, *scores = scored(tmp_path, "odd:Seedless-v0")
+    assert [score["seeded"] for score in scores] == [False, False]
+    shown = read(place)
+    assert "unpaired p = " in shown.source and "exact paired test" not in shown.text

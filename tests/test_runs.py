@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import toy
 from small import call, hashes, words
 
-from flywheel import app, config, lineage, run, store
-from flywheel.run import Store
+from flywheel import store
+from flywheel.args import build
+from flywheel.cli import app, config
+from flywheel.runs import lineage, run
+from flywheel.runs.run import Store
 
 
 def test_a_nightly_ends_with_a_table_and_a_report(night):
@@ -47,18 +51,18 @@ def test_its_seeds_never_overlap(night):
     assert all(s < 100_000_000 for s in blocks["collect"])
     assert all(s >= 300_000_000 for s in blocks["question"]) and blocks["question"]
     assert all(200_000_000 <= s < 300_000_000 for s in blocks["report"]) and blocks["report"]
-    cfg = {"seed": 1, "night": 0}
-    from flywheel.stages import _inputs
+    from flywheel.args import Acting
+    from flywheel.seeds import NIGHT, seeds
 
-    chosen_by = {s for b in ("gate", "collect", "report") for s in _inputs.seeds(b, cfg, 0, _inputs.NIGHT)}
+    chosen_by = {s for b in ("gate", "collect", "report") for s in seeds(b, Acting(), 0, NIGHT)}
     assert not chosen_by & set(blocks["question"])
-    assert not set(_inputs.seeds("collect", cfg, 0, 9)) & set(_inputs.seeds("collect", {**cfg, "night": 1}, 0, 9))
+    assert not set(seeds("collect", Acting(), 0, 9)) & set(seeds("collect", Acting(night=1), 0, 9))
 
 
 def test_the_same_nightly_is_a_noop_that_loads_neither_hydra_nor_torch(night):
     folder, place, _ = night
     before = hashes(place)
-    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from flywheel.app import main; r = main({words(folder)!r} + ['--json']); print(r, sorted(set(sys.modules) & {{'hydra', 'torch', 'mujoco', 'zarr'}}))"
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from flywheel.cli.app import main; r = main({words(folder)!r} + ['--json']); print(r, sorted(set(sys.modules) & {{'hydra', 'torch', 'mujoco', 'zarr'}}))"
     env = {**os.environ, "PYTHONPATH": os.path.dirname(toy.__file__)}
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
@@ -74,14 +78,15 @@ def test_dry_run_says_hit_and_why_not(night, capsys):
     assert capsys.readouterr().out.count("hit") == 2
     pre = next(r for r in done["content"]["runs"] if r.startswith("pretrain"))
     cfg = place.find(pre)["identity"]["config"]
-    planned = run.plan("pretrain", {**place_cfg(place, pre), "gamma": 0.5}, place)
+    planned = run.plan("pretrain", replace(place_cfg(place, pre), gamma=0.5), place)
     assert planned["action"] == "miss" and planned["why"] == f"config gamma {cfg['gamma']} -> 0.5"
 
 
 def place_cfg(place, name):
     import yaml
 
-    return yaml.safe_load((place.root / "runs" / name / "config.yaml").read_text())
+    args = config.module(name.partition("/")[0]).Args
+    return build(args, yaml.safe_load((place.root / "runs" / name / "config.yaml").read_text()))
 
 
 def test_every_stage_replays_to_the_same_hashes_and_moves_no_name(night):

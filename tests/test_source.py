@@ -1,48 +1,47 @@
 """Chunk transitions by hand, and where the bugs of others live: terminated against truncated, steps after success."""
 
-from types import SimpleNamespace
+import multiprocessing
+import os
+import pickle
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from flywheel.corpus import Corpus
 from flywheel.episode import Episode
 from flywheel.rl import packed
-from flywheel.rl.fit import At, Cadence, fit
-from flywheel.rl.source import Offline, OnPolicy, Pool
+from flywheel.rl.fit import At, Cadence, loop
+from flywheel.rl.source import FIELDS, Offline, OffPolicy, OnPolicy
 
 
-def windows(*episodes, ended=False):
-    """Episodes [(obs [T+1], reward [T])] as the corpus lays them out; the action at t is 10 * obs[t]; all `ended`, or none."""
-    rows, start, length = [], [], []
-    for obs, reward in episodes:
-        start.append(sum(map(len, rows)))
-        length.append(len(reward))
-        block = np.zeros((len(obs), 3), np.float32)
-        block[:, 0], block[:-1, 1], block[:-1, 2] = obs, 10 * np.asarray(obs[:-1]), reward
-        rows.append(block)
-    rows = np.concatenate(rows)
+def corpus_of(*episodes, ended=False):
+    """A corpus of episodes [(obs [T+1], reward [T])]; the action at t is 10 * obs[t]; all `ended`, or none."""
+    corpus = Corpus(Path(tempfile.mkdtemp()) / "corpus", create=True)
+    append(corpus, *episodes, ended=ended)
+    return corpus
 
-    def gather(index, offsets, low, high):
-        return rows[np.clip(index[:, None] + offsets, low[:, None], high[:, None])]
 
-    columns = {"obs.state": slice(0, 1), "action": slice(1, 2), "reward": slice(2, 3)}
-    version = SimpleNamespace(hashes=[str(e) for e in episodes])
-    return SimpleNamespace(
-        rows=rows, start=np.array(start), length=np.array(length), columns=columns, gather=gather, version=version,
-        table={"terminated": np.full(len(start), ended)},
-    )  # fmt: skip
+def append(corpus, *episodes, ended=False):
+    return corpus.append([episode(obs, reward, terminated=ended) for obs, reward in episodes]).added
+
+
+def windows(*episodes, ended=False, reward="success", **more):
+    corpus = corpus_of(*episodes, ended=ended)
+    return corpus.windows(corpus.at("latest"), FIELDS[reward], cache=corpus.path.parent / "cache", **more)
 
 
 def source(held, **more):
     pools = {"all": np.arange(len(held.start))}
     mixture = {"evaluate": {"all": 1.0}, "improve": {"all": 1.0}}
-    return Offline(held, pools, mixture, obs_steps=2, action_steps=2, gamma=0.5, **more)
+    return Offline(held, pools, mixture, **{"obs_steps": 2, "action_steps": 2, "gamma": 0.5, **more})
 
 
 def rows_by_step(held, n=400):
     """One transition of each step of the first episode, by its newest observation."""
-    batch = source(held, seed=0).batch("evaluate", n)
+    batch = source(held, seed=0, batch_size=n).batch("evaluate")
     found = {}
     for i in range(n):
         found[float(batch["obs"][i, 1, 0])] = {
@@ -95,7 +94,7 @@ def test_success_terminates_and_what_comes_after_is_not_used():
 
 def test_windows_never_reach_into_a_neighbour():
     held = windows(([1, 2, 3], [0, 0]), ([101, 102, 103, 104], [0, 0, 1]))
-    batch = source(held, seed=3).batch("evaluate", 500)
+    batch = source(held, seed=3, batch_size=500).batch("evaluate")
     for key in ("obs", "next_obs"):
         values = batch[key].numpy() > 50
         assert (values.all(axis=(1, 2)) | ~values.any(axis=(1, 2))).all()
@@ -104,30 +103,114 @@ def test_windows_never_reach_into_a_neighbour():
 
 
 def test_steps_are_drawn_uniformly_over_episodes_of_different_length():
-    pool = Pool(windows(([0] * 10, [0] * 9), ([0] * 2, [0])), np.array([0, 1]), 0.9)
-    episode, _ = pool.place(pool.draw(np.random.default_rng(0), 10_000))
+    held = source(windows(([0] * 10, [0] * 9), ([0] * 2, [0])), batch_size=10_000)
+    episode, t = held.where(held.steps("evaluate", 0))
     assert np.mean(episode == 0) == pytest.approx(0.9, abs=0.015)
+    count = np.bincount(t[episode == 0])
+    assert len(count) == 9 and abs(count - 1000).max() < 5 * 1000**0.5
 
 
 def test_shares_of_empty_pools_go_to_the_others():
     held = windows(([1, 2, 3], [0, 0]))
+    options = {"obs_steps": 1, "action_steps": 1, "batch_size": 8}
     both = Offline(
-        held, {"demos": np.array([0]), "own": np.zeros(0, int)}, {"improve": {"demos": 0.5, "own": 0.5}},
-        obs_steps=1, action_steps=1,
-    )  # fmt: skip
-    assert both.batch("improve", 8)["obs"].shape == (8, 1, 1)
+        held, {"demos": np.array([0]), "own": np.zeros(0, int)}, {"improve": {"demos": 0.5, "own": 0.5}}, **options
+    )
+    assert both.batch("improve")["obs"].shape == (8, 1, 1)
     with pytest.raises(ValueError, match="nothing to draw from: own hold no step"):
-        Offline(held, {"own": np.zeros(0, int)}, {"improve": {"own": 1.0}}, obs_steps=1, action_steps=1).batch(
-            "improve"
-        )
+        Offline(held, {"own": np.zeros(0, int)}, {"improve": {"own": 1.0}}, **options).batch("improve")
 
 
-def test_state_gives_the_next_batch():
+def test_a_batch_has_its_shares_and_each_part_of_it_comes_uniformly_from_its_pool():
+    # of 1,000: 600 from a (2 + 6 steps), 300 from b (4 steps), the rest from c, which is a's second episode once more
+    lengths = [2, 6, 4]
+    held = windows(*((np.arange(n + 1) + 100 * n, [0] * n) for n in lengths))
+    pools = {"a": [0, 1], "b": [2], "c": [1], "none": [0]}
+    mixed = Offline(
+        held,
+        pools,
+        {"improve": {"a": 0.6, "b": 0.3, "none": 0.0, "c": 0.1}},
+        obs_steps=1,
+        action_steps=1,
+        batch_size=1000,
+    )
+    episode, t = mixed.where(mixed.steps("improve", 0, 100))
+    counts = np.bincount(episode, minlength=3)
+    expected = np.array([60_000 * 2 / 8, 60_000 * 6 / 8 + 10_000, 30_000])
+    assert counts[2] == expected[2] and abs(counts - expected).max() < 5 * expected.max() ** 0.5
+    for which, n in enumerate(lengths):
+        inside = np.bincount(t[episode == which])
+        assert len(inside) == n and abs(inside - inside.mean()).max() < 5 * inside.mean() ** 0.5
+
+
+def test_state_gives_the_next_batch_in_whatever_mixture_of_acts():
     held = windows((list(range(30)), [0] * 29))
-    one, two = source(held, seed=1), source(held, seed=2)
-    one.batch("improve")
+    one, two = source(held, seed=1), source(held, seed=1)
+    for act in ("improve", "evaluate", *["improve"] * 37):
+        one.batch(act)
+    assert one.state() == {"taken": {"evaluate": 1, "improve": 38}}
     two.load_state(one.state())
-    assert np.array_equal(one.batch("improve")["obs"], two.batch("improve")["obs"])
+    for act in ("evaluate", "improve"):
+        assert torch.equal(one.batch(act)["obs"], two.batch(act)["obs"])
+    other = source(held, seed=2)
+    other.load_state(two.state())
+    assert not torch.equal(one.batch("improve")["obs"], other.batch("improve")["obs"])
+    assert not np.array_equal(one.steps("improve", 3), one.steps("evaluate", 3))
+    before = one.state()
+    assert torch.equal(one.draw({"all": 1.0}, 5)["obs"], two.draw({"all": 1.0}, 5)["obs"]) and one.state() == before
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_batches_of_all_ranks_are_those_of_one_reader(world_size):
+    """Sample k * world_size + r of a reader alone is sample k of rank r: none is taken twice, none is left out."""
+    held = windows((list(range(30)), [0] * 29), (list(range(50, 60)), [0] * 9))
+    ranks = [source(held, seed=4, batch_size=8, rank=rank, world_size=world_size) for rank in range(world_size)]
+    alone = source(held, seed=4, batch_size=8 * world_size)
+    for number in (0, 1, 5):
+        together = np.stack([one.steps("improve", number) for one in ranks], axis=1).ravel()
+        assert np.array_equal(together, alone.steps("improve", number))
+    with pytest.raises(ValueError, match="rank 3 of world_size 3"):
+        source(held, rank=3, world_size=3)
+
+
+def gathered(held, **more):
+    """A source whose windows leave no room for transitions."""
+    held.resident = 0
+    return source(held, **more)
+
+
+def test_workers_give_the_same_batches_go_on_from_a_number_and_pickle_nothing():
+    held = windows((list(range(30)), [0] * 29), (list(range(50, 60)), [0] * 8 + [1]))
+    with pytest.raises((TypeError, AttributeError), match="pickle"):  # maps and callbacks: a copy would be a mistake
+        pickle.dumps(held)
+    here, away = (gathered(held, batch_size=8, workers=workers) for workers in (0, 2))
+    here.group = away.group = 2
+    acts = ["evaluate", "improve"] * 9
+    kept = [(here.batch(act), away.batch(act)) for act in acts]  # a slot that is used again changes none of them
+    assert len(multiprocessing.active_children()) == 4  # two an act
+    for mine, theirs in kept:
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    again = gathered(held, batch_size=8, workers=1)
+    again.load_state(away.state())
+    del away
+    assert torch.equal(again.batch("improve")["obs"], here.batch("improve")["obs"])
+    again.load_state(here.state())
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_that_dies_is_an_error():
+    class Broken(Offline):
+        def _transitions(self, steps):
+            if multiprocessing.parent_process():
+                os._exit(3)
+            return super()._transitions(steps)
+
+    held = windows((list(range(30)), [0] * 29))
+    held.resident = 0
+    broken = Broken(held, {"all": [0]}, {"improve": {"all": 1.0}}, obs_steps=2, action_steps=2, batch_size=8, workers=1)
+    with pytest.raises(RuntimeError, match="worker 0 died"):
+        broken.batch("improve")
 
 
 class Scribe:
@@ -157,13 +240,13 @@ class Scribe:
 
 def test_the_loop_is_rounds_of_collect_evaluate_improve():
     scribe = Scribe()
-    fit(scribe, scribe, Cadence(rounds=2, evaluate=2, improve=1))
+    loop(scribe, scribe, Cadence(rounds=2, evaluate=2, improve=1))
     assert scribe.did == ["collect", "evaluate", "evaluate", "improve"] * 2
 
 
 def test_a_gate_may_refuse_a_round():
     scribe = Scribe()
-    fit(scribe, scribe, Cadence(1, 0, 1), gate=lambda before, learner: "worse")
+    loop(scribe, scribe, Cadence(1, 0, 1), gates=[lambda before, learner: "worse"])
     assert scribe.did == ["collect", "improve", "worse"]
 
 
@@ -173,7 +256,7 @@ def test_the_loop_can_be_left_and_entered_anywhere(stop):
         pass
 
     whole, broken, count, at = Scribe(), Scribe(), [0], At()
-    fit(whole, whole, Cadence(2, 2, 3))
+    loop(whole, whole, Cadence(2, 2, 3))
 
     def pause(now):
         count[0] += 1
@@ -181,9 +264,9 @@ def test_the_loop_can_be_left_and_entered_anywhere(stop):
             raise Stop
 
     try:
-        fit(broken, broken, Cadence(2, 2, 3), at=at, pause=pause)
+        loop(broken, broken, Cadence(2, 2, 3), at=at, pause=pause)
     except Stop:
-        fit(broken, broken, Cadence(2, 2, 3), at=At(**vars(at)))
+        loop(broken, broken, Cadence(2, 2, 3), at=At(**vars(at)))
     assert broken.did == whole.did
 
 
@@ -213,9 +296,7 @@ class Fixed:
 
 
 def on_policy(*episodes, **more):
-    source = OnPolicy(
-        obs_steps=2, action_steps=2, gamma=0.5, gather_round=lambda learner, memory: episodes, memory={}, **more
-    )
+    source = OnPolicy(obs_steps=2, action_steps=2, gamma=0.5, play=lambda learner: episodes, **more)
     source.collect(Fixed())
     return source, {k: v.squeeze(-1).tolist() for k, v in Fixed.whole.items()}
 
@@ -250,18 +331,16 @@ def test_on_policy_batches_go_through_the_round_in_a_shuffled_order():
     again = torch.cat([source.batch("improve")["advantage"] for _ in range(2)])
     assert sorted(first.tolist()) == sorted(again.tolist()) == sorted(source.data["advantage"].tolist())
     assert first.tolist() != again.tolist()
-    other = OnPolicy(obs_steps=2, action_steps=2, gather_round=None, memory={}, batch_size=4)
+    other = OnPolicy(obs_steps=2, action_steps=2, play=None, batch_size=4)
     source.batch("improve")
     other.load_state(source.state(), source.data)
     assert torch.equal(source.batch("improve")["advantage"], other.batch("improve")["advantage"])
 
 
 def test_the_environments_own_reward_counts_to_the_end_of_the_episode():
-    held = windows(([1, 2, 3, 4], [0, 1, 0]))
-    held.columns["extras.env_reward"] = held.columns["reward"]
     for ended in (False, True):
-        held.table = {"terminated": np.array([ended])}
-        batch = source(held, reward="env", seed=0).batch("evaluate", 200)
+        held = windows(([1, 2, 3, 4], [0, 1, 0]), reward="env", ended=ended)
+        batch = source(held, reward="env", seed=0, batch_size=200).batch("evaluate")
         at_3 = batch["obs"][:, 1, 0] == 3
         assert at_3.any() and (batch["discount"][at_3] == (0.0 if ended else 0.5)).all()
         assert set(batch["reward"].tolist()) == {0.5, 1.0, 0.0}
@@ -269,7 +348,7 @@ def test_the_environments_own_reward_counts_to_the_end_of_the_episode():
 
 def test_the_first_rounds_may_only_evaluate_and_enough_ends_an_act():
     scribe = Scribe()
-    fit(scribe, scribe, Cadence(rounds=2, evaluate=1, improve=1, warmup=1))
+    loop(scribe, scribe, Cadence(rounds=2, evaluate=1, improve=1, warmup=1))
     assert scribe.did == ["collect", "evaluate", "collect", "evaluate", "improve"]
 
     class Sated(Scribe):
@@ -278,7 +357,7 @@ def test_the_first_rounds_may_only_evaluate_and_enough_ends_an_act():
             return name == "improve"
 
     sated = Sated()
-    fit(sated, sated, Cadence(rounds=1, evaluate=2, improve=5))
+    loop(sated, sated, Cadence(rounds=1, evaluate=2, improve=5))
     assert sated.did == ["collect", "evaluate", "evaluate", "improve"]
 
 
@@ -298,17 +377,72 @@ def test_kept_transitions_are_those_that_are_gathered_and_give_way_where_there_i
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
-def test_kept_transitions_follow_episodes_that_come_and_go(monkeypatch):
+def test_episodes_that_join_are_what_they_would_be_from_the_start(monkeypatch):
     monkeypatch.setattr(packed, "PIECE", 2)  # so that each episode takes several
     a, b, c = ([1, 2, 3, 4], [0, 0, 0]), ([5, 6, 7], [0, 1]), ([8, 9, 10, 11], [0, 0, 0])
-    followed = source(windows(a, b))
-    rows = followed.kept.rows.clone()
-    for episodes in ((a, b, c), (b, c), (b,)):
-        held = windows(*episodes)
-        followed.use(held, {"all": np.arange(len(episodes))})
-        if len(episodes) == 3:
-            assert torch.equal(followed.kept.rows[: len(rows)], rows)
-        fresh = source(held)
-        fresh.load_state(followed.state())
-        mine, other = followed.batch("improve", 64), fresh.batch("improve", 64)
+    corpus = corpus_of(a)
+    first = corpus.windows(corpus.at("latest"), cache=corpus.path.parent / "cache")
+    mixture = {"improve": {"all": 0.5, "new": 0.5}}
+    options = {"obs_steps": 2, "action_steps": 2, "gamma": 0.5, "batch_size": 64}
+    for room in (packed.ROOM, 0):
+        first.resident = room
+        grown = Offline(first, {"all": [0], "new": []}, mixture, **options)
+        rows = grown.kept and grown.kept.rows.clone()
+        for one in (b, c):
+            new = first.extend(corpus.holding([episode(*one).hash] if room == 0 else append(corpus, one)))
+            assert len(new) == 1 and new.resident == room
+            grown.add(new, {"all": [0], "new": [0]})
+        assert rows is None or torch.equal(grown.kept.rows[: len(rows)], rows)
+        whole = Offline(new.extend(corpus.at("latest")), {"all": [0, 1, 2], "new": [1, 2]}, mixture, **options)
+        assert (grown.kept is None) == (whole.kept is None) == (room == 0)
+        mine, other = grown.batch("improve"), whole.batch("improve")
+        assert mine.keys() == other.keys()
         assert all(torch.equal(mine[k], other[k]) for k in other)
+
+
+def test_a_window_cache_that_was_built_anew_is_not_mixed_with_the_old_one():
+    corpus = corpus_of(([1, 2, 3, 4], [0, 0, 0]))
+    cache = corpus.path.parent / "cache"
+    held = corpus.windows(corpus.at("latest"), cache=cache)
+    grown = gathered(held)
+    append(corpus, ([5, 6, 7], [0, 1]))
+    next(cache.glob("*/index.json")).unlink()
+    with pytest.raises(ValueError, match="window cache was built anew.*give the same command again"):
+        grown.add(corpus.windows(corpus.at("latest"), cache=cache), {"all": [0, 1]})
+
+
+@pytest.mark.parametrize("room", [packed.ROOM, 700, 0])
+def test_a_round_adds_what_it_gathered_whether_transitions_are_kept_outgrow_their_room_or_never_had_any(
+    monkeypatch, room
+):
+    # a transition is 4 (2 + 2 * 1 + 3 numbers) = 28 bytes: 700 hold 25 of them, and there are 3 + 2 * 20
+    corpus, start = corpus_of(([1, 2, 3, 4], [0, 0, 0])), ([1, 2, 3, 4], [0, 0, 0])
+    cache = corpus.path.parent / "cache"
+    rounds = [[], [(range(20 * k, 20 * k + 11), [0] * 9 + [k % 2]) for k in (1, 2)], [(range(90, 111), [0] * 20)]]
+    gone = iter(rounds)
+
+    def held(hashes=None, windows=None):
+        version = corpus.holding([episode(*start).hash, *memory["episodes"]] if hashes is None else hashes)
+        index, won = np.arange(len(version)), version.table["success"] == 1
+        return corpus.windows(version, cache=cache), {"own": index[won], "rollouts": index, "all": index}
+
+    def play(learner):
+        new = [episode(*one) for one in next(gone)]
+        if new:
+            memory["episodes"] += corpus.append(new).added
+        return new
+
+    monkeypatch.setattr(packed, "ROOM", room)
+    memory, mixture = {"episodes": []}, {"improve": {"own": 0.5, "all": 0.5}}
+    options = {"obs_steps": 1, "action_steps": 1, "held": held, "play": play, "batch_size": 64}
+    practice = OffPolicy(mixture, **options)
+    steps = []
+    for _ in rounds:
+        practice.collect(None)
+        steps.append((len(practice.pools["own"]), len(practice.pools["all"])))
+        if steps[-1][0]:
+            fresh = OffPolicy(mixture, **options)
+            fresh.load_state(practice.state())
+            mine, other = practice.batch("improve"), fresh.batch("improve")
+            assert all(torch.equal(mine[k], other[k]) for k in other)
+    assert steps == [(0, 3), (10, 23), (10, 43)] and (practice.kept is None) == (room < 10**6)

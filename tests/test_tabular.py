@@ -6,10 +6,12 @@ import torch
 import yaml
 from small import call
 
-from flywheel import config
+from flywheel.args import build
+from flywheel.cli import config
 from flywheel.policy import base
+from flywheel.rl.build import table_nets
 from flywheel.rl.learner import Learner
-from flywheel.stages.pretrain import nets
+from flywheel.rl.table import Algorithm
 
 TASKS = [("FrozenLake-v1", {"is_slippery": True}), ("FrozenLake-v1", {"is_slippery": False}), ("CliffWalking-v1", {})]
 
@@ -53,7 +55,7 @@ def test_q_learning_equals_value_iteration(task, options):
     }  # fmt: skip
     shape = {"obs_dim": states, "action_dim": actions, "obs_steps": 1, "action_steps": 1}
     algorithm = table()
-    made = nets(algorithm, base.build({"kind": "greedy_q", "depth": 0, **shape}).double())
+    made = table_nets(build(Algorithm, algorithm), base.build({"kind": "greedy_q", "depth": 0, **shape}).double())
     learner = Learner(
         made, evaluate=algorithm["evaluate"], improve={}, lag=algorithm["lag"], optimiser=algorithm["optimiser"],
         lr=states * actions / 2,

@@ -12,9 +12,11 @@ from small import LITTLE, call
 
 import flywheel
 from flywheel import env as envs
-from flywheel.critic import Critic
+from flywheel import seeds
+from flywheel.args import Acting
+from flywheel.env import scoring
+from flywheel.policy.critic import Critic
 from flywheel.rl.learner import Learner
-from flywheel.stages import _inputs, evaluate
 
 
 @pytest.mark.parametrize(("stage", "algorithm"), [("retrain", "rounds"), ("online", "rlpd")])
@@ -87,7 +89,7 @@ def test_what_is_evaluated_is_what_is_deployed(copied, capsys):
     copy, at = copied
     made = call("pretrain", "algorithm.cadence.improve=60", "name=policy/d", *LITTLE, *at, capsys=capsys)[1]
     policy = flywheel.load(made["outputs"]["checkpoint"], store=str(copy.root))
-    scored = evaluate.score(policy, reach(4), range(6), what="it")
+    scored = scoring.score(policy, reach(4), range(6), what="it")
     for k, seed in enumerate(range(6)):
         env, won = toy.Reach(), False
         obs, _ = env.reset(seed=seed)
@@ -130,13 +132,10 @@ def test_an_ensemble_disagrees_where_it_has_no_data():
 
 
 def test_nothing_is_chosen_on_the_reported_episodes():
-    cfg = {"seed": 3, "night": 2}
-    blocks = {block: set(_inputs.seeds(block, cfg, 0, _inputs.NIGHT)) for block in _inputs.BLOCKS}
+    now = Acting(seed=3, night=2)
+    blocks = {block: set(seeds.seeds(block, now, 0, seeds.NIGHT)) for block in seeds.BLOCKS}
     assert all(not blocks[a] & blocks[b] for a in blocks for b in blocks if a != b)
     every = [
-        _inputs.seeds(b, {"seed": s, "night": n}, 0, 1)[0]
-        for b in blocks
-        for s in range(10)
-        for n in range(0, 1000, 111)
+        seeds.seeds(b, Acting(seed=s, night=n), 0, 1)[0] for b in blocks for s in range(10) for n in range(0, 1000, 111)
     ]
     assert len(set(every)) == len(every)

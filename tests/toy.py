@@ -34,6 +34,17 @@ class Reach(gym.Env):
         return np.concatenate([self.at, self.goal]).astype(np.float32)
 
 
+class Wide(Reach):
+    """Sees the same, and 496 zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (500,), np.float32)
+
+    def _obs(self):
+        return np.pad(super()._obs(), (0, 496))
+
+
 class Silent(Reach):
     """Says nothing about success."""
 
@@ -65,7 +76,13 @@ class Corridor(gym.Env):
         return self.cell, -1.0, self.cell == 4, False, {}
 
 
-for _id, _cls in (("Reach-v0", Reach), ("Silent-v0", Silent), ("Binary-v0", Binary), ("Corridor-v0", Corridor)):
+for _id, _cls in (
+    ("Reach-v0", Reach),
+    ("Wide-v0", Wide),
+    ("Silent-v0", Silent),
+    ("Binary-v0", Binary),
+    ("Corridor-v0", Corridor),
+):
     if _id not in gym.registry:
         gym.register(_id, entry_point=_cls, max_episode_steps=20)
 

@@ -31,6 +31,7 @@ from flywheel.corpus import segment as segments
 from flywheel.corpus.files import Files
 from flywheel.corpus.objects import Objects
 from flywheel.corpus.reader import Reader
+from flywheel.corpus.rows import RESIDENT
 from flywheel.corpus.segment import CorpusError
 from flywheel.corpus.version import Version
 from flywheel.corpus.windows import Windows
@@ -219,6 +220,21 @@ class Corpus:
         view = self._entry(str(ref)).get("view")
         return views.apply(version, str(ref), view) if view else version
 
+    def refused(self, hashes: Sequence[str]) -> set[str]:
+        """Those of these episodes that an append would refuse: they were tombstoned."""
+        self.history.refresh()
+        return {one for one in hashes if self._refusal(one, False)}
+
+    def holding(self, hashes: Sequence[str]) -> Version:
+        """The episodes with these hashes, in this order, also where they were removed since; CorpusError for one that was never there."""
+        head = self.history.refresh()
+        rows = self.history.state.newest(list(hashes))
+        if len(rows) and rows.min() < 0:
+            raise CorpusError(
+                f"{self.path}: no version has episode {hashes[int(rows.argmin())][:12]}; is it another copy of the corpus?"
+            )
+        return Version(self, head, rows)
+
     def tags(self) -> dict[str, int]:
         """{tag: version}."""
         found = [name[5:-5] for name in self.files.names("tags") if re.fullmatch(r"tags/[a-z][^/]*\.json", name)]
@@ -268,12 +284,14 @@ class Corpus:
         cache: str | Path,
         align: Any = None,
         progress: Callable[[str, int], Any] | None = None,
+        resident: int = RESIDENT,
     ) -> Windows:
         """The memory-mapped rows of `version` (or a selection) for training, or the frames of one camera, decoded: see
-        corpus.windows, and corpus.align for `align`. A camera takes rows * H * W * 3 bytes below `cache`, which may be deleted."""
+        corpus.windows, and corpus.align for `align`. A camera takes rows * H * W * 3 bytes below `cache`, which may be deleted.
+        Of the rows `resident` bytes stay in memory at most."""
         if version.corpus.id != self.id:
             raise CorpusError(f"windows: version {version.number} is of {version.corpus.path}, this is {self.path}")
-        return Windows(version, tuple(fields), Path(cache), align=align, progress=progress)
+        return Windows(version, tuple(fields), Path(cache), resident, align, progress)
 
     def orphans(self) -> dict[str, tuple[int, float]]:
         """{name: (bytes, when written)} of folders in segments/ that no version names: of a writer that was killed, or of

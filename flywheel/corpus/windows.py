@@ -22,7 +22,7 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ import numpy as np
 from flywheel import store
 from flywheel.corpus import align as alignment
 from flywheel.corpus.align import width
+from flywheel.corpus.rows import RESIDENT, Rows
 from flywheel.corpus.segment import CorpusError, Segment, ulid
 from flywheel.episode import EpisodeError
 
@@ -40,11 +41,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int], Any] | None  # flywheel.log.progress or the like
 CHECK_BYTES = 64 * 2**20  # rows whose checksum is compared when a cache is opened: of evenly spread episodes
-RESIDENT = 4 * 2**30  # bytes of rows that may stay in this process's memory
-FAULT = 2**21  # bytes that the kernel maps around a byte that is touched, at most (a large folio)
+NOTHING = {"file": None, "rows": 0, "episodes": 0, "crc": 0}  # the index of no file
 
 
-class Windows:
+class Windows(Rows):
     """The rows of one version (or selection), over a file that all versions share.
 
     rows      [R, W] float32, a read-only memory map; uint8 where `fields` is one camera
@@ -65,6 +65,7 @@ class Windows:
         resident: int = RESIDENT,
         align: Any = None,
         progress: Progress = None,
+        base: Windows | None = None,
     ):
         if not len(version):
             raise CorpusError(f"windows: no episode is selected from version {version.number}; look at the selection")
@@ -85,63 +86,20 @@ class Windows:
         self.bytes = self.width * self.dtype.itemsize  # of a row
         key = json.dumps([version.corpus.id, fields, widths, self.dtype.name, *([align] if align else [])])
         self.folder = cache / f"windows-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        index, self.start, self.length, self.decoded = self._open()
-        with open(self._file(index), "rb") as file:
-            self._map = mmap.mmap(file.fileno(), index["rows"] * self.bytes, access=mmap.ACCESS_READ)
+        self._index, self.start, self.length, self.decoded = self._open(base._index if base else NOTHING)
+        with open(self._file(self._index), "rb") as file:
+            self._map = mmap.mmap(file.fileno(), self._index["rows"] * self.bytes, access=mmap.ACCESS_READ)
         self.rows = np.frombuffer(self._map, self.dtype).reshape(-1, self.width)
         self._touched, self._others = 0, _mapped()  # bytes of the rows that are in memory, at most; of other files
-
-    def __len__(self) -> int:
-        """E, the number of episodes."""
-        return len(self.start)
 
     @property
     def table(self):
         return self.version.table
 
-    def gather(
-        self,
-        index: np.ndarray,
-        offsets: Sequence[int] | np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-        out: np.ndarray | None = None,
-        columns: slice | None = None,
-    ) -> np.ndarray:
-        """Rows `index + offset`, clipped to [low, high] (both included): [B, L, W], contiguous.
-
-        index [B] row numbers, offsets [L], low and high [B]: the bounds of each row's episode, so that a window repeats
-        the first or last row instead of reaching into a neighbour. `out` [B, L, W] is filled and returned if given;
-        `columns` (such as self.columns["action"]) gives these of the W columns only.
-        """
-        low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
-        if len(low) and (low.min() < 0 or high.max() >= len(self.rows) or (low > high).any()):
-            found = f"low {low.min()} to {low.max()}, high {high.min()} to {high.max()}"
-            raise IndexError(f"gather: {found}; expected 0 <= low <= high < {len(self.rows)} rows")
-        index, offsets = np.asarray(index, np.int64), np.asarray(offsets, np.int64)
-        size = len(offsets)
-        self._give_back(len(index) * (self.bytes * size + FAULT))
-        if out is not None or not 0 < size <= len(self.rows) or (offsets[1:] - offsets[:-1] != 1).any():
-            taken = self._take(index, offsets, low, high, out)
-            return taken if columns is None else np.ascontiguousarray(taken[..., columns])
-        # neighbouring rows are one stretch of memory: copy each window at once, then redo those that needed clipping
-        first, begin, end = index + offsets[0], *(columns or slice(0, self.width)).indices(self.width)[:2]
-        there, step, item = len(self.rows) - size + 1, self.bytes, self.dtype.itemsize
-        row = np.dtype((np.void, item * (end - begin)))  # copied as one piece
-        stretches = np.ndarray((there, size), row, self._map, item * begin, (step, step))
-        out = stretches[np.minimum(np.maximum(first, 0), there - 1)].view(self.dtype).reshape(-1, size, end - begin)
-        clipped = np.flatnonzero((first < low) | (first + size - 1 > high))
-        if len(clipped):
-            out[clipped] = self._take(index[clipped], offsets, low[clipped], high[clipped])[..., begin:end]
-        return out
-
-    def _take(
-        self, index: np.ndarray, offsets: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        rows = index[:, None] + offsets
-        np.maximum(rows, low[:, None], out=rows)
-        np.minimum(rows, high[:, None], out=rows)
-        return np.take(self.rows, rows, axis=0, out=out, mode="clip")  # mode="raise" copies through a buffer
+    @property
+    def terminated(self) -> np.ndarray:
+        """[E] bool."""
+        return self.table["terminated"]
 
     def _give_back(self, size: int) -> None:
         """Before `size` more bytes may come in: the pages so far leave this process (not the page cache) near the limit."""
@@ -153,35 +111,50 @@ class Windows:
                 self._touched = size
 
     def extend(self, version: Version) -> Windows:
-        """The windows of another version over the same file; only segments that it lacks are decoded."""
-        return Windows(version, self.fields, self.cache, self.resident, self.align, self.progress)
+        """The windows of another version over the same file; only segments that it lacks are decoded, and what this opening has
+        checked is not checked again: the episodes that a round has added cost what they are."""
+        return Windows(version, self.fields, self.cache, self.resident, self.align, self.progress, self)
 
-    def _open(self) -> tuple[dict[str, Any], np.ndarray, np.ndarray, int]:
-        """The index, start and length, and how many segments had to be decoded for them."""
+    def same(self, other: Windows) -> bool:
+        """Are both over one file, so that a row number means the same in both?"""
+        return (self.folder, self._index["file"]) == (other.folder, other._index["file"])
+
+    def _open(self, seen: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray, int]:
+        """The index, start and length, and how many segments had to be decoded for them; `seen` is an index that was checked."""
         state, rows = self.version.corpus.history.state, self.version.rows
-        index = self._read()
-        start, length = self._find(index)
+        index = self._read(seen)
+        start, length = self._find(index, seen)
         decoded = 0
         if (length < 0).any():
             with store.Lock(self.folder, f"extending the window cache of {self.version.corpus.path}", wait=True):
-                index = self._read() or {"file": f"rows-{ulid()}", "rows": 0, "episodes": 0, "crc": 0}
-                start, length = self._find(index)
+                index = self._read(seen) or {**NOTHING, "file": f"rows-{ulid()}"}
+                start, length = self._find(index, seen)
                 missing = rows[length < 0]
                 decoded = len(np.unique(state.parts(missing)))
                 if decoded:
                     self._extend(index, missing)
-                    start, length = self._find(index)
+                    start, length = self._find(index, seen)
         return index, start, length, decoded
 
-    def _find(self, index: dict[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
-        """Start and length of each episode of the version; length -1 where the cache lacks it."""
+    def _find(self, index: dict[str, Any] | None, seen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Start and length of each episode of the version; length -1 where the cache lacks it. First among what is not in `seen`."""
         rows = self.version.rows
-        if not index or not index["episodes"]:
+        begin = seen["episodes"] if index and index["file"] == seen["file"] else 0
+        if not index or index["episodes"] == begin == 0:
             return np.full(len(rows), -1), np.full(len(rows), -1)
-        kept = self._episodes(index)
-        at = np.full(max(rows.max(), kept[:, 0].max()) + 1, -1, np.int32)
-        at[kept[:, 0]] = np.arange(len(kept))
-        at = at[rows]
+        kept = self._episodes(index)[begin:]
+        at, low = np.full(1, -1, np.int32), 0
+        if len(kept):
+            low = kept[:, 0].min()
+            at = np.full(kept[:, 0].max() - low + 2, -1, np.int32)
+            at[kept[:, 0] - low] = np.arange(len(kept))
+        inside = rows - low
+        at = at[np.where((inside >= 0) & (inside < len(at)), inside, -1)]
+        if begin and (at < 0).any():
+            start, length = self._find(index, NOTHING)
+            return start, length
+        if not len(kept):
+            return np.full(len(rows), -1), np.full(len(rows), -1)
         return kept[at, 1], np.where(at < 0, -1, kept[at, 2] - 1)
 
     def _extend(self, index: dict[str, Any], missing: np.ndarray) -> None:
@@ -261,22 +234,51 @@ class Windows:
     def _episodes(self, index: dict[str, Any]) -> np.ndarray:
         return np.memmap(self._file(index, "i64"), np.int64, "r", shape=(index["episodes"], 4))
 
-    def _read(self) -> dict[str, Any] | None:
-        """The published index, or None where there is none or the cache fails its check."""
+    def _read(self, seen: dict[str, Any]) -> dict[str, Any] | None:
+        """The published index, or None where there is none or the cache, beyond what was `seen`, fails its check."""
         try:
             index = store.read_json(self.folder / "index.json")
             if index.pop("check") != _check(index):
                 return None
             rows = np.memmap(self._file(index), self.dtype, "r", shape=(index["rows"], self.width))
-            episodes = self._episodes(index)
+            seen = seen if index["file"] == seen["file"] and index["episodes"] >= seen["episodes"] else NOTHING
+            episodes = self._episodes(index)[seen["episodes"] :]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        if zlib.crc32(episodes) != index["crc"] or self.version.corpus.history.hash(index["version"]) != index["tip"]:
+        if (
+            zlib.crc32(episodes, seen["crc"]) != index["crc"]
+            or self.version.corpus.history.hash(index["version"]) != index["tip"]
+        ):
             return None
-        for _, first, count, crc in episodes[:: max(1, rows.nbytes // CHECK_BYTES)].tolist():
+        size = (index["rows"] - seen["rows"]) * self.bytes
+        for _, first, count, crc in episodes[:: max(1, size // CHECK_BYTES)].tolist():
             if zlib.crc32(rows[first : first + count]) != crc:
                 return None
         return index
+
+
+class Steps:
+    """A field of all steps of windows, one episode after the other: [R, D], of which only the slice that is asked for is read, and
+    that a quarter of what may be in memory at once."""
+
+    def __init__(self, windows: Windows, field: str):
+        self.windows, self.columns, self.ends = windows, windows.columns[field], np.cumsum(windows.length)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        first, last, _ = part.indices(len(self))
+        size = max(1, self.windows.resident // self.windows.bytes // 4)
+        return np.concatenate(
+            [self._read(low, min(low + size, last)) for low in range(first, max(last, first + 1), size)]
+        )
+
+    def _read(self, first: int, last: int) -> np.ndarray:
+        number = np.arange(first, last)
+        episode = np.searchsorted(self.ends, number, side="right")
+        row = number - self.ends[episode] + (self.windows.start + self.windows.length)[episode]
+        return self.windows.gather(row, [0], row, row, columns=self.columns)[:, 0]
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flywheel.nets import mlp, time_embedding
 from flywheel.policy._normal import entropy, log_density
 from flywheel.policy.base import Policy
+from flywheel.policy.nets import mlp, time_embedding
 
 
 class Denoiser(Policy):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from flywheel.log import say
-from flywheel.nets import Normalised, Normaliser
+from flywheel.policy.nets import Normalised, Normaliser
 
 SHAPE = (
     "obs_dim",
@@ -322,9 +322,9 @@ def build(spec: dict) -> Policy:
 
 
 def names() -> list[str]:
-    """The policies there are: the modules of this folder."""
+    """The policies there are: the modules of this folder that have a `make`."""
     here = Path(__file__).parent
-    return sorted(p.stem for p in here.glob("*.py") if p.stem != "base" and not p.stem.startswith("_"))
+    return sorted(p.stem for p in here.glob("[!_]*.py") if "\nmake = " in p.read_text(encoding="utf-8"))
 
 
 def save(policy: Policy, path: Path) -> None:

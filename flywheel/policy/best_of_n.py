@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flywheel.critic import Critic
 from flywheel.policy.base import FEWEST, SHAPE, Policy, build
+from flywheel.policy.critic import Critic
 
 
 class BestOfN(Policy):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flywheel.nets import mlp
 from flywheel.policy.base import Policy
+from flywheel.policy.nets import mlp
 
 
 class Categorical(Policy):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flywheel.nets import mlp
 from flywheel.policy.base import Policy, masked_mean
+from flywheel.policy.nets import mlp
 
 
 class Deterministic(Policy):

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from flywheel.nets import mlp, time_embedding
 from flywheel.policy._denoise import Denoiser
 from flywheel.policy.base import masked_mean
+from flywheel.policy.nets import mlp, time_embedding
 
 
 def cosine_alphas(steps: int) -> Tensor:

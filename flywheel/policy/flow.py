@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flywheel.nets import mlp, time_embedding
 from flywheel.policy._denoise import Denoiser
 from flywheel.policy.base import masked_mean
+from flywheel.policy.nets import mlp, time_embedding
 
 
 class Flow(Denoiser):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flywheel.critic import Critic
 from flywheel.policy.base import Policy
 from flywheel.policy.categorical import one_hot
+from flywheel.policy.critic import Critic
 
 
 class GreedyQ(Policy):

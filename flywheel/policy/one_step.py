@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flywheel.nets import mlp
 from flywheel.policy.base import Policy
+from flywheel.policy.nets import mlp
 
 
 class OneStep(Policy):

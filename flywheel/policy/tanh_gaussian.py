@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flywheel.nets import mlp
 from flywheel.policy._normal import entropy, log_density, log_density_of_noise
 from flywheel.policy.base import Policy
+from flywheel.policy.nets import mlp
 
 
 class TanhGaussian(Policy):

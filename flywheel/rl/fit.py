@@ -2,41 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from flywheel.ending import OutOfTime
+from flywheel.log import progress, say
+from flywheel.rl.table import Cadence
 
-@dataclass(frozen=True)
-class Cadence:
-    """How often: rounds x (evaluate, improve) updates. one-step 1 x (100k, 100k), multi-step 5 x (20k, 2k), iterative
-    1M x (1, 1). In the first `warmup` rounds nothing is improved."""
+__all__ = ["PHASES", "At", "Cadence", "Watch", "fit", "loop"]
 
-    rounds: int
-    evaluate: int
-    improve: int
-    warmup: int = 0
+PHASES = ("collect", "evaluate", "improve", "gate")
+Gate = Callable[
+    [Any, Any], str | None
+]  # (snapshot of the learner before the round, learner) -> why the round is undone
 
 
 @dataclass
 class At:
-    """Where the loop is: the round, the phase in it (0 collect, 1 evaluate, 2 improve, 3 gate), updates done in the phase."""
+    """Where the loop is: the round, the phase in it (an index into PHASES), updates done in the phase."""
 
     round: int = 0
     phase: int = 0
     step: int = 0
 
+    @property
+    def place(self) -> list[int]:
+        """[round, phase, step], which grows."""
+        return [self.round, self.phase, self.step]
 
-def fit(
+    def improved(self, cadence: Cadence) -> int:
+        """Updates of the policy so far."""
+        return self.round * cadence.improve + (self.step if self.phase == 2 else 0)
+
+    def updated(self, cadence: Cadence) -> int:
+        """Updates of critics and policy so far."""
+        within = {0: 0, 1: self.step, 2: cadence.evaluate + self.step}.get(
+            self.phase, cadence.evaluate + cadence.improve
+        )
+        return self.round * (cadence.evaluate + cadence.improve) + within
+
+
+class Enough(Exception):
+    """A watch says that no more comes of it."""
+
+
+class Watch:
+    """What a stage does beside learning: it remembers (as JSON), looks on, and may end the loop."""
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what was remembered."""
+
+    def begin(self, at: At) -> None:
+        """Called before the loop begins, or goes on."""
+
+    def after_update(self, at: At) -> None:
+        """Called after each update; may raise Enough."""
+
+    def after_round(self, round: int) -> None:
+        """Called after each round."""
+
+    def over(self) -> bool:
+        """Is nothing left to do, whatever rounds there are?"""
+        return False
+
+    def ended(self) -> None:
+        """Called after the loop."""
+
+    def note(self) -> str:
+        """A few words for the progress bar."""
+        return ""
+
+
+def loop(
     learner,
     source,
     cadence: Cadence,
-    gate: Callable | None = None,
+    gates: Sequence[Gate] = (),
     *,
     at: At | None = None,
     pause: Callable[[At], None] = lambda at: None,
     each: Callable[[int], bool | None] = lambda round: None,
 ) -> None:
-    """Collect, evaluate, improve, `cadence.rounds` times; `gate(before, learner)` may refuse a round with a reason. An act ends
+    """Collect, evaluate, improve, `cadence.rounds` times; the first of the gates that gives a reason undoes the round. An act ends
     early where a loss says that it is enough.
 
     `pause(at)` is called where the loop can be left and entered again (`at`); `each(round)` after each round: if it
@@ -44,7 +97,7 @@ def fit(
     """
     at = at or At()
     while at.round < cadence.rounds:
-        before = learner.snapshot() if gate else None
+        before = learner.snapshot() if gates else None
         if at.phase == 0:
             source.collect(learner)
             at.phase, at.step = 1, 0
@@ -65,10 +118,63 @@ def fit(
                 at.step += 1
                 pause(at)
             at.phase, at.step = 3, 0
-        if gate and (reason := gate(before, learner)):
+        if reason := next((why for gate in gates if (why := gate(before, learner))), None):
             learner.restore(before, reason)
         at.round, at.phase, at.step = at.round + 1, 0, 0
         stop = each(at.round - 1)
         pause(at)
         if stop:
             return
+
+
+def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Gate] = ()) -> At:
+    """The loop as a run does it: it goes on where the run was left, saves, stops when asked to, and ends when its time is up.
+
+    Within a round that a gate may undo nothing is saved: only the round's begin remembers what it would go back to. Before there
+    is anything to hand over (a round where a policy collects, an update where none does) no budget ends it. Returns where it ended.
+    """
+    at = resume(learner, source, run, watch)
+
+    def save() -> None:
+        if not (gates and at.phase):
+            tensors = learner.state() | {f"data/{key}": value for key, value in source.data.items()}
+            run.save(tensors, {"source": source.state(), "watch": watch.state(), "at": asdict(at)})
+
+    def pause(at: At) -> None:
+        if at.step:
+            watch.after_update(at)
+        if run.due():
+            save()
+            run.stop_if_asked()
+        tick(at.updated(cadence) - tick.done, note=watch.note)
+        if (at.round or (not source.collects and at.step)) and run.out_of_time(at.place):
+            raise OutOfTime
+
+    def each(round: int) -> bool:
+        watch.after_round(round)
+        return watch.over()
+
+    if at.round and at.phase == 0 and watch.over():  # it was stopped right at its end
+        return at
+    watch.begin(at)
+    total = cadence.rounds * (cadence.evaluate + cadence.improve)
+    with progress(run.stage, total, at.updated(cadence)) as tick, run.ended_early(lambda: at.place), suppress(Enough):
+        loop(learner, source, cadence, gates, at=at, pause=pause, each=each)
+    watch.ended()
+    return at
+
+
+def resume(learner, source, run, watch: Watch) -> At:
+    """Load what a run has saved, if it has; where the loop goes on."""
+    saved = run.load()
+    if not saved:
+        return At()
+    tensors, state = saved
+    learner.load_state({key: value for key, value in tensors.items() if not key.startswith("data/")})
+    watch.load_state(state["watch"])
+    source.load_state(
+        state["source"], {k.removeprefix("data/"): v for k, v in tensors.items() if k.startswith("data/")}
+    )
+    at = At(**state["at"])
+    say(f"  going on in round {at.round}, phase {PHASES[at.phase]}, update {at.step}")
+    return at

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flywheel.nets import Rounded, multiplies_bf16
+from flywheel.policy.nets import Rounded, multiplies_bf16
 from flywheel.rl import advantage, evaluate, gate, improve
 from flywheel.rl.compiled import Compiled, compiler
 from flywheel.rl.optimiser import KINDS

@@ -6,7 +6,6 @@ A batch is then one index sent to the device and one gather there, whatever it i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,40 +33,31 @@ def pack(fields: dict[str, Tensor]) -> tuple[Tensor, Layout]:
     return rows, Layout({name: tuple(field.shape[1:]) for name, field in fields.items()})
 
 
-def room(device: str) -> int:
-    """Bytes that there are for transitions."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.startswith("cuda") else ROOM
+def room(device: str, resident: int) -> int:
+    """Bytes that there are for transitions, of `resident` that data may take in memory."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.startswith("cuda") else min(ROOM, resident)
 
 
 class Kept:
-    """The transitions of a list of episodes, known by their hashes: episodes that join at its end are added, nothing is made twice."""
+    """The transitions of steps 0, 1, 2 ..., as many as were added."""
 
     def __init__(self, device: str):
-        self.device, self.hashes, self.begin = device, [], np.zeros(0, np.int64)
-        self.rows, self.layout, self.used = torch.zeros(0, 0, device=device), None, 0
+        self.device, self.layout, self.used = device, None, 0
+        self.rows = torch.zeros(0, 0, device=device)
 
-    def known(self, hashes: list[str]) -> int:
-        """How many of these episodes, from the first on, are here; where they are not those that are here, 0 and all is forgotten."""
-        if hashes[: len(self.hashes)] != self.hashes:
-            self.__init__(self.device)
-        return len(self.hashes)
+    def add(self, made: dict[str, Tensor], total: int) -> None:
+        """The transitions of the next steps; `total` will be added in all, as far as is known."""
+        new, self.layout = pack(made)
+        last = self.used + len(new)
+        if last > len(self.rows):
+            grown = new.new_empty((max(total, 2 * len(self.rows)), new.shape[1]), device=self.device)
+            if self.used:
+                grown[: self.used] = self.rows[: self.used]
+            self.rows = grown
+        self.rows[self.used : last] = new
+        self.used = last
 
-    def follow(self, hashes: list[str], length: np.ndarray, make: Callable[[np.ndarray], dict[str, Tensor]]) -> None:
-        """Hold these episodes' transitions: `length` steps of each that was not `known`, of which make(steps) gives some."""
-        begin = self.used
-        self.begin = np.concatenate([self.begin, begin + np.cumsum(length) - length])
-        self.hashes, self.used = hashes, begin + int(length.sum())
-        for first in range(begin, self.used, PIECE):
-            last = min(first + PIECE, self.used)
-            made, self.layout = pack(make(np.arange(first - begin, last - begin)))
-            if last > len(self.rows):
-                grown = made.new_empty((max(self.used, 2 * len(self.rows)), made.shape[1]), device=self.device)
-                if first:
-                    grown[:first] = self.rows[:first]
-                self.rows = grown
-            self.rows[first:last] = made
-
-    def take(self, index: np.ndarray) -> dict[str, Tensor]:
-        """The transitions in these rows."""
-        rows = torch.from_numpy(index).to(self.device, non_blocking=True)
+    def take(self, steps: np.ndarray) -> dict[str, Tensor]:
+        """The transitions of these steps [B]."""
+        rows = torch.from_numpy(steps).to(self.device, non_blocking=True)
         return self.layout.fields(self.rows.index_select(0, rows))

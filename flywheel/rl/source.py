@@ -15,60 +15,35 @@ ended an episode for good, a fall say, nothing is to come either (discount 0); a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from flywheel.rl.packed import Kept, pack, room
+from flywheel.corpus.ahead import ahead
+from flywheel.corpus.rows import Rows
+from flywheel.corpus.sampling import Growing, Pool, divided, fractions
+from flywheel.rl import packed
+from flywheel.rl.packed import Kept, pack
+from flywheel.selection import FIELDS
 
-FIELDS = {  # of the window cache, by what is learnt from
-    "success": ("obs.state", "action", "reward"),
-    "env": ("obs.state", "action", "extras.env_reward"),
-}
-
-
-class Pool:
-    """Rows of the window cache that belong to some episodes, in one fixed order, and how to draw from them."""
-
-    def __init__(self, windows, which: np.ndarray, gamma: float, reward: str = "success"):
-        rows, columns, own = windows.rows, windows.columns, reward == "env"
-        self.which, self.column = which, columns[FIELDS[reward][-1]]
-        self.start = windows.start[which].astype(np.int64)
-        length = windows.length[which].astype(np.int64)
-        terminated = np.array(windows.table["terminated"][which], bool)
-        returns = []
-        for e, (first, steps) in enumerate(zip(self.start, length, strict=True)):
-            r = np.asarray(rows[first : first + steps, self.column]).ravel().astype(np.float64)
-            if not own and (r > 0).any():
-                steps = length[e] = int((r > 0).argmax()) + 1
-                terminated[e], r = True, r[:steps]
-            power = gamma ** np.arange(steps)
-            returns.append((np.cumsum((r * power)[::-1])[::-1] / power).astype(np.float32))
-        self.length, self.terminated = length, terminated
-        self.ends = np.cumsum(length)
-        self.returns = np.concatenate(returns) if returns else np.zeros(0, np.float32)
-
-    def __len__(self) -> int:
-        """Steps to draw from."""
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """n steps, uniformly, counted through all episodes; [n]."""
-        return rng.integers(len(self), size=n)
-
-    def place(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where drawn steps are: the episode's index in this pool [n], the step in it [n]."""
-        episode = np.searchsorted(self.ends, flat, side="right")
-        return episode, flat - (self.ends[episode] - self.length[episode])
+GROUP, GROUP_BYTES = 16, 8 * 2**20  # batches that are read at once: so many, or as many as take so much memory
+PLACE = 2**18  # bytes of a map that come into memory with each sample, about
 
 
 class Offline:
-    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: indices into `windows`}.
+    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: positions among `windows`}.
 
-    Transitions are made once and kept on `device` where they fit; else each batch is gathered from the window cache.
+    Batch k of an act follows from seed and k alone (corpus.sampling), so that `state` is a number an act, and is the same with any
+    number of `workers` (processes that read ahead). Transitions are made once and kept on `device` where there is room for all of
+    them; else they are gathered from the window cache, a few batches at once. `cameras` are windows of a camera each, of the same
+    episodes: batches have their frames too, {"obs.front": [B, To, H, W, 3]} uint8. Of `world_size` readers, this is `rank`.
     """
+
+    collects, data = False, {}  # does a policy act for it? what it holds that no corpus has
 
     def __init__(
         self,
@@ -83,129 +58,239 @@ class Offline:
         seed: int = 0,
         reward: str = "success",
         device: str = "cpu",
+        cameras: Sequence = (),
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ):
+        if not 0 <= rank < world_size:
+            raise ValueError(f"source: rank {rank} of world_size {world_size}; expected 0 <= rank < world_size")
         self.To, self.Ta, self.gamma, self.reward = obs_steps, action_steps, gamma, reward
-        self.batch_size, self.mixture = batch_size, mixture
-        self.rng, self.device, self.kept = np.random.default_rng(seed), device, None
-        self.use(windows, pools)
+        self.batch_size, self.mixture, self.seed, self.device = batch_size, mixture, seed, device
+        self.workers, self.rank, self.world_size = workers, rank, world_size
+        self.power = (gamma ** np.arange(action_steps + 1)).astype(np.float32)
+        self.taken = dict.fromkeys(mixture, 0)  # batches given
+        self.use(windows, pools, cameras)
 
-    def use(self, windows, pools: dict[str, np.ndarray]) -> None:
+    def use(self, windows, pools: dict[str, np.ndarray], cameras: Sequence = ()) -> None:
         """Draw from these episodes from now on."""
-        self.windows = windows
-        self.pools = {
-            name: Pool(windows, np.asarray(which, np.int64), self.gamma, self.reward) for name, which in pools.items()
-        }
-        if pools:
-            self._keep(windows)
+        self.rows, self.cameras, self.pools = None, {}, {}
+        self.first, self.start, self.length = (Growing(np.int64) for _ in range(3))  # of each episode
+        self.terminated, self.rewards, self.returns = Growing(bool), Growing(np.float32), Growing(np.float32)
+        self.kept, self.read = Kept(self.device), {}
+        self.add(windows, pools, cameras)
 
-    def _keep(self, windows) -> None:
-        """Make the transitions that are new, if all fit."""
-        obs, action = (windows.columns[k].stop - windows.columns[k].start for k in ("obs.state", "action"))
-        row = 4 * (2 * self.To * obs + 2 * self.Ta * action + 3)
-        if int(windows.length.sum()) * row > room(self.device):
+    def add(self, rows, pools: dict[str, np.ndarray], cameras: Sequence = ()) -> None:
+        """Draw from these episodes too, at the cost of these alone. Where transitions are not kept, rows are Windows over one file."""
+        if not pools:
+            return
+        if self.kept is None and not rows.same(self.rows):
+            raise ValueError(
+                "the window cache was built anew while it was trained from; give the same command again: it goes on from its last state"
+            )
+        self.rows, self.read = rows, {}
+        for camera in cameras:
+            if not (camera.row and np.array_equal(camera.version.rows, rows.version.rows)):
+                raise ValueError(f"{camera.fields} are no windows of a camera of the episodes of {rows.fields}")
+            starts = self.cameras.get(camera.fields[0], (None, Growing(np.int64)))[1]
+            starts.add(camera.start)
+            self.cameras[camera.fields[0]] = camera, starts
+        before = len(self.returns)
+        length, terminated = self._decided(rows)
+        first = before + np.cumsum(length) - length
+        for column, values in (("first", first), ("start", rows.start), ("length", length), ("terminated", terminated)):
+            getattr(self, column).add(values)
+        for name, which in pools.items():
+            which = np.asarray(which, np.int64)
+            self.pools.setdefault(name, Pool()).add(first[which], length[which])
+        size, total = self._bytes(rows) + self.To * sum(c.bytes for c, _ in self.cameras.values()), len(self.returns)
+        samples = min(GROUP_BYTES // size, rows.resident // PLACE)
+        self.group = max(1, min(GROUP, samples // self.batch_size))
+        if not self.fits(rows, total):
             self.kept = None
             return
-        self.kept = self.kept or Kept(self.device)
-        hashes = list(windows.version.hashes)
-        new = Pool(windows, np.arange(self.kept.known(hashes), len(hashes)), self.gamma, self.reward)
-        self.kept.follow(hashes, new.length, lambda steps: self._transitions(new, steps))
-        for pool in self.pools.values():  # where each step's transition is
-            first = self.kept.begin[pool.which] - (pool.ends - pool.length)
-            pool.kept = np.repeat(first, pool.length) + np.arange(len(pool))
+        for low in range(before, total, packed.PIECE):
+            made = self._transitions(np.arange(low, min(low + packed.PIECE, total)))
+            self.kept.add({k: torch.from_numpy(v) for k, v in made.items()}, total)
+
+    def _bytes(self, rows) -> int:
+        """Of a transition."""
+        obs, action, mask = (
+            len(range(*rows.columns.get(k, slice(0)).indices(rows.width)))
+            for k in ("obs.state", "action", "action.mask")
+        )
+        return 4 * (2 * self.To * obs + 2 * self.Ta * action + mask + 3)
+
+    def fits(self, rows, total: int) -> bool:
+        """Can `total` transitions from such rows be kept?"""
+        return self.kept is not None and total * self._bytes(rows) <= packed.room(self.device, rows.resident)
+
+    def _decided(self, rows) -> tuple[np.ndarray, np.ndarray]:
+        """Of each episode: the steps that are learnt from, and whether nothing comes after them. What these steps earn, over a chunk and to
+        the end, is kept: 8 bytes a step."""
+        length, terminated = rows.length.astype(np.int64), np.array(rows.terminated, bool)
+        for e, (first, steps) in enumerate(zip(rows.start.tolist(), length.tolist(), strict=True)):
+            r = rows.read(first, first + steps, rows.columns[FIELDS[self.reward][-1]]).ravel().astype(np.float64)
+            if self.reward != "env" and (r > 0).any():
+                steps = length[e] = int((r > 0).argmax()) + 1
+                terminated[e], r = True, r[:steps]
+            power = self.gamma ** np.arange(steps)
+            self.returns.add((np.cumsum((r * power)[::-1])[::-1] / power).astype(np.float32))
+            earned = np.zeros(steps)
+            for later in range(min(self.Ta, steps)):
+                earned[: steps - later] += self.gamma**later * r[later:]
+            self.rewards.add(earned.astype(np.float32))
+        return length, terminated
 
     def collect(self, learner) -> None:
         """Offline: nothing."""
 
-    def batch(self, act: str, size: int | None = None) -> dict[str, torch.Tensor]:
-        """One batch for an act, by its mixture."""
-        return self.draw(self.mixture[act], size or self.batch_size)
+    def batch(self, act: str) -> dict[str, torch.Tensor]:
+        """The next batch of an act, by its mixture."""
+        group, inside = divmod(self.taken[act], self.group)
+        self.taken[act] += 1
+        now, arrays, stream = self.read.get(act) or (None, None, None)
+        if now != group:
+            laterpays = self.workers and (self.kept is None or self.cameras)
+            if laterpays and stream is None:
+                like = self._arrays(act, group)
+                own = weakref.proxy(self)  # no cycle: the workers of a source that nobody holds end at once
+                stream = ahead(lambda number: own._arrays(act, number), group, self.workers, like)
+            arrays = next(stream) if stream else self._arrays(act, group)
+            self.read[act] = group, arrays, stream
+        part = slice(inside * self.batch_size, (inside + 1) * self.batch_size)
+        copied = stream is not None  # another group will be written there
+        return self._tensors({name: value[part].copy() if copied else value[part] for name, value in arrays.items()})
+
+    def steps(self, act: str, number: int, count: int = 1) -> np.ndarray:
+        """The steps that batches `number`, `number` + 1, ... of an act are made of, [count * B]."""
+        samples = (np.arange(count * self.batch_size) + number * self.batch_size) * self.world_size + self.rank
+        drawn = fractions(self.seed ^ zlib.crc32(act.encode()) << 32, samples).reshape(count, -1)
+        return self._drawn(self.mixture[act], drawn).ravel()
 
     def draw(self, mixture: dict[str, float], size: int) -> dict[str, torch.Tensor]:
-        """`size` transitions from pools by share; the shares of pools that are still empty go to the others."""
-        shares = {n: w for n, w in mixture.items() if w > 0 and len(self.pools[n])}
-        if not shares:
-            raise ValueError(f"nothing to draw from: {', '.join(mixture)} hold no step")
-        total, left, parts = sum(shares.values()), size, []
-        for i, (name, share) in enumerate(shares.items()):
-            n = left if i == len(shares) - 1 else min(left, round(size * share / total))
-            left -= n
-            if n:
-                parts.append((self.pools[name], self.pools[name].draw(self.rng, n)))
-        if self.kept:
-            return self.kept.take(np.concatenate([pool.kept[flat] for pool, flat in parts]))
-        made = [self._transitions(pool, flat) for pool, flat in parts]
-        rows, layout = pack({k: torch.cat([part[k] for part in made]) for k in made[0]})
-        return layout.fields(rows.to(self.device))
+        """`size` transitions from pools by share, the same each time; no batch is taken for it."""
+        steps = self._drawn(mixture, fractions(self.seed, np.arange(size))[None])[0]
+        return self._tensors(self._of(steps))
 
-    def _transitions(self, pool: Pool, flat: np.ndarray) -> dict[str, torch.Tensor]:
-        """The transitions of a pool's drawn steps, from the window cache."""
-        episode, t = pool.place(flat)
-        first, length = pool.start[episode], pool.length[episode]
-        last = first + length  # the row of the final observation
-        here = first + t
+    def _drawn(self, mixture: dict[str, float], drawn: np.ndarray) -> np.ndarray:
+        """The steps [N, B] at fractions [N, B], each row by the mixture."""
+        counts = divided(mixture, self.pools, drawn.shape[1])
+        parts = np.split(drawn, np.cumsum([*counts.values()])[:-1], axis=1)
+        return np.concatenate([self.pools[name].at(part) for name, part in zip(counts, parts, strict=True)], axis=1)
+
+    def _arrays(self, act: str, group: int) -> dict[str, np.ndarray]:
+        """A group of batches of an act, one after the other in one."""
+        return self._of(self.steps(act, group * self.group, self.group))
+
+    def _of(self, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """What batches of these steps are made of: the steps themselves where their transitions are kept, and frames."""
+        if self.kept and self.device == "cpu":
+            made = {name: value.numpy() for name, value in self.kept.take(steps).items()}
+        else:
+            made = {"steps": steps} if self.kept else self._transitions(steps)
+        if self.cameras:
+            episode, t = self.where(steps)
+            stack, length = np.arange(1 - self.To, 1), self.length.all[episode]
+            for name, (camera, starts) in self.cameras.items():
+                low = starts.all[episode]
+                rows = camera.gather(low + t, stack, low, low + length)
+                made[name] = rows.reshape(*rows.shape[:2], *camera.row)
+        return made
+
+    def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """One batch on the device: one copy to there, and one for each camera."""
+        frames = {k: torch.from_numpy(arrays[k]).to(self.device) for k in self.cameras}
+        if "steps" in arrays:
+            return self.kept.take(arrays["steps"]) | frames
+        made = {k: torch.from_numpy(v) for k, v in arrays.items() if k not in frames}
+        if self.device != "cpu":
+            rows, layout = pack(made)
+            made = layout.fields(rows.to(self.device))
+        return made | frames
+
+    def where(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where steps [n] are: the episode [n], in the order in which episodes were added, and the step in it [n]."""
+        episode = np.searchsorted(self.first.all, steps, side="right") - 1
+        return episode, steps - self.first.all[episode]
+
+    def _transitions(self, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """The transitions of some steps, from the window cache."""
+        episode, t = self.where(steps)
+        first, length = self.start.all[episode], self.length.all[episode]
+        here, last = first + t, first + length  # the row of the final observation
         left = np.minimum(self.Ta, length - t)  # n of the picture
-        columns, gather = self.windows.columns, self.windows.gather
-        obs, action = columns["obs.state"], columns["action"]
+        columns, gather = self.rows.columns, self.rows.gather
         stack, chunk = np.arange(1 - self.To, 1), np.arange(2 * self.Ta)
-        rows = gather(here, chunk, first, last - 1)  # [n, 2 Ta, W]
-        power = self.gamma ** np.arange(self.Ta)
-        inside = np.arange(self.Ta) < left[:, None]
-        reward = (rows[:, : self.Ta, pool.column][..., 0] * power * inside).sum(1)
-        ends = pool.terminated[episode] & (t + left == length)
-        mask = {"action_mask": rows[:, 0, columns["action.mask"]].copy()} if "action.mask" in columns else {}
-        made = mask | {
-            "obs": gather(here, stack, first, last)[..., obs].copy(),
-            "action": rows[:, : self.Ta, action].copy(),
-            "reward": reward.astype(np.float32),
-            "next_obs": gather(here + left, stack, first, last)[..., obs].copy(),
-            "next_action": rows[:, self.Ta :, action].copy(),
-            "discount": (self.gamma**left * ~ends).astype(np.float32),
-            "return": pool.returns[pool.ends[episode] - length + t],
+        action = gather(here, chunk, first, last - 1, columns=columns["action"])  # [n, 2 Ta, Da]
+        ends = self.terminated.all[episode] & (t + left == length)
+        mask = {}
+        if "action.mask" in columns:
+            mask = {"action_mask": gather(here, chunk[:1], first, last, columns=columns["action.mask"])[:, 0]}
+        return mask | {
+            "obs": gather(here, stack, first, last, columns=columns["obs.state"]),
+            "action": action[:, : self.Ta],
+            "reward": self.rewards.all[steps],
+            "next_obs": gather(here + left, stack, first, last, columns=columns["obs.state"]),
+            "next_action": action[:, self.Ta :],
+            "discount": np.where(ends, 0, self.power[left]),
+            "return": self.returns.all[steps],
         }
-        return {k: torch.from_numpy(v) for k, v in made.items()}
 
     def state(self) -> dict[str, Any]:
-        """What decides the next batch, as JSON values."""
-        return {"rng": self.rng.bit_generator.state}
+        """What decides the next batch, as JSON values: how many batches of each act were taken."""
+        return {"taken": dict(self.taken)}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.rng.bit_generator.state = state["rng"]
+    def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor] | None = None) -> None:
+        """Go on where another source stood; `data` is what it held that no corpus has."""
+        self.taken, self.read = dict(state["taken"]), {}
 
 
 class OffPolicy(Offline):
-    """Each round first collects: `gather_round(learner, state)` rolls out, appends and returns the windows and pools to draw
-    from next; its own memory is the JSON dict `state`."""
+    """Each round first collects: `play(learner)` rolls out and returns the episodes to learn from besides. `held(hashes, windows)` gives
+    windows (those, extended) and pools of episodes out of the corpus, of all by default: it is asked at first, and once transitions
+    have outgrown the room for them."""
 
-    def __init__(self, *args, gather_round: Callable, memory: dict[str, Any], **kwargs):
-        super().__init__(*args, **kwargs)
-        self.gather_round, self.memory = gather_round, memory
+    collects = True
+
+    def __init__(
+        self, mixture: dict[str, dict[str, float]], *, play: Callable, held: Callable[..., tuple], **drawn: Any
+    ):
+        self.play, self.held = play, held
+        super().__init__(*held(), mixture, **drawn)
 
     def collect(self, learner) -> None:
-        self.use(*self.gather_round(learner, self.memory))
+        if not (new := self.play(learner)):
+            return
+        rows = Rows(new, FIELDS[self.reward])
+        if self.kept is None:
+            self.add(*self.held([episode.hash for episode in new], self.rows))
+        elif not self.fits(rows, len(self.returns) + int(rows.length.sum())):
+            self.use(*self.held())
+        else:
+            index, won = np.arange(len(new)), np.asarray([bool(episode.success) for episode in new])
+            self.add(rows, {"own": index[won], "rollouts": index, "all": index})
 
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "memory": self.memory}
-
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor] | None = None) -> None:
         super().load_state(state)
-        self.memory.clear()
-        self.memory.update(state["memory"])
+        self.use(*self.held())
 
 
 class OnPolicy:
-    """Only what the policy that acts now has just done: `gather_round(learner, memory)` returns the round's whole episodes.
+    """Only what the policy that acts now has just done: `play(learner)` returns the round's whole episodes.
 
     Advantages are made once a round (`learner.advantage`), then batches go through the round's chunks in a shuffled order, again
     and again. A chunk's log-probabilities are those of the noise that it was made from, which an episode's seed gives back.
     """
+
+    collects = True
 
     def __init__(
         self,
         *,
         obs_steps: int,
         action_steps: int,
-        gather_round: Callable,
-        memory: dict[str, Any],
+        play: Callable,
         batch_size: int = 256,
         gamma: float = 0.99,
         seed: int = 0,
@@ -213,11 +298,11 @@ class OnPolicy:
         device: str = "cpu",
     ):
         self.To, self.Ta, self.gamma, self.reward, self.batch_size = obs_steps, action_steps, gamma, reward, batch_size
-        self.gather_round, self.memory, self.device = gather_round, memory, device
+        self.play, self.device = play, device
         self.rng = np.random.default_rng(seed)
 
     def collect(self, learner) -> None:
-        self.use(self.gather_round(learner, self.memory), learner)
+        self.use(self.play(learner), learner)
 
     def use(self, episodes, learner) -> None:
         """Learn from these episodes from now on; what the learner's nets say of them is fixed here."""
@@ -277,11 +362,9 @@ class OnPolicy:
 
     def state(self) -> dict[str, Any]:
         """What decides the next batch, as JSON values; `data` beside it."""
-        return {"rng": self.rng.bit_generator.state, "order": self.order.tolist(), "memory": self.memory}
+        return {"rng": self.rng.bit_generator.state, "order": self.order.tolist()}
 
     def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor]) -> None:
         self.rng.bit_generator.state = state["rng"]
         self.hold(data)
         self.order = np.array(state["order"], np.int64)
-        self.memory.clear()
-        self.memory.update(state["memory"])

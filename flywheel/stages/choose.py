@@ -6,36 +6,53 @@ up (Karnin et al., ICML 2013). These seeds are no one else's, and what is chosen
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
+from flywheel import env as envs
+from flywheel import selection
+from flywheel.args import Bounded, UsageError, arg
+from flywheel.env.scoring import scored
 from flywheel.log import say
-from flywheel.stages import _inputs
+from flywheel.rl import build
+from flywheel.seeds import seeds
 
 OFFSET = {"base": 0, "candidate": 2500}  # within the night's gate block, apart from those of curves
 
 
-def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args(Bounded):
+    """The best of some checkpoints, by successive halving on the same seeds."""
+
+    checkpoints: list[Any] = arg(help="[NAME@ID, NAME@ID, ...]")
+    what: str = arg("base", "which of the night's seeds are used", choices=tuple(OFFSET))
+    episodes: int = arg(200, "the last two play so many", least=1, most=2500)
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise UsageError(f"checkpoints={self.checkpoints}; expected some, as in '[NAME@ID, NAME@ID]'")
+
+
+def inputs(args: Args, store) -> dict[str, Any]:
     refs = list(
-        {ref["id"]: ref for ref in (_inputs.checkpoint(ref, store) for ref in reversed(cfg["checkpoints"]))}.values()
+        {ref["id"]: ref for ref in (selection.checkpoint(ref, store) for ref in reversed(args.checkpoints))}.values()
     )[::-1]  # of equal weights the first
     return {"checkpoints": {"id": " ".join(ref["id"] for ref in refs), "refs": [ref["ref"] for ref in refs]}}
 
 
-def run(cfg: dict[str, Any], run) -> dict[str, Any]:
-    from flywheel.stages._paired import scored
-
-    env, refs = _inputs.open_env(cfg), run.inputs["checkpoints"]["refs"]
-    seeds = _inputs.seeds("gate", cfg, OFFSET[cfg["what"]], int(cfg["episodes"]))
-    policies = {ref: run.store.load(ref, _inputs.device(cfg)) for ref in refs}
+def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
+    env, refs = envs.opened(args), inputs["checkpoints"]["refs"]
+    chosen = seeds("gate", args, OFFSET[args.what], args.episodes)
+    policies = {ref: run.store.load(ref, build.device(args.device)) for ref in refs}
     won: dict[str, np.ndarray] = {ref: np.zeros(0, bool) for ref in refs}
     alive, played = list(refs), 0
-    while played < len(seeds) and len(alive) > 1 and not run.stopped:
-        until = len(seeds) if len(alive) == 2 else max(len(seeds) // 2 ** (len(refs) - 1).bit_length(), 2 * played, 1)
+    while played < len(chosen) and len(alive) > 1 and not run.stopped:
+        until = len(chosen) if len(alive) == 2 else max(len(chosen) // 2 ** (len(refs) - 1).bit_length(), 2 * played, 1)
         who = {ref: policies[ref] for ref in alive}
         results = scored(
-            run, env, who, seeds[played:until], {ref: ref for ref in alive}, played=played, stop_at_success=True
+            run, env, who, chosen[played:until], {ref: ref for ref in alive}, played=played, stop_at_success=True
         )
         for ref, result in results.items():
             won[ref] = np.concatenate([won[ref], result["success"]])

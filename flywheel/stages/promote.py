@@ -6,44 +6,61 @@ seeds of its own (ledger.py), so no answer is looked up. `against=` measures aga
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from flywheel import stats
+from flywheel import env as envs
+from flywheel import selection, stats
+from flywheel.args import Bounded, arg
+from flywheel.env.scoring import scored
 from flywheel.log import say
-from flywheel.names import Moved
-from flywheel.stages import _inputs
+from flywheel.rl import build
+from flywheel.runs.names import Moved
+from flywheel.seeds import questioned
 
 TRIES = 3  # how often a question is asked again because production moved under it
 
 
-def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    candidate = _inputs.checkpoint(cfg["checkpoint"], store)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args(Bounded):
+    """The gate: candidate against production on the same seeds."""
+
+    checkpoint: str = arg(help="the candidate, NAME or NAME@ID", typed=True)
+    against: str | None = arg(None, "measure against this; the name moves only by the gate, or with force", typed=True)
+    episodes: int = arg(200, "one a seed, of each", least=1, most=1e6)
+    alpha: float = arg(0.05, "the error that is borne", least=1e-6, most=0.1)
+    force: str | None = arg(None, "a reason: overrule the gate, and be recorded", typed=True)
+    asked_by: str | None = arg(None, "a nightly names itself")
+
+
+def inputs(args: Args, store) -> dict[str, Any]:
+    candidate = selection.checkpoint(args.checkpoint, store)
     name = candidate["ref"].partition("@")[0]
     said, played = len(store.names.log(name)), len(store.ledger.taken("gate"))
-    asked = cfg.get("asked_by") or f"by hand, {name} entry {said + 1}, question {played + 1}"
+    asked = args.asked_by or f"by hand, {name} entry {said + 1}, question {played + 1}"
     found = {"checkpoint": candidate, "question": {"id": asked}}
-    return found | ({"against": _inputs.checkpoint(cfg["against"], store)} if cfg.get("against") else {})
+    return found | ({"against": selection.checkpoint(args.against, store)} if args.against else {})
 
 
-def run(cfg: dict[str, Any], run) -> dict[str, Any]:
-    ref = run.inputs["checkpoint"]["ref"]
+def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
+    ref = inputs["checkpoint"]["ref"]
     name, _, id_ = ref.partition("@")
     names = run.store.names
-    if cfg.get("force"):
-        names.promote(name, id_, run.name, f"forced: {cfg['force']}", forced=True)
-        return {"outputs": {"checkpoint": ref}, "content": {"reason": f"forced: {cfg['force']}"}}
-    measured = run.inputs.get("against")
+    if args.force:
+        names.promote(name, id_, run.name, f"forced: {args.force}", forced=True)
+        return {"outputs": {"checkpoint": ref}, "content": {"reason": f"forced: {args.force}"}}
+    measured = inputs.get("against")
     for attempt in range(TRIES):
         standing = _standing(run, name)
         if measured and measured["ref"] != f"{name}@{standing}":
-            return _measure(cfg, run, measured["ref"])
+            return _measure(args, run, measured["ref"])
         if standing == id_:
             say("  it is the incumbent")
             return {"status": "noop", "outputs": {"checkpoint": ref}, "content": {"reason": "it is the incumbent"}}
         try:
-            return _decide(cfg, run, name, id_, standing, attempt)
+            return _decide(args, run, name, id_, standing, attempt)
         except Moved as moved:
             say(f"  {moved}: asked again")
     raise RuntimeError(
@@ -59,16 +76,16 @@ def _standing(run, name: str) -> str | None:
     return decided[-1].get("over") if decided else run.store.names.production(name)
 
 
-def _decide(cfg: dict[str, Any], run, name: str, id_: str, standing: str | None, attempt: int) -> dict[str, Any]:
+def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt: int) -> dict[str, Any]:
     """Ask the question and move the name, or refuse. Moved if production is another one by then."""
     names, ref = run.store.names, f"{name}@{id_}"
     if standing is None:
         reason = "the first of its name: there is no incumbent to beat"
         names.promote(name, id_, run.name, reason, over=None)
         return {"outputs": {"checkpoint": ref}, "content": {"reason": reason, "over": None}}
-    told = _compare(cfg, run, f"{name}@{standing}", attempt)
-    better = told["metrics"]["p"] < float(cfg["alpha"])
-    more = {"alpha": float(cfg["alpha"]), "p": told["metrics"]["p"], "test": told["test"], "over": standing}
+    told = _compare(args, run, f"{name}@{standing}", attempt)
+    better = told["metrics"]["p"] < args.alpha
+    more = {"alpha": args.alpha, "p": told["metrics"]["p"], "test": told["test"], "over": standing}
     if better:
         names.promote(name, id_, run.name, told["reason"], **more)
     else:
@@ -83,30 +100,26 @@ def _decide(cfg: dict[str, Any], run, name: str, id_: str, standing: str | None,
     }
 
 
-def _measure(cfg: dict[str, Any], run, other: str) -> dict[str, Any]:
+def _measure(args: Args, run, other: str) -> dict[str, Any]:
     """Compare with something that is not production: an answer, and no decision."""
-    told = _compare(cfg, run, other, 0)
+    told = _compare(args, run, other, 0)
     say(
         f"  measured: {told['reason']}. Nothing was promoted: {other} is not in production; leave out against= to ask the gate"
     )
     return {"metrics": told["metrics"], "content": {"reason": f"measured only: {told['reason']}"}}
 
 
-def _compare(cfg: dict[str, Any], run, incumbent: str, attempt: int) -> dict[str, Any]:
+def _compare(args: Args, run, incumbent: str, attempt: int) -> dict[str, Any]:
     """Candidate and incumbent on seeds that no question had before: {"metrics", "reason", "test"}."""
-    from flywheel.env import honours_seeds
-    from flywheel.stages._paired import scored
-
-    env = _inputs.open_env(cfg)
-    count = int(cfg["episodes"])
+    env, count = envs.opened(args), args.episodes
     first = run.store.ledger.take("gate", f"{run.name}{f' {attempt}' if attempt else ''}", count)
     who = {"candidate": run.inputs["checkpoint"]["ref"], "incumbent": incumbent}
-    policies = {kind: run.store.load(ref, _inputs.device(cfg)) for kind, ref in who.items()}
-    paired, why = honours_seeds(env)
+    policies = {kind: run.store.load(ref, build.device(args.device)) for kind, ref in who.items()}
+    paired, why = envs.honours_seeds(env)
     if not paired:
         say(f"  {env.task} does not honour seeds ({why}): its episodes cannot be paired, Fisher's exact test is used")
     what = {kind: f"{kind} {ref}" for kind, ref in who.items()}
-    results = scored(run, env, policies, _inputs.questioned(cfg, first, count), what, stop_at_success=True)
+    results = scored(run, env, policies, questioned(args, first, count), what, stop_at_success=True)
     env.close()
     for kind, result in results.items():
         np.savez(run.out / f"{kind}.npz", **result)
@@ -117,7 +130,7 @@ def _compare(cfg: dict[str, Any], run, incumbent: str, attempt: int) -> dict[str
     how = f"paired gate seeds; won {test['won']}, lost {test['lost']}" if paired else "gate episodes that no seed pairs"
     steps = sum(int(result["length"].sum()) for result in results.values())
     return {
-        "reason": f"{words} on {len(won)} {how}, p = {test['p']:.2g}, alpha = {float(cfg['alpha']):g}",
+        "reason": f"{words} on {len(won)} {how}, p = {test['p']:.2g}, alpha = {args.alpha:g}",
         "metrics": {**rates["candidate"], "incumbent": rates["incumbent"], **test, "environment_steps": steps},
         "test": "mcnemar" if paired else "fisher",
     }

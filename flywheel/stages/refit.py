@@ -8,37 +8,54 @@ Train on from it (`flywheel pretrain checkpoint=...`) or score it; the name move
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
 
+from flywheel import env as envs
+from flywheel import selection
+from flywheel.args import Acting, Demos, arg
 from flywheel.log import say
-from flywheel.stages import _inputs
-from flywheel.stages.pretrain import fit_rows
+from flywheel.rl import build
 
 MOVED = 0.01  # of a column's spread: less is not told
 COMPARED = 1024  # observations on which the actions before and after are compared
 
 
-def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    _inputs.name_of(cfg)  # refused before anything begins
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args(Acting):
+    """The statistics that a checkpoint normalises with, fitted anew on a corpus version."""
+
+    corpus: str = arg("latest", "a version, a tag or a view", typed=True)
+    data: dict[str, float] | None = arg(
+        None, "instead of corpus and demos: views and their shares; all of their steps count alike"
+    )
+    align: Any = arg(None, "of a policy that learnt from several robots: as in pretrain")
+    checkpoint: str | None = arg(None, "default: name@production, else the newest", typed=True)
+    name: str | None = arg(None, "of the checkpoint that is made; default: policy/TASK", typed=True)
+    demos: Demos = arg(Demos, "whose steps are counted")
+    num_envs: int = arg(1, "environments, asked for their shapes", least=1, most=100_000)
+
+
+def inputs(args: Args, store) -> dict[str, Any]:
+    name = selection.name_of(args)  # refused before anything begins
     return {
-        "corpus": _inputs.describe(_inputs.pools(cfg, store)[0]),
-        "checkpoint": _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store),
+        "corpus": selection.describe(selection.pools(args, store)[0]),
+        "checkpoint": selection.checkpoint(args.checkpoint or name, store),
     }
 
 
-def run(cfg: dict[str, Any], run) -> dict[str, Any]:
-    from flywheel import nets
-    from flywheel.policy import base
+def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
+    from flywheel.policy import base, nets
 
-    record, policy = (look(run.inputs["checkpoint"]["ref"]) for look in (run.store.checkpoint, run.store.load))
+    record, policy = (look(inputs["checkpoint"]["ref"]) for look in (run.store.checkpoint, run.store.load))
     before = copy.deepcopy(policy)
-    version, _, _ = _inputs.pools(cfg, run.store)
-    windows, env = _inputs.windows(run.store.corpus(), version, cfg, run.store), _inputs.open_env(cfg, 1)
-    _inputs.one_robot(cfg, policy)
-    _inputs.suits(policy, env)
-    fit_rows(policy, env, windows)
+    version, _, _ = selection.pools(args, run.store)
+    windows, env = selection.windows(run.store.corpus(), version, args, run.store), envs.opened(args, 1)
+    selection.one_robot(args, policy)
+    build.suits(policy, env)
+    build.fit_rows(policy, env, windows)
     env.close()
     for part in policy.modules():  # of a best-of-N: its policies and its critics, which share one normaliser
         if isinstance(part, nets.Normalised) and part is not policy:
@@ -53,7 +70,7 @@ def run(cfg: dict[str, Any], run) -> dict[str, Any]:
     say(f"  {len(columns)} columns moved; actions move by {change:.3g} half ranges (root mean square)")
     base.save(policy, run.out / "policy.safetensors")
     made = run.publish(
-        "policy.safetensors", _inputs.name_of(cfg), kind="refitted", parents=[run.inputs["checkpoint"]["ref"]],
+        "policy.safetensors", selection.name_of(args), kind="refitted", parents=[inputs["checkpoint"]["ref"]],
         updates=int(record.get("updates") or 0),
     )  # fmt: skip
     metrics = {"demonstrations": len(version), "moved": len(columns), "action_change": change}

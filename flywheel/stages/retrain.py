@@ -10,174 +10,135 @@ Where the base never succeeds, episodes start along replayed demonstrations, and
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from flywheel import stats
-from flywheel.ending import OutOfTime
-from flywheel.log import progress, say
-from flywheel.stages import _inputs, _rounds
-from flywheel.stages._backward import Backward
-from flywheel.stages.evaluate import score
-from flywheel.stages.pretrain import learner
+from flywheel import env as envs
+from flywheel import selection
+from flywheel.args import Bounded, Demos, arg
+from flywheel.rl import backward, build, practice
+from flywheel.rl.rounds import Collect, Round, scored
+from flywheel.rl.table import Algorithm
+from flywheel.seeds import NIGHT, SCORING, seeds
+
+GROUPS = {"algorithm": "rounds"}
 
 
-def inputs(cfg: dict[str, Any], store) -> dict[str, Any]:
-    _inputs.name_of(cfg)  # refused before anything begins
-    _inputs.belongs("retrain", cfg["algorithm"])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args(Bounded):
+    """Rounds of collect, evaluate, improve from a checkpoint."""
+
+    algorithm: Algorithm = arg(Algorithm, "the table: which loss moves which net")
+    corpus: str = arg("latest", "a version, a tag or a view", typed=True)
+    data: dict[str, float] | None = arg(
+        None,
+        "instead of corpus and demos: views and their shares of what is imitated, '{door_human: 0.6, rollouts: 0.4}'",
+    )
+    checkpoint: str | None = arg(None, "default: name@production, else the newest", typed=True)
+    name: str | None = arg(None, "of the checkpoints that are made; default: policy/TASK", typed=True)
+    rounds: int | None = arg(None, "default: the algorithm's", least=1, typed=True)
+    max_steps: int | None = arg(None, "stop after the round that reaches so many environment steps", least=1)
+    restart: str = arg(
+        "last", "anchor: each round's policy begins again from the checkpoint", choices=("last", "anchor")
+    )
+    prior: bool = arg(False, "learn from earlier rollouts in the corpus, too")
+    demos: Demos = arg(Demos, "which episodes are imitated")
+    score_every: int = arg(
+        0, "rounds between two points of the success curve; it is watched, nothing is chosen by it", least=0
+    )
+    score_episodes: int = arg(96, "on gate seeds", least=0, most=1250)
+    batch_size: int = arg(256, "transitions a batch", least=1, most=1e6)
+    gamma: float = arg(0.99, "discount a step", least=0, most=1)
+    collect: Collect = arg(Collect, "how a round is collected")
+
+
+def inputs(args: Args, store) -> dict[str, Any]:
+    name = selection.name_of(args)  # refused before anything begins
+    selection.belongs("retrain", args.algorithm)
     return {
-        "corpus": _inputs.describe(_episodes(cfg, store, _inputs.pools(cfg, store)[0])),
-        "checkpoint": _inputs.checkpoint(cfg["checkpoint"] or _inputs.name_of(cfg), store),
+        "corpus": selection.describe(_episodes(args, store, selection.pools(args, store)[0])),
+        "checkpoint": selection.checkpoint(args.checkpoint or name, store),
     }
 
 
-def _episodes(cfg: dict[str, Any], store, demos):
+def _episodes(args: Args, store, demos):
     """The input episodes: what is imitated and, with `prior`, earlier rollouts of the same version."""
-    if not cfg.get("prior"):
+    if not args.prior:
         return demos
-    own = demos.corpus.at(demos.number if cfg.get("data") else demos.ref).select(
-        task=_inputs.title(cfg), origin="policy:*"
-    )
-    own = _inputs.sound(own.select(~np.isin(own.rows, demos.rows))).canonical()
+    version = demos.corpus.at(demos.number if args.data else demos.ref)
+    own = version.select(task=selection.title(args.task), origin="policy:*")
+    own = selection.sound(own.select(~np.isin(own.rows, demos.rows))).canonical()
     return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]), demos.ref)
 
 
-def run(cfg: dict[str, Any], run) -> dict[str, Any]:
+def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     import torch
 
-    from flywheel.env import rollout
-    from flywheel.policy import base
-    from flywheel.policy.best_of_n import BestOfN
-    from flywheel.rl.fit import At, Cadence, fit
+    from flywheel.rl.fit import fit
     from flywheel.rl.source import OffPolicy
 
-    algorithm, collect = cfg["algorithm"], cfg["collect"]
-    torch.manual_seed(int(cfg["seed"]))
-    cadence = Cadence(**{**algorithm["cadence"], **({"rounds": int(cfg["rounds"])} if cfg.get("rounds") else {})})
-    corpus = run.store.corpus()
-    demos, parts, shares = _inputs.pools(cfg, run.store)
-    inputs, parts = _episodes(cfg, run.store, demos).hashes, _rounds.named(demos, parts)
-    record = run.store.checkpoint(run.inputs["checkpoint"]["ref"])
-    loaded = run.store.load(run.inputs["checkpoint"]["ref"])
-    critic = None
-    if isinstance(loaded, BestOfN):
-        loaded, critic = loaded.base, loaded.critic
-    anchor = copy.deepcopy(loaded).to(_inputs.device(cfg)).eval()
-    policy = loaded.train().requires_grad_(True)
-    learning = learner(
-        algorithm, policy, cfg, nets={"q": critic} if critic else {}, restart=cfg.get("restart") == "anchor"
-    )  # fmt: skip
-    acting, judging = learning.nets["policy.lag"], learning.nets["q.lag"]
-    env = _inputs.open_env(cfg)
-    memory = {**_rounds.memory(), "window": None, "backward": None}
-    origin = f"policy:{record['id']}"
-
-    def actor(explore: float):
-        """Whoever acts now: the plain policy until there are critics that have learnt."""
-        if memory["round"] == 0 and critic is None:
-            return anchor.collecting(explore) if explore else anchor
-        n, k, fixed = int(collect["n"]), float(collect["k"]), acting.fixed
-        made = BestOfN.of(acting, judging, anchor, n=n, k=k, jitter=float(collect["explore"]) if fixed else 0.0)
-        made.explore = explore
-        return made.eval()
-
-    def pools():
-        return _rounds.pools(cfg, run, corpus, memory, inputs, parts)
-
-    def late(k: int) -> bool:
-        """Is the budget spent before this round's episode k? The first round is always whole."""
-        return memory["round"] > 0 and run.out_of_time([memory["round"], 0, k])
-
-    def gather_round(learning, memory):
-        n = int(collect["episodes"])
-        starts, low = backward.starts(n), memory["window"]
-        chosen = _inputs.seeds("collect", cfg, memory["round"] * n, n)
-        with progress(f"collect round {memory['round']}", n) as tick:
-            acts = actor(float(collect["explore"]))
-            done, counts = rollout(env, acts, chosen, origin=origin, starts=starts, progress=tick, late=late)
-        own = [e.success for e in done if "start_from" not in e.meta]
-        started = [e.success for e in done if "start_from" in e.meta]
-        more = {
-            "success": float(np.mean(own)) if own else None,
-            "from_demos": float(np.mean(started)) if started else None,
-            "window_low": low if started else None,
-        }
-        _rounds.tell(_rounds.keep(run, corpus, memory, done, counts, **more))
-        if started:
-            backward.move(more["from_demos"])
-        else:
-            backward.decide(sum(own), len(own))
-        return pools()
-
-    scoring = _inputs.seeds("gate", cfg, _inputs.SCORING, int(cfg["score_episodes"]))
-    backward = Backward(collect["back"], int(cfg["seed"]), demos, env, memory)
+    torch.manual_seed(args.seed)
+    cadence = dataclasses.replace(args.algorithm.cadence, **({"rounds": args.rounds} if args.rounds else {}))
+    demos, parts, shares = selection.pools(args, run.store)
+    held = _episodes(args, run.store, demos).hashes
+    record = run.store.checkpoint(inputs["checkpoint"]["ref"])
+    learner, anchor, judged = _learner(args, run.store.load(inputs["checkpoint"]["ref"]))
+    env = envs.opened(args)
+    rounds = practice.Practice(args, run, env, learner, held, practice.named(demos, parts))
+    now = Round(args, rounds, anchor, judged, f"policy:{record['id']}")
+    now.starts = backward.Backward(args.collect.back, args.seed, demos, env, rounds.memory)
     tried = record.get("tried") or {}
-    backward.decide(tried.get("success", 0), tried.get("n", 0))
-    source = OffPolicy(
-        *pools(), _inputs.mixed(algorithm["mixture"], shares, int(cfg["batch_size"])),
-        **_inputs.drawn(cfg, policy), gather_round=gather_round, memory=memory,
-    )  # fmt: skip
+    now.starts.decide(tried.get("success", 0), tried.get("n", 0))
+    scoring = seeds("gate", args, SCORING, args.score_episodes)
+    rounds.score = lambda what: scored(rounds, now.actor(0.0), scoring, what)
+    rounds.full = lambda: (rounds.memory.round + 1) * args.collect.episodes > NIGHT
+    mixture = selection.mixed(args.algorithm.mixture, shares, args.batch_size)
+    source = OffPolicy(mixture, play=now.collect, held=rounds.held, **build.drawn(args, learner.nets["policy"]))
     tiny = source.draw({"all": 1.0}, 2)
-    learning.try_all({"evaluate": tiny, "improve": tiny})
-    source.rng = np.random.default_rng(int(cfg["seed"]))
-    at = At()
-    if saved := run.load():
-        learning.load_state(saved[0])
-        source.load_state(saved[1]["source"])
-        source.use(*pools())
-        at = At(**saved[1]["at"])
-        phase = ("collect", "evaluate", "improve", "gate")[at.phase]
-        say(f"  going on in round {at.round}, phase {phase}, update {at.step}")
-
-    total = cadence.rounds * (cadence.evaluate + cadence.improve)
-    done_before = at.round * (cadence.evaluate + cadence.improve) + (at.phase == 2) * cadence.evaluate + at.step
-
-    def pause(at: At) -> None:
-        if at.step:
-            tick(note=f"round {at.round}")
-        if run.due():
-            run.save(learning.state(), {"source": source.state(), "at": vars(at)})
-            run.stop_if_asked()
-        if at.round and run.out_of_time([at.round, at.phase, at.step]):
-            raise OutOfTime
-
-    def each(round: int) -> bool:
-        run.log("learned", round=round, **learning.metrics())
-        if cfg["score_every"] and (round + 1) % int(cfg["score_every"]) == 0:
-            scored = score(actor(0.0), env, scoring, what=f"after round {round}", stop_at_success=True)
-            memory["history"][-1]["scored"] = stats.rate(scored["success"])
-            run.log("scored", round=round, steps=memory["steps"], **memory["history"][-1]["scored"])
-            say(f"  after {memory['steps']:,} steps: success {scored['success'].mean():.3f} from the task's own reset")
-        return over()
-
-    def over() -> bool:
-        full = (memory["round"] + 1) * int(collect["episodes"]) > _inputs.NIGHT
-        if full and memory["round"] < cadence.rounds:
-            say(f"  this night's {_inputs.NIGHT:,} collect seeds are used up; go on with night={int(cfg['night']) + 1}")
-        return full or bool(cfg["max_steps"] and memory["steps"] >= int(cfg["max_steps"]))
-
-    if not (at.round and at.phase == 0 and over()):  # else it was stopped right at its end
-        with progress("retrain", total, done_before) as tick, run.ended_early(lambda: [at.round, at.phase, at.step]):
-            fit(learning, source, cadence, at=at, pause=pause, each=each)
+    learner.try_all({"evaluate": tiny, "improve": tiny})
+    fit(learner, source, cadence, run, rounds)
     env.close()
+    updates = int(record.get("updates") or 0) + rounds.memory.round * cadence.improve
+    return _handed_over(args, inputs, rounds, now, updates)
 
-    base.save(acting, run.out / "policy.safetensors")
-    name = _inputs.name_of(cfg)
-    parents = [run.inputs["checkpoint"]["ref"]]
-    updates = int(record.get("updates") or 0) + memory["round"] * cadence.improve
-    outputs = {"policy": run.publish("policy.safetensors", name, kind="retrained", parents=parents, updates=updates)}
-    base.save(actor(0.0), run.out / "best.safetensors")
-    more = {"kind": "best-of-N", "parents": parents, "updates": updates}
-    outputs["checkpoint"] = run.publish("best.safetensors", name, **more)
-    outputs["corpus"] = corpus.head
+
+def _learner(args: Args, loaded) -> tuple[Any, Any, bool]:
+    """The learner of a checkpoint's policy, the anchor, and whether the checkpoint brought a critic."""
+    from flywheel.policy.best_of_n import BestOfN
+
+    nets = {}
+    if isinstance(loaded, BestOfN):
+        loaded, nets = loaded.base, {"q": loaded.critic}
+    device = build.device(args.device)
+    anchor = copy.deepcopy(loaded).to(device).eval()
+    policy, restart = loaded.train().requires_grad_(True), args.restart == "anchor"
+    learner = build.learner(
+        args.algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets, restart=restart
+    )
+    return learner, anchor, bool(nets)
+
+
+def _handed_over(
+    args: Args, inputs: dict[str, Any], rounds: practice.Practice, now: Round, updates: int
+) -> dict[str, Any]:
+    """Publish the policy, and the best of N of its samples; the result of the stage."""
+    from flywheel.policy import base
+
+    run, memory, name = rounds.run, rounds.memory, selection.name_of(args)
+    more = {"parents": [inputs["checkpoint"]["ref"]], "updates": updates}
+    base.save(rounds.learner.nets["policy.lag"], run.out / "policy.safetensors")
+    outputs = {"policy": run.publish("policy.safetensors", name, kind="retrained", **more)}
+    base.save(now.actor(0.0), run.out / "best.safetensors")
+    outputs["checkpoint"] = run.publish("best.safetensors", name, kind="best-of-N", **more)
     return {
-        "outputs": outputs,
+        "outputs": {**outputs, "corpus": rounds.corpus.head},
         "metrics": {
-            "rounds": memory["round"],
-            "steps": memory["steps"],
-            "episodes": len(memory["episodes"]),
+            "rounds": memory.round,
+            "steps": memory.steps,
+            "episodes": len(memory.episodes),
             "updates": updates,
         },
-        "content": {"episodes": memory["episodes"], "history": memory["history"]},
+        "content": {"episodes": memory.episodes, "history": memory.history},
     }

@@ -1,0 +1,1 @@
+"""The command line: stages by key=value, and commands that only look."""

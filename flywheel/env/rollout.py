@@ -1,0 +1,298 @@
+"""Environments in batches, and the one rollout that makes episodes: collection, gate, report and tests all use it.
+
+A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in processes of its own: `Apart`) offers: task, num_envs, obs_dim, obs_names,
+action_dim, action_low, action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da], active) -> obs, reward,
+terminated, truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width, height), close(). `make` adds `reward`, what is
+learnt from: "success" or "env" (the environment's own); `success`, which steps count (flywheel.success); and `tally` of faults.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from flywheel import success
+from flywheel.args import Acting, Task, build
+from flywheel.ending import check
+from flywheel.env.apart import Apart
+from flywheel.env.faults import SHARE, Fault, Lost, Tally, finite
+from flywheel.env.guard import Guard
+from flywheel.env.gym_batch import GymBatch, TaskError
+from flywheel.env.trust import honours_seeds
+from flywheel.episode import Episode
+from flywheel.log import say
+
+__all__ = ["drawn", "honours_seeds", "make", "opened", "rollout"]
+
+STEP_SECONDS = 30.0
+
+
+def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
+    """The batch of a task: Task(name="lift"), Task(name="gym", id=...), or what says so in a plain dict.
+
+    With `reward: env` the return that counts as success may be given as `solved`. `step_seconds` is how long a step of a Gymnasium
+    environment may take (0: it is stepped in this process, and nothing ends it).
+    """
+    task = task if isinstance(task, Task) else build(Task, task, "task.")
+    if task.solved is not None and task.learns != "env":
+        raise ValueError(
+            f"task.reward={task.learns} task.solved={task.solved:g}; expected solved, a return, only with reward=env, the environment's own"
+        )
+    if task.name == "gym":
+        batch = _gym(task, num_envs, threads)
+    else:
+        import flywheel_sim
+
+        batch = flywheel_sim.make_batch(task.name, num_envs, threads, **task.kwargs)
+    batch.reward, batch.solved, batch.made = task.learns, task.solved, task
+    batch.success = task.success or batch.success
+    batch.tally = Tally(batch.task, SHARE if task.faults is None else task.faults)
+    return batch
+
+
+def opened(args: Acting, num_envs: int | None = None):
+    """The batch that a stage is asked for; where its environments do not honour seeds that is said."""
+    batch = make(args.task, num_envs or args.num_envs, args.threads)
+    if args.task.name == "gym":
+        honours_seeds(batch)
+    return batch
+
+
+def drawn(env):
+    """A batch like `env` whose `frame` works: itself, or one environment in render_mode rgb_array. RuntimeError where it has none."""
+    if not hasattr(env, "drawing"):
+        return env
+    more = env.drawing()
+    if more is None:
+        raise RuntimeError(f"{env.task} cannot be drawn: its metadata's render_modes name no rgb_array")
+    if not more:
+        return env
+    return make(replace(env.made, kwargs={**env.made.kwargs, **more}), num_envs=1, threads=1)
+
+
+def _gym(task: Task, num_envs: int, threads: int):
+    """A Gymnasium environment in processes of its own, or in this one where it must be."""
+    names = ("id", "max_steps", "success_key", "kwargs", "obs_keys")
+    options = {name: getattr(task, name) for name in names if getattr(task, name) is not None} | {"reward": task.learns}
+    seconds = STEP_SECONDS if task.step_seconds is None else task.step_seconds
+    if not seconds:
+        return GymBatch(num_envs=num_envs, threads=threads, **options)
+    try:
+        return Apart(seconds, threads, num_envs=num_envs, **options)
+    except TaskError:
+        gym = sys.modules.get("gymnasium")
+        if gym is None or task.id not in gym.registry:
+            raise
+        batch = GymBatch(num_envs=num_envs, threads=threads, **options)  # or it says what is wrong
+        say(f"  {task.id} is registered in this process only: it is stepped here, and a step that hangs is not ended")
+        return batch
+
+
+def rollout(
+    env,
+    policy,
+    seeds: Sequence[int],
+    *,
+    origin: str,
+    starts: Sequence[dict[str, Any] | None] | None = None,
+    stop_at_success: bool = True,
+    steps: int | None = None,
+    fps: float | None = None,
+    progress: Callable[[int], None] | None = None,
+    watch: Callable[[int, np.ndarray], None] | None = None,
+    late: Callable[[int], bool] | None = None,
+) -> tuple[list[Episode], dict[str, int]]:
+    """One episode for each seed, in the order of the seeds, and the guard's counts.
+
+    Every episode counts, whenever it ends (no bias to short ones). reward is 1 at the step that decides success (`env.success`:
+    any, last or held:N), which terminates the episode for the learner; `stop_at_success=False` goes on to the time limit to see
+    whether success lasts (meta["success_at_end"]). The environment's own reward is kept in extras["env_reward"]; where that is
+    learnt from, an episode ends only where the environment says so. `terminated` is the environment's own end, or success.
+    `starts[k]`: {"state": ..., "meta": ...} to begin at a state, not at a reset. With `steps` no episode is begun once so many
+    steps were made in all, with `late(k)` none from the first k on for which it is true: every one that was begun is finished and returned.
+
+    An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps before, or,
+    where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is one of too many.
+    `watch(k, obs)` is called before each step of the first environment's first episode.
+    """
+    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late)
+    going.fill()
+    while (going.episode >= 0).any():
+        check()
+        if watch and going.episode[0] == 0:
+            watch(int(going.step[0]), going.obs[0])
+        going.turn()
+    return [episode for episode in going.done if episode is not None], dict(going.guard.count)
+
+
+class _Rollout:
+    """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps of it."""
+
+    def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late=None):
+        self.env, self.policy, self.seeds, self.origin, self.starts = env, policy, seeds, origin, starts
+        self.own, self.stop = getattr(env, "reward", "success") == "env", stop_at_success
+        self.late = late
+        self.steps, self.fps, self.progress = steps, env.fps if fps is None else fps, progress
+        self.mode, self.tally = getattr(env, "success", "any"), getattr(env, "tally", None) or Tally(env.task)
+        self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
+        kind, self.needed = success.parse(self.mode)
+        self.early = stop_at_success and not self.own and kind != "last"
+        n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
+        self.guard = Guard.of(env)
+        self.action = np.zeros((env.num_envs, env.action_dim), np.float32)
+        self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
+        self.all_obs = np.zeros((n, env.max_steps + 1, env.obs_dim), np.float32)
+        self.executed = np.zeros((n, env.max_steps, env.action_dim), np.float32)
+        self.proposed = np.zeros_like(self.executed)
+        self.own_reward = np.zeros((n, env.max_steps), np.float32)
+        self.flags, self.ended = np.zeros((n, env.max_steps), bool), np.zeros(n, bool)
+        self.episode, self.step, self.streak = np.full(n, -1), np.zeros(n, int), np.zeros(n, int)
+        self.done: list[Episode | None] = [None] * len(seeds)
+        self.waiting, self.made = iter(range(len(seeds))), 0
+        self.due: dict[int, int | None] = dict.fromkeys(
+            range(n)
+        )  # slots to begin in, and what: None is the next that waits
+
+    def _next(self) -> int:
+        """The next episode to begin, -1 for none."""
+        if self.steps and self.made >= self.steps:
+            return -1
+        k = next(self.waiting, -1)
+        if k > 0 and self.late and self.late(k):
+            self.waiting = iter(())
+            return -1
+        return k
+
+    def fill(self) -> None:
+        """Begin an episode in each slot that is due."""
+        while self.due:
+            slot = next(iter(self.due))
+            k = self.due.pop(slot)
+            if k is None:
+                k = self._next()
+                self.tally.begun += k >= 0
+            self.episode[slot], self.step[slot], self.streak[slot], self.ended[slot] = k, 0, 0, False
+            if k < 0:
+                continue
+            start = (self.starts[k] if self.starts else None) or {}
+            self.all_obs[slot, 0] = 0
+            try:
+                first = self.env.reset_at(slot, self.seeds[k], start.get("state"))
+                finite(first, self.names)
+            except Fault as fault:
+                self.fail(slot, str(fault), "at reset")
+            except Lost as lost:
+                self.lose(lost, "at reset")
+            else:
+                self.obs[slot] = self.all_obs[slot, 0] = first
+                self.policy.reset([slot], [self.seeds[k]])
+                self.guard.begin(slot)
+
+    def turn(self) -> None:
+        """All that play act, and are stepped."""
+        active = np.flatnonzero(self.episode >= 0)
+        wish = self.policy.act(self.obs[active], active)
+        self.action[active] = self.guard(wish, active)
+        t = self.step[active]
+        self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
+        try:
+            came = self.env.step(self.action, active)
+        except Lost as lost:
+            self.lose(lost)
+        else:
+            self.take(active, *came)
+        if self.due:
+            self.fill()
+
+    def take(self, active: np.ndarray, new, reward, ended, truncated, info) -> None:
+        """What a step of the slots `active` brought, [N, ...] each: keep it, and finish the episodes that are over."""
+        t = self.step[active]
+        faults = dict(info.get("faults") or {})
+        new, reward, won = new[active], reward[active], info["success"][active]
+        for j in np.flatnonzero(~(np.isfinite(new).all(axis=1) & np.isfinite(reward))):
+            what = "the reward" if np.isfinite(new[j]).all() else f"the observation ({self._first_odd(new[j])})"
+            faults.setdefault(int(active[j]), f"{what} is not finite")
+        self.obs[active], self.all_obs[active, t + 1] = new, new
+        self.own_reward[active, t], self.flags[active, t] = reward, won
+        self.streak[active] = np.where(won, self.streak[active] + 1, 0)
+        self.ended[active] = ended[active]
+        self.step[active] += 1
+        self.made += len(active)
+        over = truncated[active] | ended[active] | (self.step[active] >= self.env.max_steps)
+        if self.early:
+            over |= self.streak[active] >= self.needed
+        for slot in active[over] if not faults else active:
+            if slot in faults:
+                self.step[slot] -= 1  # it does not count
+                self.fail(slot, faults[slot])
+            elif over[active == slot][0]:
+                self.finish(slot)
+
+    def _first_odd(self, obs: np.ndarray) -> str:
+        return self.names[int(np.flatnonzero(~np.isfinite(obs))[0])]
+
+    def finish(self, slot: int) -> None:
+        """The slot's episode is over: record it."""
+        length = self.step[slot]
+        flags, ended = self.flags[slot, :length], bool(self.ended[slot])
+        if self.own and self.env.solved is not None:
+            flags = np.zeros(length, bool)
+            flags[-1] = self.own_reward[slot, :length].sum() >= self.env.solved
+            at = length - 1 if flags[-1] else None
+        else:  # what the environment itself ends while it succeeds cannot be held any longer
+            at = success.recorded(flags, self.mode, label=ended and bool(flags[-1]))
+        reward = np.zeros(length, np.float32)
+        if at is not None:
+            reward[at] = 1.0
+        terminated = ended or (not self.own and self.stop and at is not None)
+        self._keep(slot, length, reward, terminated, at is not None, success_at_end=bool(flags[-1]))
+
+    def fail(self, slot: int, cause: str, when: str | None = None) -> None:
+        """The slot's environment is at fault: record what there is as a failed episode."""
+        k, length = self.episode[slot], int(self.step[slot])
+        cause = f"{cause} {when or f'at step {length}'}"
+        if not length:  # an episode has at least one step
+            length = 1
+            self.all_obs[slot, 1] = self.all_obs[slot, 0]
+            for rows in (self.executed, self.proposed, self.own_reward):
+                rows[slot, 0] = 0
+        say(f"  seed {self.seeds[k]}: {cause}: a failed episode; the environment is made anew")
+        self._keep(slot, length, np.zeros(length, np.float32), False, False, success_at_end=False, cause=cause)
+        self.guard.count["faults"] += 1
+        self.tally.add(int(self.seeds[k]), cause)
+
+    def lose(self, lost: Lost, when: str | None = None) -> None:
+        """All environments are new: episodes that were under way begin again, but for those that are to blame."""
+        for slot in np.flatnonzero(self.episode >= 0):
+            if slot in lost.causes:
+                self.fail(slot, lost.causes[slot], when)
+            else:
+                self.made -= int(self.step[slot])
+                self.due[int(slot)] = int(self.episode[slot])
+        for slot in self.due:
+            self.step[slot] = 0
+
+    def _keep(self, slot: int, length: int, reward: np.ndarray, terminated: bool, won: bool, **meta: Any) -> None:
+        k = self.episode[slot]
+        start = (self.starts[k] if self.starts else None) or {}
+        extras = {"proposed": self.proposed[slot, :length], "env_reward": self.own_reward[slot, :length]}
+        self.done[k] = Episode(
+            task=self.env.task,
+            obs={"state": self.all_obs[slot, : length + 1].copy()},
+            action=self.executed[slot, :length].copy(),
+            reward=reward,
+            terminated=terminated,
+            success=won,
+            origin=self.origin,
+            seed=int(self.seeds[k]),
+            fps=self.fps,
+            extras={key: value.copy() for key, value in extras.items()},
+            meta={**meta, **(start.get("meta") or {})},
+        )
+        self.episode[slot], self.due[int(slot)] = -1, None
+        if self.progress:
+            self.progress(1)

@@ -1,0 +1,91 @@
+"""Critics of observation stacks and action chunks, and a model of where these lead: ensembles that return every member's opinion."""
+
+from __future__ import annotations
+
+from torch import Tensor, cat
+
+from flywheel.policy.nets import Ensemble, Normalised, Normaliser
+
+
+class Critic(Normalised):
+    """E members; Q(obs [B, To, Do], action [B, Ta, Da]) -> [E, B]; with action_dim 0 a state value V(obs) -> [E, B].
+
+    A call may ask only the members `which`. A `discrete` critic has an output for each of Da actions, one-hot; `every` gives them all.
+    """
+
+    def __init__(
+        self,
+        *,
+        obs_dim: int,
+        obs_steps: int,
+        action_dim: int = 0,
+        action_steps: int = 0,
+        members: int = 4,
+        width: int = 256,
+        depth: int = 2,
+        activation: str = "silu",
+        norm: bool = True,
+        discrete: bool = False,
+    ):
+        super().__init__()
+        self.spec = dict(
+            obs_dim=obs_dim, obs_steps=obs_steps, action_dim=action_dim, action_steps=action_steps,
+            members=members, width=width, depth=depth, activation=activation, norm=norm, discrete=discrete,
+        )  # fmt: skip
+        self.discrete = discrete
+        self.obs_norm = Normaliser(obs_dim)
+        self.action_norm = Normaliser(action_dim, floor=2e-2)
+        inputs = obs_steps * obs_dim + (0 if discrete else action_steps * action_dim)
+        self.net = Ensemble(members, inputs, width, depth, activation, norm, outputs=action_dim if discrete else 0)
+
+    @classmethod
+    def of(cls, policy, actions: bool = False, **size) -> Critic:
+        """A critic of what a policy sees and, with `actions`, of its chunks, behind the same frozen normaliser."""
+        shape = {
+            key: policy.spec[key]
+            for key in ("obs_dim", "obs_steps", *(("action_dim", "action_steps") if actions else ()))
+        }
+        return cls(**shape, **size).like(policy)
+
+    def forward(self, obs: Tensor, action: Tensor | None = None, which: slice | Tensor | None = None) -> Tensor:
+        if self.discrete:
+            return (self.every(obs) * action[:, 0]).sum(-1)
+        x = self.obs_norm(obs).flatten(1)
+        if action is not None:
+            x = cat([x, self.action_norm(action).flatten(1)], 1)
+        return self.net(x, which)
+
+    def every(self, obs: Tensor) -> Tensor:
+        """The values of all actions of a discrete critic; [E, B, Da]."""
+        return self.net(self.obs_norm(obs).flatten(1))
+
+
+class TransitionModel(Normalised):
+    """E members; (obs [B, To, Do], action [B, Ta, Da]) -> the stack of observations after the chunk [E, B, To, Do]."""
+
+    def __init__(
+        self,
+        *,
+        obs_dim: int,
+        obs_steps: int,
+        action_dim: int,
+        action_steps: int,
+        members: int = 5,
+        width: int = 256,
+        depth: int = 2,
+    ):
+        super().__init__()
+        self.obs_norm, self.action_norm = Normaliser(obs_dim), Normaliser(action_dim, floor=2e-2)
+        size = obs_steps * obs_dim
+        self.net = Ensemble(members, size + action_steps * action_dim, width, depth, outputs=size)
+
+    @classmethod
+    def of(cls, policy, **size) -> TransitionModel:
+        """A model of what a policy sees and does, behind the same frozen normaliser."""
+        shape = {key: policy.spec[key] for key in ("obs_dim", "obs_steps", "action_dim", "action_steps")}
+        return cls(**shape, **size).like(policy)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = self.obs_norm(obs)
+        change = self.net(cat([x.flatten(1), self.action_norm(action).flatten(1)], 1))
+        return self.obs_norm.inverse(x + change.unflatten(2, x.shape[1:]))

@@ -1,0 +1,158 @@
+"""From a table and a policy to a learner: the nets that a table names, the policy that a task asks for, its frozen normaliser."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flywheel import selection
+from flywheel.args import Task
+from flywheel.log import say
+from flywheel.rl import beside
+from flywheel.rl.table import Algorithm
+
+
+def device(wanted: str) -> str:
+    """`device=auto` is a GPU where there is one. ValueError for a device that PyTorch cannot use here."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise ValueError(
+            f"device={wanted}: PyTorch says: {told}. Take device=cpu, or auto: a GPU where there is one"
+        ) from error
+    return wanted
+
+
+def drawn(args, policy) -> dict[str, Any]:
+    """What every source asks for: horizons, batch size, gamma, seed, which reward, where to."""
+    selection.one_robot(args, policy)
+    return {
+        "obs_steps": policy.obs_steps, "action_steps": policy.action_steps, "batch_size": args.batch_size,
+        "gamma": args.gamma, "seed": args.seed, "reward": args.task.learns, "device": device(args.device),
+    }  # fmt: skip
+
+
+def shape(env) -> dict[str, Any]:
+    """What a task gives to the spec of a policy."""
+    bounds = {"action_low": env.action_low.tolist(), "action_high": env.action_high.tolist()}
+    keys = {"obs_keys": env.obs_sizes} if getattr(env, "obs_sizes", None) else {}
+    return {"obs_dim": env.obs_dim, "action_dim": env.action_dim, **bounds, **keys}
+
+
+def suits(policy, env) -> None:
+    """ValueError unless the policy makes the kind of actions that the task takes."""
+    there = bool(getattr(env, "discrete", None))
+    if policy.discrete != there:
+        kind, takes = policy.spec["kind"], f"one of {env.action_dim}" if there else f"{env.action_dim} numbers"
+        fit = "categorical (bc, iql, ppo) or greedy_q (dqn, double_dqn, q_learning)"
+        raise ValueError(
+            f"task {env.task} takes {takes} as an action, and a {kind} policy makes {'one-hot' if policy.discrete else 'continuous'} "
+            f"actions; use policy={fit if there else 'flow, diffusion, gaussian, tanh_gaussian or deterministic'}"
+        )
+
+
+def table_nets(algorithm: Algorithm, policy, reward: str = "success") -> dict[str, Any]:
+    """The policy, and the nets that an algorithm's tables name beside it (rl/beside/), behind the policy's frozen normaliser."""
+    known = sorted({path.stem for folder in beside.__path__ for path in Path(folder).glob("[!_]*.py")})
+    wanted = {net for act in ("evaluate", "improve") for net in getattr(algorithm, act)} - {"policy"}
+    if unknown := wanted - set(known):
+        raise ValueError(
+            f"the algorithm's table names {', '.join(sorted(unknown))}; there are policy, {', '.join(known)}"
+        )
+    makers = {name: importlib.import_module(f"flywheel.rl.beside.{name}").make for name in known if name in wanted}
+    return {"policy": policy} | {name: make(policy, algorithm, reward) for name, make in makers.items()}
+
+
+def learner(
+    algorithm: Algorithm,
+    policy,
+    *,
+    seed: int,
+    device: str,
+    reward: str = "success",
+    nets: Mapping[str, Any] = {},
+    restart: bool = False,
+):
+    """A learner for an algorithm's tables."""
+    from flywheel.rl.learner import Learner
+
+    keys = (
+        "evaluate",
+        "improve",
+        "lag",
+        "lr",
+        "clip",
+        "weight_decay",
+        "optimiser",
+        "advantage",
+        "precision",
+        "compile",
+    )
+    table = {key: getattr(algorithm, key) for key in keys}
+    made = table_nets(algorithm, policy, reward) | dict(nets)
+    return Learner(made, **table, seed=seed, device=device, restart=restart)
+
+
+def new_policy(spec: Mapping[str, Any], task: Task, env, windows):
+    """A policy of this spec for this environment, its normaliser fitted to the rows of `windows`."""
+    from flywheel.policy import base
+
+    columns = windows.columns
+    width, actions = (columns[field].stop - columns[field].start for field in ("obs.state", "action"))
+    robot = selection.robot(task, windows, env)
+    more = shape(env)
+    if robot:
+        more |= {"obs_dim": width, "action_dim": actions, "robot": robot}
+        for bound, rest in (("action_low", -1.0), ("action_high", 1.0)):
+            own = dict(zip(robot["action"], more[bound], strict=True))
+            more[bound] = [own.get(column, rest) for column in range(actions)]
+    policy = base.build({**spec, **more})
+    suits(policy, env)
+    if robot and "mask" not in inspect.signature(policy.bc_loss).parameters:
+        raise ValueError(
+            f"align: a {policy.spec['kind']} policy cannot leave out what a robot has not got; use policy=flow, diffusion or deterministic"
+        )
+    if not robot and width != env.obs_dim:
+        raise ValueError(
+            f"the corpus has observations of {width} numbers, task {env.task} has {env.obs_dim}. Name the keys that it "
+            "observes, in its order, with ingest's obs_keys=[...]"
+        )
+    fit_rows(policy, env, windows)
+    return policy
+
+
+def fit_rows(policy, env, windows) -> None:
+    """Freeze the policy's normaliser on all steps of the windows."""
+    from flywheel.corpus.windows import Steps
+
+    masks = [mask for mask in selection.MASKS if mask in windows.columns]
+    fit_normaliser(policy, env, *(Steps(windows, field) for field in ("obs.state", "action", *masks)))
+
+
+def fit_normaliser(policy, env, obs, action, *masks) -> None:
+    """Freeze the policy's normaliser on rows obs [R, Do], action [R, Da]; what is one-hot stays as it is."""
+    policy.fit_normaliser(None if getattr(env, "one_hot", None) else obs, None if policy.discrete else action, *masks)
+
+
+def gates(algorithm: Algorithm, source, run) -> list:
+    """The judges of the algorithm's table, that may undo a round; what each says is logged."""
+    from flywheel.rl.learner import resolve
+
+    def judged(judge, arguments):
+        def gate(before, learner) -> str:
+            reason = judge(learner.nets, learner.complete("gate", source.batch("evaluate")), **arguments)
+            run.log("gate", refused=reason)
+            say(f"  the round is {'undone: ' + reason if reason else 'kept'}")
+            return reason
+
+        return gate
+
+    return [judged(*resolve("gate", name, given)) for name, given in (algorithm.gate or {}).items()]

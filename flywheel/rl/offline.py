@@ -1,0 +1,104 @@
+"""Training on what is there: imitation, offline RL, distillation. What comes out is the best of the curve, and the anchor:
+the best of the curve's first part, from which retraining begins with fewer updates behind it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flywheel import env as envs
+from flywheel import selection
+from flywheel.args import Bounded, Demos, arg
+from flywheel.env.scoring import rate, score
+from flywheel.rl import build
+from flywheel.rl.table import Algorithm
+from flywheel.seeds import CURVE, seeds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Bounded):
+    """What pretrain and distil take."""
+
+    policy: dict[str, Any] = arg({}, "the kind of policy, and what differs from its class's defaults")
+    algorithm: Algorithm = arg(Algorithm, "the table: which loss moves which net")
+    corpus: str = arg("latest", "a version, a tag or a view", typed=True)
+    data: dict[str, float] | None = arg(
+        None, "instead of corpus and demos: views and their shares of a batch, '{door_human: 0.6, rollouts: 0.4}'"
+    )
+    checkpoint: str | None = arg(None, "begin from these weights; default: a new policy", typed=True)
+    name: str | None = arg(None, "of the checkpoints that are made; default: policy/TASK", typed=True)
+    demos: Demos = arg(Demos, "which episodes are imitated")
+    batch_size: int = arg(256, "transitions a batch", least=1, most=1e6)
+    gamma: float = arg(0.99, "discount a step", least=0, most=1)
+    score_every: int = arg(2000, "updates between two points of the training curve", least=1)
+    score_episodes: int = arg(100, "on gate seeds; 0: no curve", least=0, most=1250)
+    resident: str = arg(
+        "4GB", "of the corpus in memory at once: what is larger is read from disk as it is drawn", typed=True
+    )
+    anchor_until: int | None = arg(None, "the anchor is the best of the curve up to here", least=1)
+
+
+def train(args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the table."""
+    import torch
+
+    from flywheel.rl.fit import fit
+    from flywheel.rl.source import Offline
+
+    algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
+    torch.manual_seed(args.seed)
+    version, pools, shares = selection.pools(args, run.store)
+    windows = selection.windows(run.store.corpus(), version, args, run.store)
+    env = envs.opened(args)
+    policy = begin(env, windows)
+    if algorithm.explore is not None:
+        policy.explores(algorithm.explore)
+    learner = build.learner(algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets)
+    acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
+    mixture = selection.mixed(acts, shares, args.batch_size)
+    source = Offline(windows, pools, mixture, **build.drawn(args, policy))
+    learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
+    curve = _curve(args, run, env, learner)
+    at = fit(learner, source, algorithm.cadence, run, curve, build.gates(algorithm, source, run))
+    if run.stopped and run.stopped["why"] == "budget":
+        curve.add(at.improved(algorithm.cadence))
+    env.close()
+    if not curve.points:
+        raise FloatingPointError(run.stopped["why"])
+    return _handed_over(args, run, curve, len(version))
+
+
+def _curve(args: Training, run, env, learner):
+    """The curve of this training."""
+    from flywheel.policy.best_of_n import BestOfN
+    from flywheel.rl.curve import Curve
+
+    acting = learner.nets.get("policy.lag", learner.nets["policy"])
+    chosen_by = seeds("gate", args, CURVE, args.score_episodes)
+
+    def actor():
+        if args.algorithm.act == "best_of_n":
+            return BestOfN.of(copy.deepcopy(acting), copy.deepcopy(learner.nets["q.lag"])).eval()
+        made = copy.deepcopy(acting).eval()
+        return made if args.algorithm.explore is None else made.explores(0.0)
+
+    def scored(policy, what: str) -> dict[str, Any]:
+        return rate(score(policy, env, chosen_by, what=what, stop_at_success=True)) if chosen_by else {}
+
+    return Curve(learner, run, args.algorithm, args.score_every, actor, scored)
+
+
+def _handed_over(args: Training, run, curve, demonstrations: int) -> dict[str, Any]:
+    """Publish the best of the curve and the anchor; the result of the stage."""
+    best, anchor = curve.best(), curve.best(args.anchor_until)
+    curve.drop_all_but([best, anchor])
+    outputs = {}
+    for kind, point in (("anchor", anchor), ("checkpoint", best)):
+        tried = {key: point[key] for key in ("success", "n") if key in point}
+        name = selection.name_of(args)
+        outputs[kind] = run.publish(point["file"], name, kind="pretrained", updates=point["updates"], tried=tried)
+    metrics = {key: best[key] for key in ("success", "n", "ci95") if key in best}
+    metrics |= {"updates": best["updates"], "anchor_updates": anchor["updates"], "demonstrations": demonstrations}
+    return {"outputs": outputs, "metrics": metrics, "content": {"curve": curve.points}}

@@ -1,0 +1,162 @@
+"""Rounds of practice: what a policy does in an environment, kept in the corpus, remembered, and drawn from.
+
+    play       a round's episodes, remembered by hash; with each save they are appended to the corpus, failures too
+    held       windows over the input episodes and the run's own, and which are which
+    over       are the steps, or this night's seeds, used up?
+
+Retraining and online RL differ in who acts, where episodes start, and what is handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flywheel import selection
+from flywheel.log import say
+from flywheel.rl.fit import Watch
+from flywheel.seeds import NIGHT
+
+
+@dataclass
+class Memory:
+    """What a run of rounds remembers."""
+
+    round: int = 0
+    begun: int = 0  # episodes
+    steps: int = 0
+    episodes: list[str] = field(default_factory=list)  # hashes of its own, less what an environment spoilt
+    history: list[dict[str, Any]] = field(default_factory=list)  # a line a round
+    backward: bool | None = None  # do episodes start along demonstrations? None: not decided
+    window: float | None = None  # and from which share of these on
+    best: dict[str, Any] | None = None  # the best score so far
+
+
+class Practice(Watch):
+    """`inputs` are the hashes of the episodes that are there from the beginning, `demos` {pool: hashes} those of them that are imitated.
+
+    `score(what)`, each `score_every` rounds (0: never), says how it does; `max_steps` ends it.
+    """
+
+    def __init__(self, args, run, env, learner, inputs: list[str], demos: dict[str, list[str]]):
+        self.args, self.run, self.env, self.learner = args, run, env, learner
+        self.inputs, self.demos = list(inputs), demos
+        self.corpus, self.memory = run.store.corpus(create=True), Memory()
+        self.known: set[str] = set()  # the hashes of memory.episodes
+        self.waiting: list = []  # episodes that are not in the corpus yet
+        self.score: Callable[[str], dict[str, Any]] = lambda what: {}
+        self.full: Callable[[], bool] = lambda: self.memory.begun >= NIGHT  # are there no seeds for the next round?
+        self.scores_start = False
+
+    def state(self) -> dict[str, Any]:
+        self.settle()
+        return dict(vars(self.memory))
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():  # in place: others look at the same memory
+            setattr(self.memory, name, value)
+        self.known = set(self.memory.episodes)
+
+    def begin(self, at) -> None:
+        if self.scores_start and self.memory.best is None:
+            self.score("as it begins")
+
+    def play(
+        self, actor, seeds: list[int], origin: str, more: Callable[[list], dict], **options: Any
+    ) -> tuple[list, list]:
+        """An episode a seed by `actor`, kept: (all of them, those to learn from besides). `more(episodes)` is added to the round's line."""
+        from flywheel.env import rollout
+
+        done, counts = rollout(self.env, actor, seeds, origin=origin, **options)
+        return done, self.keep(done, counts, more(done))
+
+    def keep(self, done: list, counts: dict[str, int], more: dict[str, Any]) -> list:
+        """Remember a round's episodes, for the corpus too; which of them are to be learnt from: not what someone has removed from the
+        corpus, what is known already, or what an environment spoilt."""
+        memory, run = self.memory, self.run
+        done = [e.replace(meta={**e.meta, "round": memory.round, "run": run.name}) for e in done]
+        self.waiting += done
+        memory.steps += sum(len(e) for e in done)
+        memory.begun += len(done)
+        known = self.known | self.corpus.refused([e.hash for e in done])
+        fresh = {e.hash: e for e in reversed(done) if e.hash not in known and "cause" not in e.meta}
+        new = list(fresh.values())[::-1]
+        self.known.update(fresh)
+        memory.episodes += [e.hash for e in new]
+        line = {"round": memory.round, "episodes": len(done), **more, "steps": memory.steps}
+        line |= {key: counts.get(key, 0) for key in ("clipped", "held")}
+        if faults := [f"seed {e.seed}: {e.meta['cause']}" for e in done if "cause" in e.meta]:
+            line["faults"] = faults
+        memory.round += 1
+        memory.history.append(line)
+        run.log("round", **line)
+        return new
+
+    def settle(self) -> None:
+        """Append what waits to the corpus, as one version."""
+        if self.waiting:
+            first, last = (self.waiting[i].meta["round"] for i in (0, -1))
+            rounds = f"round {first}" if first == last else f"rounds {first} to {last}"
+            self.corpus.append(self.waiting, message=f"{self.run.name} {rounds}", author=self.run.name)
+            self.waiting = []
+
+    def held(self, hashes: list[str] | None = None, windows=None) -> tuple:
+        """(windows, {pool: positions}) of these episodes, by default of the input episodes and the run's own, in an order that only this
+        run decides; it costs what they cost where `windows` are open already. (None, {}) of none.
+
+        What is in none of the pools of what is imitated is a rollout.
+        """
+        self.settle()
+        demos = {} if hashes is not None else self.demos
+        hashes = [*self.inputs, *self.memory.episodes] if hashes is None else hashes
+        if not hashes:
+            return None, {}
+        version = self.corpus.holding(hashes)
+        won, index = np.asarray(version.table["success"]) == 1, np.arange(len(hashes))
+        parts = {pool: np.isin(np.array(hashes), np.array(part, dtype=str)) for pool, part in demos.items()}
+        is_demo = np.any([*parts.values(), np.zeros(len(hashes), bool)], axis=0)
+        opened = (
+            windows.extend(version) if windows else selection.windows(self.corpus, version, self.args, self.run.store)
+        )
+        return opened, {
+            **{pool: index[part] for pool, part in parts.items()},
+            "own": index[~is_demo & won],
+            "rollouts": index[~is_demo],
+            "all": index,
+        }
+
+    def after_round(self, round: int) -> None:
+        self.run.log("learned", round=round, **self.learner.metrics())
+        every = self.args.score_every
+        if every and (round + 1) % every == 0:
+            scored = self.memory.history[-1]["scored"] = self.score(f"after round {round}")
+            words = ", ".join(f"{key} {scored[key]:.3f}" for key in ("return", "success") if key in scored)
+            say(f"  after {self.memory.steps:,} steps: {words} from the task's own reset")
+
+    def over(self) -> bool:
+        full = self.full()
+        if full:
+            say(f"  this night's {NIGHT:,} collect seeds are used up; go on with night={self.args.night + 1}")
+        return bool(full or (self.args.max_steps and self.memory.steps >= self.args.max_steps))
+
+    def ended(self) -> None:
+        self.settle()
+
+    def note(self) -> str:
+        line = self.memory.history[-1] if self.memory.history else {}
+        told = ", ".join(f"{key} {line[key]:.3g}" for key in ("return", "success") if line.get(key) is not None)
+        return f"round {self.memory.round}, {self.memory.steps:,} steps, {told}"
+
+
+def named(version, pools: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """{pool: hashes} of positions among a version's episodes."""
+    return {pool: [version.hashes[i] for i in which] for pool, which in pools.items()}
+
+
+def tell(line: dict[str, Any]) -> None:
+    """A round's line, for people."""
+    words = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items() if v is not None)
+    say("  " + ", ".join(words))

@@ -1,0 +1,81 @@
+"""Rounds of retraining: who acts, where episodes start, and how it does."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from flywheel import stats
+from flywheel.args import arg
+from flywheel.env.scoring import score
+from flywheel.log import progress
+from flywheel.rl.backward import Backward, Rule
+from flywheel.rl.practice import Practice, tell
+from flywheel.seeds import NIGHT, seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """How a round is collected."""
+
+    episodes: int = arg(64, "a round", least=1, most=NIGHT)
+    n: int = arg(16, "candidates at each decision, half of them from the anchor", least=1, most=100_000)
+    k: float = arg(1.0, "lower bound: mean - k std of the critics", least=0, most=100)
+    explore: float = arg(0.1, "noise on every second candidate, in half action ranges", least=0, most=10)
+    back: Rule = arg(Rule, "where the base never succeeds: starts along demonstrations, that move back as it gets good")
+
+
+@dataclasses.dataclass
+class Round:
+    """Who acts in a round, and where its episodes start."""
+
+    args: Any
+    practice: Practice
+    anchor: Any
+    judged: bool  # was there a critic from the beginning?
+    origin: str
+    starts: Backward | None = None
+
+    def actor(self, explore: float):
+        """Who acts now: the plain policy until there are critics that have learnt."""
+        if self.practice.memory.round == 0 and not self.judged:
+            return self.anchor.collecting(explore) if explore else self.anchor
+        from flywheel.policy.best_of_n import BestOfN
+
+        nets, collect = self.practice.learner.nets, self.args.collect
+        acting = nets["policy.lag"]
+        jitter = collect.explore if acting.fixed else 0.0
+        made = BestOfN.of(acting, nets["q.lag"], self.anchor, n=collect.n, k=collect.k, jitter=jitter)
+        made.explore = explore
+        return made.eval()
+
+    def collect(self, learner) -> list:
+        """Play a round, and return what is to be learnt from it; then the window of starts moves. The first round is whole, whatever the budget."""
+        memory, n = self.practice.memory, self.args.collect.episodes
+        starts, low, run = self.starts.starts(n), memory.window, self.practice.run
+
+        def more(done) -> dict[str, Any]:
+            own, started = ([e.success for e in done if ("start_from" in e.meta) == there] for there in (False, True))
+            rates = [float(np.mean(won)) if won else None for won in (own, started)]
+            if started:
+                self.starts.move(rates[1])
+            else:
+                self.starts.decide(sum(own), len(own))
+            return {"success": rates[0], "from_demos": rates[1], "window_low": low if started else None}
+
+        chosen, number = seeds("collect", self.args, memory.round * n, n), memory.round
+        with progress(f"collect round {number}", n) as tick:
+            late = lambda k: number > 0 and run.out_of_time([number, 0, k])  # noqa: E731
+            acts = self.actor(self.args.collect.explore)
+            _, new = self.practice.play(acts, chosen, self.origin, more, starts=starts, progress=tick, late=late)
+        tell(memory.history[-1])
+        return new
+
+
+def scored(rounds: Practice, actor, scoring: list[int], what: str) -> dict[str, Any]:
+    """How the actor does on the gate seeds, from the task's own reset."""
+    won = score(actor, rounds.env, scoring, what=what, stop_at_success=True)["success"]
+    rounds.run.log("scored", round=rounds.memory.round - 1, steps=rounds.memory.steps, **stats.rate(won))
+    return stats.rate(won)

@@ -1,0 +1,82 @@
+"""An algorithm is a table: where its data comes from, how often what is updated, and which loss moves which net. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from flywheel.args import UsageError, arg, number
+
+
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """How often: rounds x (evaluate, improve) updates. one-step 1 x (100k, 100k), multi-step 5 x (20k, 2k), iterative
+    1M x (1, 1). In the first `warmup` rounds nothing is improved."""
+
+    rounds: int = arg(1, "of collect, evaluate, improve", least=1)
+    evaluate: int = arg(0, "updates of critics a round", least=0)
+    improve: int = arg(0, "updates of the policy a round", least=0)
+    warmup: int = arg(0, "rounds at first in which nothing is improved", least=0)
+
+    @property
+    def updates(self) -> int:
+        """All updates of the policy."""
+        return self.rounds * self.improve
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """How a stage that acts by the policy itself collects."""
+
+    steps: int = arg(1000, "environment steps a round, in whole episodes", least=1)
+    explore: float = arg(0.0, "noise, in what the policy takes it in", least=0, most=10)
+    explore_from: float | None = arg(None, "noise at first", least=0, most=10)
+    explore_until: float = arg(1.0, "share of all rounds in which it goes down, in a line", least=0, most=1)
+    learn_noise: bool = arg(False, "of a flow: the noise of its steps is a net's (ReinFlow)")
+
+    def noise(self, round: int, rounds: int) -> float:
+        """From `explore_from` to `explore`, in a line that ends at `explore_until` of all rounds."""
+        if self.explore_from is None:
+            return self.explore
+        return self.explore + (self.explore_from - self.explore) * max(0.0, 1 - round / (rounds * self.explore_until))
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """The table. Losses are functions of rl/evaluate.py and rl/improve.py: {net: {loss: {argument: value}}}."""
+
+    name: str | None = arg(None, "what it is called")
+    source: str = arg("offline", "where data comes from", choices=("offline", "off_policy", "on_policy"))
+    cadence: Cadence = arg(Cadence, "how often what is updated")
+    act: str | None = arg(None, "who acts: the policy, or the best of N of its samples", choices=(None, "best_of_n"))
+    collect: Collect | None = arg(None, "how the policy collects, where it does so itself")
+    mixture: dict[str, Any] = arg({}, "shares of a batch: {act: {pool: share}}")
+    advantage: dict[str, Any] | None = arg(None, "{name: arguments}, a function of rl/advantage.py")
+    evaluate: dict[str, Any] = arg({}, "{net: {loss: arguments}}")
+    improve: dict[str, Any] = arg({}, "{net: {loss: arguments}}")
+    gate: dict[str, Any] | None = arg(None, "{name: arguments}, a judge of rl/gate.py that may undo a round")
+    lag: dict[str, float] = arg({}, "{net: rate} of the slow copies")
+    explore: float | None = arg(None, "offline: the noise that log-probabilities are of", least=0, most=10)
+    critic: dict[str, Any] = arg({}, "members, width, depth of critics, where they are not the usual")
+    lr: Any = arg(3e-4, "one learning rate, or {net: rate}")
+    schedule: str | None = arg(
+        None, "of the rate: it is kept, or falls until the curve is level", choices=(None, "plateau")
+    )
+    clip: float = arg(10.0, "largest norm of a gradient", least=0)
+    weight_decay: float = arg(1e-4, "of AdamW", least=0, most=1)
+    optimiser: str = arg("adamw", "of all nets", choices=("adamw", "sgd"))
+    precision: str = arg(
+        "bf16", "of hidden layers in an update, where the processor gains by it", choices=("bf16", "float32")
+    )
+    compile: bool = arg(False, "each row's loss and gradient as one compiled function")
+
+    def __post_init__(self) -> None:
+        for key, most in (("lr", 1e3), ("lag", 1.0)):
+            rates = getattr(self, key)
+            for net, rate in rates.items() if isinstance(rates, dict) else [("", rates)]:
+                number(f"{key}{'.' if net else ''}{net}", rate, float, 1e-12, most)
+        known = {"members": (1, 1000), "width": (1, 1e5), "depth": (0, 100)}
+        for key, size in self.critic.items():
+            if key not in known:
+                raise UsageError(f"there is no critic.{key}. There are: {', '.join(sorted(known))}")
+            number(f"critic.{key}", size, int, *known[key])

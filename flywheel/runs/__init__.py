@@ -1,0 +1,1 @@
+"""Runs and what they are known by: keys, names, lineage, replay, nights."""

@@ -1,0 +1,417 @@
+"""The nightly: a list of stages, each a run of its own, from new demonstrations to a report.
+
+Its inputs are the episodes not made by a policy, the incumbent and the config; its own rollouts do not make it new.
+
+    ingest -> pretrain (each class of policy) -> choose the base -> retrain -> choose the candidate -> gate
+           -> evaluate (each policy once, on report seeds) -> report
+
+`plan` (--dry-run) walks the same steps, and looks each up in place of doing it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flywheel import ending, selection, stats, store
+from flywheel.args import Bounded, Demos, UsageError, arg, number, plain
+from flywheel.cli import config
+from flywheel.cli.config import PARTS
+from flywheel.log import say
+from flywheel.runs import run as runs
+from flywheel.runs.identity import deciding, fingerprint, key_of
+from flywheel.runs.names import Moved
+
+SHARE = {
+    "pretrain": 0.4,
+    "base": 0.45,
+    "retrain": 0.68,
+    "candidate": 0.73,
+    "gate": 0.82,
+    "evaluate": 0.97,
+}  # of a budget: done by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Bounded):
+    """Demonstrations in, a better policy out, with proof: ingest, pretrain, retrain, gate, report."""
+
+    policy: Any = arg(
+        ["flow", "deterministic", "diffusion", "gaussian"], "each is trained, the best is the base; or one: policy=flow"
+    )
+    cloned: dict[str, Any] = arg(
+        {"ahead": 2}, "laid over each class, as far as it has the keys: what is known to clone better"
+    )
+    policies: dict[str, Any] = arg({}, "what policy and cloned come to")
+    source: str | None = arg(
+        "default", "the demonstrations that come with the task; null: what the corpus holds", typed=True
+    )
+    format: str = arg("robomimic_hdf5", "a reader of datasets/; docs/formats.md has them all")
+    name: str | None = arg(None, "of all checkpoints; default: policy/TASK", typed=True)
+    rounds: str | None = arg(None, "N; +N: N further rounds from the incumbent", typed=True)
+    demos: Demos = arg(Demos, "which episodes are imitated")
+    data: dict[str, float] | None = arg(None, "instead of demos: views and their shares, for pretrain and retrain")
+    ingest: Any = arg({}, "keys of that stage, and so on")
+    pretrain: Any = arg({})
+    retrain: Any = arg(
+        {"algorithm": {"cadence": {"rounds": 6, "evaluate": 1500, "improve": 1000}}, "collect": {"episodes": 96}}
+    )
+    choose: Any = arg({})
+    promote: Any = arg({})
+    evaluate: Any = arg({"episodes": 300})
+
+    def __post_init__(self) -> None:
+        if self.rounds is not None:
+            text = str(self.rounds)
+            if not text.lstrip("+").isdecimal() or text.count("+") > 1:
+                raise UsageError(
+                    f"rounds={text}; expected a whole number of at least 1, or +N: N further rounds from the incumbent"
+                )
+            number("rounds", int(text), int, 1, 10**9)
+
+
+def default_source(cfg: Args) -> str | None:
+    """`source=default`: the demonstrations that ship with a task of sim/."""
+    if cfg.source != "default":
+        return cfg.source
+    import flywheel_datasets
+
+    name = cfg.task.name
+    found = [p for d in flywheel_datasets.__path__ for p in Path(d).glob(f"{name}_demos.hdf5")]
+    if not found:
+        raise runs.RunError(f"no demonstrations ship with task {name!r}; give source=FILE format=..., or source=null")
+    return str(found[0])
+
+
+def production(place: runs.Store, name: str) -> str | None:
+    """NAME@ID in production, or None."""
+    id_ = place.names.production(name)
+    return f"{name}@{id_}" if id_ else None
+
+
+@dataclass
+class Work:
+    """How the stages of a night are done: one after the other, each by its share of the budget."""
+
+    place: runs.Store
+    budget: float | None = None
+    began: float = field(default_factory=time.monotonic)
+    done: list[str] = field(default_factory=list)  # the runs, in order
+    stopped: list[str] = field(default_factory=list)  # those that the budget cut short
+
+    def __call__(self, stage: str, part: Any, by: float = 1.0, lock: bool = False) -> dict[str, Any]:
+        """Do a stage, or look it up; its result."""
+        ending.check()
+        deadline = self.began + by * self.budget if self.budget else None
+        result = runs.execute(stage, part, self.place, lock=lock, deadline=deadline)
+        self.done.append(result["run"])
+        self.stopped += [result["run"]] if result.get("stopped") == "budget" else []
+        return result
+
+
+class Waits(Exception):
+    """A stage that was not done yet: what comes after it cannot be foreseen."""
+
+
+@dataclass
+class Plan(Work):
+    """How they are foreseen: each is looked up; the first that is not there ends the list."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, stage: str, part: Any, by: float = 1.0, lock: bool = False) -> dict[str, Any]:
+        planned = runs.plan(stage, part, self.place, self.budget is not None)
+        self.lines.append(planned)
+        if planned["action"] != "hit":
+            raise Waits(stage)
+        return store.read_json(self.place.root / "runs" / planned["run"] / "_DONE.json")["result"]
+
+
+def nightly(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str, Any]:
+    """Run, go on with, or look up a nightly; its result. `rounds="+N"` in the config asks for rounds from the incumbent."""
+    work = Work(place, budget)
+    with nullcontext() if ending.Signals.now else ending.Signals():
+        night = look(cfg, place, work)
+        if "result" in night:
+            return {**night["result"], "status": "noop", "seconds": round(time.monotonic() - work.began, 1)}
+        with store.Lock(place.root, "nightly"):
+            return _night(cfg, place, night, work)
+
+
+def plan(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str, Any]:
+    """--dry-run: print for each stage hit, resume or miss, and why; what depends on a stage not yet done is said so."""
+    work, after = Plan(place, budget), None
+    try:
+        night = look(cfg, place, work)
+        if "result" in night:
+            print(
+                f"hit     {night['result']['run']}  nothing is new: no episode that no policy made, no other incumbent or config"
+            )
+        else:
+            _stages(cfg, place, night, work)
+    except Waits as stage:
+        after = str(stage)
+    for line in work.lines:
+        print(f"{line['action']:7} {line['run']}  {line['why']}")
+    if after:
+        print(f"all after {after}: wait for it")
+    known = [{k: x[k] for k in ("action", "run", "why")} for x in work.lines]
+    return {
+        "status": "noop",
+        "run": night["result"]["run"] if not after and "result" in night else None,
+        "stages": known,
+    }
+
+
+def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
+    """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or a new one."""
+    source = default_source(cfg)
+    for stage in ("pretrain", "retrain"):  # refused now, not after hours
+        selection.belongs(stage, getattr(cfg, stage).algorithm)
+    if cfg.promote.against:
+        place.names.resolve(cfg.promote.against)
+    if source is not None:
+        _ingest(replace(cfg.ingest, source=source), work)
+    demos = selection.pools(replace(cfg.pretrain, demos=cfg.demos, data=cfg.data), place)[0]
+    more, told = _more(cfg), plain(cfg)
+    known = deciding(
+        {k: v for k, v in told.items() if k not in ("source", *PARTS)}
+    )  # where the source lies is no input
+    known |= {part: {k: v for k, v in deciding(told[part]).items() if k != "source"} for part in PARTS}
+    files = config.stages()
+    code = {name: fingerprint(files[name], {**told, **told[name]}) for name in PARTS[1:]}
+    base = key_of({"config": known, "demos": demos.id, "code": code})
+    name = selection.name_of(cfg)
+    incumbent = production(place, name)
+
+    finished = {r["key"]: r for r in place.runs("nightly")}
+    same = sorted((b for b in _begun(place) if b["base"] == base), key=lambda b: b["night"])
+    state = next((b for b in same if b["key"] not in finished), None)
+    if state is None and not more:
+        for b in same:
+            result = finished[b["key"]]["result"]
+            if result.get("stopped") == "budget" and not work.budget:
+                continue  # cut short: without a budget the whole is another night
+            if incumbent in (b["incumbent"], result["outputs"].get("checkpoint")):
+                return {"result": result}
+    if state is None:
+        again = 1 + len(place.ledger.taken("night")) if more else 0
+        what = {"base": base, "incumbent": incumbent, "again": again}
+        while key_of(what) in finished:  # cut short by its budget
+            what["whole"] = what.get("whole", 0) + 1
+        corpus = demos.number if cfg.data else demos.ref
+        start = _start(name, incumbent, finished.values()) if more else None
+        state = {"key": key_of(what), **what, "night": None, "corpus": corpus, "start": start}
+    return state
+
+
+def _begun(place: runs.Store) -> list[dict[str, Any]]:
+    """What each night wrote when it began. A damaged one is named and left out; its number stands in the ledger."""
+    found = []
+    for path in (place.root / "runs" / "nightly").glob("*/begin.json"):
+        try:
+            found.append(store.read_json(path))
+        except ValueError as error:
+            say(f"  left out: {error}")
+    return found
+
+
+def _more(cfg: Args) -> str | None:
+    """+N, where so many further rounds are asked for."""
+    return cfg.rounds if cfg.rounds and cfg.rounds.startswith("+") else None
+
+
+def _start(name: str, incumbent: str | None, finished) -> str:
+    """Where further rounds begin: at the incumbent, or at what the last night made and the gate refused, if it was made to beat it."""
+    if not incumbent:
+        raise runs.RunError(f"rounds=+N goes on from the incumbent, but nothing of {name} is in production yet")
+    mine = [r for r in finished if r["content"].get("name") == name]
+    last = max(mine, key=lambda r: r["content"]["night"], default=None)
+    if last and last["result"]["status"] == "refused" and last["result"]["outputs"]["checkpoint"] == incumbent:
+        return last["content"]["candidate"]
+    return incumbent
+
+
+def _ingest(part: Any, work: Work) -> None:
+    """Take in what is there. Files that failed are said; a source of which nothing at all could be taken is a failure."""
+    try:
+        result = work("ingest", part, lock=True)
+    except ending.Failed as error:
+        counts = error.result.get("metrics", {})
+        if not counts.get("added") and not counts.get("duplicates"):
+            raise
+        say(f"  going on without what ingest could not take: {error}")
+        return
+    say(f"  demonstrations: {result['metrics']['added']} added by {result['run']}")
+
+
+def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Do the stages of a night, write its record and the page; its result."""
+    folder = place.root / "runs" / "nightly" / state["key"]
+    store.make_dirs(folder / "out")
+    if state["night"] is None:
+        state["night"] = _number(cfg, place, state["key"])
+        store.write_json(folder / "begin.json", state, indent=1)
+    run = f"nightly/{state['key']}"
+    made = _stages(cfg, place, state, work)
+    rows, gate = made["rows"], made["gate"]
+    standing = made["standing"]
+    row = next(r for r in rows if r["checkpoint"] == standing)
+    result = {
+        "status": "refused" if gate["status"] == "refused" else "done",
+        "run": run,
+        "inputs": {"corpus": state["corpus"], "checkpoint": state["incumbent"]},
+        "outputs": {"checkpoint": standing, "corpus": made["retrained"]["outputs"]["corpus"]},
+        "metrics": {k: v for k, v in row.items() if k not in ("policy", "checkpoint")},
+        "seconds": round(time.monotonic() - work.began, 1),
+        **({"stopped": "budget"} if work.stopped else {}),
+    }
+    record = {
+        "stage": "nightly",
+        "key": state["key"],
+        "identity": {"config": deciding(plain(cfg), PARTS)},
+        "inputs": {},
+        "result": result,
+        "content": {
+            "runs": work.done, "table": rows, "night": state["night"], "steps": made["steps"], "tournament": made["tournament"],
+            "name": selection.name_of(cfg), "candidate": made["candidate"], **({"cut": work.stopped} if work.stopped else {}),
+        },
+        "files": {},
+        "finished": store.now(),
+        "order": 1 + max((done.get("order", 0) for done in place.runs()), default=0),
+    }  # fmt: skip
+    show(rows, made["tournament"])
+    say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in made["steps"].items()))
+    store.write_json(folder / "_DONE.json", record, indent=1)
+    from flywheel import report
+
+    page = report.build(place)
+    say(f"  report: {page}")
+    seconds = time.monotonic() - work.began
+    if work.stopped:
+        say(f"  cut short by the budget: {', '.join(work.stopped)}")
+    if work.budget and seconds > work.budget:
+        say(f"  over its budget of {cfg.budget} by {seconds - work.budget:.0f} s")
+    return {**result, "seconds": round(seconds, 1)}
+
+
+def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable) -> dict[str, Any]:
+    """The stages after ingest, by whatever `work` does with each: the table, the gate's answer, and what the record tells."""
+    run, incumbent, start = f"nightly/{state['key']}", state["incumbent"], state.get("start")
+    night = {"night": state["night"] if state["night"] is not None else _number(cfg, place)}
+    shared = {**night, "corpus": str(state["corpus"]), "demos": cfg.demos, "data": cfg.data}
+    name, rows, tournament = selection.name_of(cfg), [], []
+    if start:
+        anchor = start
+        rows.append(("incumbent", incumbent))
+        if start != incumbent:
+            say(f"  going on from {start}, which the gate refused last night")
+    else:
+        base, anchor, tournament = _base(cfg, shared, work)
+        rows.append(("pretrained", base))
+        if incumbent is None:
+            if not isinstance(work, Plan):
+                reason = "the first of its name: there is no incumbent to beat"
+                with suppress(Moved):  # somebody promoted one meanwhile: the gate compares with that
+                    place.names.promote(name, base.partition("@")[2], run, reason, over=None)
+        elif incumbent != base:
+            rows.append(("incumbent", incumbent))
+    rounds = {"rounds": int(cfg.rounds)} if cfg.rounds else {}
+    part = replace(cfg.retrain, **shared, checkpoint=anchor, prior=bool(incumbent), **rounds)
+    retrained = work("retrain", part, SHARE["retrain"])
+    made = [("retrained", retrained["outputs"]["policy"]), ("best-of-N", retrained["outputs"]["checkpoint"])]
+    rows += made[: 1 + (made[0][1] != made[1][1])]
+    able = list(dict.fromkeys(ref for kind, ref in rows if kind != "incumbent" and (incumbent or kind != "pretrained")))
+    candidate = _choose(cfg, night, able, "candidate", work)["outputs"]["checkpoint"]
+    gate = work("promote", replace(cfg.promote, **night, checkpoint=candidate, asked_by=run), SHARE["gate"])
+    standing = gate["outputs"].get("checkpoint") or production(place, name)  # none: promote.against= only measures
+    if standing not in [ref for _, ref in rows]:
+        rows.append(("production", standing))  # by another hand, meanwhile
+    table = _table(rows, work, replace(cfg.evaluate, **night), place)
+    steps = {
+        "collection": retrained["metrics"]["steps"],
+        "gate": gate["metrics"].get("environment_steps", 0),
+        "report": sum(row["environment_steps"] for row in table),
+    }
+    return {
+        "rows": table, "gate": gate, "standing": standing, "retrained": retrained, "steps": steps, "tournament": tournament, "candidate": candidate,
+    }  # fmt: skip
+
+
+def _number(cfg: Args, place: runs.Store, key: str | None = None) -> int:
+    """The number of the night `key`, its own for ever; without a key, that of a night which began now."""
+    first = cfg.night
+    least = (
+        1 + max((b["night"] for b in _begun(place)), default=first - 1) - first
+    )  # also of nights from before there was a ledger
+    taken = place.ledger.taken("night")
+    return first + (
+        place.ledger.take("night", key, least=least) if key else max([least, *(e["first"] + 1 for e in taken)])
+    )
+
+
+def _base(cfg: Args, shared: dict[str, Any], work: Callable) -> tuple[str, str, list[dict[str, Any]]]:
+    """The best imitation there is: each class of policy is trained, and they are compared. (base, anchor, the tournament's table)."""
+    made = {}
+    for index, (kind, policy) in enumerate(cfg.policies.items()):
+        by = SHARE["pretrain"] * (index + 1) / len(cfg.policies)
+        result = work("pretrain", replace(cfg.pretrain, **shared, policy=policy), by)
+        made[result["outputs"]["checkpoint"]] = (kind, result["outputs"]["anchor"])
+    chosen = _choose(cfg, {"night": shared["night"]}, list(made), "base", work)
+    base = chosen["outputs"]["checkpoint"]
+    table = [{**row, "policy": made[row["checkpoint"]][0]} for row in chosen["metrics"].get("table", [])]
+    return base, made[base][1], table
+
+
+def _choose(cfg: Args, night: dict[str, Any], refs: list[str], what: str, work: Callable) -> dict[str, Any]:
+    """The best of some checkpoints; of one, itself."""
+    if len(refs) == 1:
+        return {"outputs": {"checkpoint": refs[0]}, "metrics": {}}
+    return work("choose", replace(cfg.choose, **night, checkpoints=refs, what=what), SHARE[what])
+
+
+def _table(table: list[tuple[str, str]], work: Callable, part: Any, place: runs.Store) -> list[dict[str, Any]]:
+    """Each policy once on the report seeds; paired against the first row."""
+    rows, outcomes = [], []
+    for index, (kind, ref) in enumerate(table):
+        by = SHARE["gate"] + (SHARE["evaluate"] - SHARE["gate"]) * (index + 1) / len(table)
+        result = work("evaluate", replace(part, checkpoint=ref), by)
+        rows.append({"policy": kind, "checkpoint": ref, **result["metrics"]})
+        with np.load(place.root / "runs" / result["run"] / "out" / "checkpoint.npz") as columns:
+            outcomes.append(columns["success"])
+        if len(rows) > 1:
+            n = min(len(outcomes[-1]), len(outcomes[0]))
+            done = store.read_json(place.root / "runs" / result["run"] / "_DONE.json")
+            test, how = (stats.mcnemar, "paired") if done["content"].get("seeded", True) else (stats.fisher, "unpaired")
+            rows[-1][how] = test(outcomes[-1][:n], outcomes[0][:n])
+            rows[-1]["p"] = rows[-1][how]["p"]
+    return rows
+
+
+def show(rows: list[dict[str, Any]], tournament: list[dict[str, Any]] = ()) -> None:
+    """Print the tables that end a nightly: the classes of policy that were compared, and each policy on report seeds."""
+    for row in tournament:
+        say(
+            f"  {row['policy']:14} {row['checkpoint']:34} {row['success']:7.3f}  of {row['n']} to choose by{'  <- the base' if row['chosen'] else ''}"
+        )
+    say("")
+    say(
+        f"  {'policy':12} {'checkpoint':34} success  95 % interval     at the end     n  p (better than {rows[0]['policy']})"
+    )
+    for row in rows:
+        low, high = row["ci95"]
+        p = f"{row['p']:.2g}" if "p" in row else "-"
+        say(
+            f"  {row['policy']:12} {row['checkpoint']:34} {row['success']:7.3f}  [{low:.3f}, {high:.3f}]  "
+            f"{row['success_at_end']:11.3f}  {row['n']:4d}  {p}"
+        )
+        for key, value in row.items():
+            if "_within_" in key:
+                a, b = value["ci95"]
+                say(f"  {'':12} {key:34} {value['success']:7.3f}  [{a:.3f}, {b:.3f}]")

@@ -1,0 +1,396 @@
+"""A run: one execution of a stage, found again by its key, gone on with after a kill, repeated to compare.
+
+    key  = sha256 over stage, config (less what only steers the run), ids of the inputs, code and libraries that decide
+    runs/<stage>/<key>/   config.yaml  inputs.json  log.jsonl  ckpt/  out/  _DONE.json (whole or not at all: the commit point)
+
+A stage is a module of flywheel/stages/ with a dataclass `Args`, `inputs(args, store) -> {kind: {"id": ...}}`, which is quick (no
+torch), and `run(args, inputs, run) -> {"outputs": ..., "metrics": ...}`. What `inputs` found is decided: `args` then name that, and no "latest".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flywheel import log, store
+from flywheel.args import plain
+from flywheel.cli import config
+from flywheel.ending import Failed, OutOfTime, Signals, check
+from flywheel.runs.identity import PACKAGE, identity, key_of
+from flywheel.runs.ledger import Ledger
+from flywheel.runs.names import Names
+
+
+class RunError(ValueError):
+    """A run that cannot begin or is not there; the message says what there is and what to do."""
+
+
+class Store:
+    """The folder that holds everything: corpus/ runs/ names/ cache/ report/."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser().absolute()
+
+    @property
+    def corpus_path(self) -> Path | str:
+        """Where the corpus lies: in the store, or at the s3://, gs:// or az:// URL that $FLYWHEEL_CORPUS names."""
+        return os.environ.get("FLYWHEEL_CORPUS") or self.root / "corpus"
+
+    @property
+    def has_corpus(self) -> bool:
+        from flywheel.corpus import files_at
+
+        return files_at(self.corpus_path).exists("format.json")
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.root)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.root)
+
+    def corpus(self, create: bool = False):
+        """The corpus of this store; an error that says what to do where there is none yet."""
+        from flywheel.corpus import Corpus
+
+        return Corpus(self.corpus_path, create=create)
+
+    def runs(self, stage: str = "*") -> list[dict[str, Any]]:
+        """The finished runs, oldest first: what their _DONE.json says. A damaged one is named and left out."""
+        found = []
+        for path in self.root.glob(f"runs/{stage}/*/_DONE.json"):
+            try:
+                found.append(store.read_json(path))
+            except ValueError as error:
+                log.say(f"  left out: {error}; `flywheel fsck` checks the whole store")
+        return sorted(found, key=lambda done: (done.get("order", 0), done["finished"], done["key"]))
+
+    def find(self, run: str) -> dict[str, Any]:
+        """The finished run that `run` names: stage/key, or a beginning of key; RunError lists the newest."""
+        stage, _, key = run.strip("/").removeprefix("runs/").rpartition("/")
+        found = [r for r in self.runs(stage or "*") if r["key"].startswith(key)] if key else []
+        if len(found) != 1:
+            newest = ", ".join(f"{r['stage']}/{r['key']}" for r in self.runs()[-5:]) or "none yet"
+            what = "is no finished run" if not found else f"names {len(found)} runs"
+            raise RunError(f"{run!r} {what} in {self.root}. The newest: {newest}; `flywheel runs` lists all")
+        return found[0]
+
+    def dir(self, run: dict[str, Any]) -> Path:
+        return self.root / "runs" / run["stage"] / run["key"]
+
+    def checkpoint(self, ref: str) -> dict[str, Any]:
+        """The record of NAME or NAME@ID with `file`, where its weights lie."""
+        record = self.names.resolve(ref)
+        file = self.root / record["path"]
+        if not file.exists():  # another run made the same weights, perhaps
+            made = [e for e in self.names.log(record["name"]) if e["op"] == "make" and e["id"] == record["id"]]
+            file = next((p for e in reversed(made) if (p := self.root / e["path"]).exists()), file)
+        return {**record, "file": file}
+
+    def load(self, ref: str, device: str = "cpu"):
+        """The policy of NAME or NAME@ID, its weights compared with the hash that they are named by (a millisecond a megabyte)."""
+        from flywheel.policy import base
+
+        record = self.checkpoint(ref)
+        if (found := store.sha256_file(record["file"])) != record["sha256"]:
+            raise RunError(
+                f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is {found[:12]}. Bring the "
+                f"file back from a copy, or remove runs/{record['run']} and give its command again; `flywheel fsck` checks all"
+            )
+        return base.load(record["file"], device)
+
+
+class Run:
+    """What a stage is given: its folder, its inputs, a log, and a place to save its state.
+
+    What is decided when a run is planned is decided: `args` name the very versions and checkpoints of `inputs`. `recorded` is the
+    record of the run that this one repeats; it ends where that one was ended.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        key: str,
+        args: Any,
+        store_: Store,
+        inputs: dict,
+        deadline: float | None = None,
+        recorded: dict | None = None,
+    ):
+        self.stage, self.key, self.store, self.inputs, self.deadline = stage, key, store_, inputs, deadline
+        self.args = pinned(args, inputs)
+        self.dir = store_.root / "runs" / stage / key
+        self.out, self.ckpt = self.dir / "out", self.dir / "ckpt"
+        self.recorded = (recorded or {}).get("content") or {}
+        self.stopped: dict[str, Any] | None = None  # what ended it early: {"why", "at"}
+        self.saved = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}/{self.key}"
+
+    def begin(self) -> None:
+        import yaml
+
+        for folder in (self.out, self.ckpt):
+            store.make_dirs(folder)
+        store.write_atomic(self.dir / "config.yaml", yaml.safe_dump(plain(self.args), sort_keys=False).encode())
+        store.write_json(self.dir / "inputs.json", self.inputs, indent=1)
+        wandb = self.args.log.get("wandb")
+        if wandb:
+            task = self.args.task.id or self.args.task.name
+            own = {
+                "name": f"{self.stage} {task} {self.key[:6]}",
+                "group": f"night-{getattr(self.args, 'night', 0)}",
+                "job_type": self.stage,
+            }
+            wandb = {
+                **own,
+                **{k: v for k, v in wandb.items() if v is not None},
+                "id": f"{self.stage}-{self.key}",
+                "resume": "allow",
+            }
+            wandb["config"] = {**plain(self.args), "code": source_commit()}
+        self.log = log.Log(self.dir / "log.jsonl", wandb)
+
+    def save(self, tensors: dict, state: dict[str, Any]) -> None:
+        """Write the stage's state as one safetensors file, whole or not at all."""
+        from safetensors.torch import save
+
+        store.write_atomic(self.ckpt / "state.safetensors", save(tensors, {"state": json.dumps(state)}))
+        self.saved = time.monotonic()
+
+    def load(self) -> tuple[dict, dict[str, Any]] | None:
+        """What `save` wrote last, or None; also where that cannot be read any more, which is said."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.ckpt / "state.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            log.say(f"  {path} cannot be read ({error}): the run begins again")
+            return None
+
+    @property
+    def stopping(self) -> bool:
+        """Did somebody ask the process to stop?"""
+        return Signals.now is not None and Signals.now.number is not None
+
+    def due(self, seconds: float = 20.0) -> bool:
+        """Time to save? Also when someone asked the run to stop."""
+        return self.stopping or time.monotonic() - self.saved > seconds
+
+    def save_soon(self) -> None:
+        """Something was done that nobody wants to do again: the next moment to save is due."""
+        self.saved = -math.inf
+
+    def stop_if_asked(self) -> None:
+        """Call right after `save`."""
+        check()
+
+    def out_of_time(self, at: Any) -> bool:
+        """Is the budget spent? `at` says how far the run is (a number, or a list of them, that grows): it becomes an output of the
+        run, and a replay is out of time at the same place."""
+        before = self.recorded.get("stopped")
+        if self.recorded:
+            late = before is not None and before["why"] == "budget" and at >= before["at"]
+        else:
+            late = self.deadline is not None and time.monotonic() > self.deadline
+        if late and self.stopped is None:
+            self.stopped = {"why": "budget", "at": before["at"] if before else at}
+        return late
+
+    @contextmanager
+    def ended_early(self, at: Callable[[], Any]) -> Iterator[None]:
+        """What ends learning early is no error: a spent budget, or gradients that are not finite; it is said, and an output of the run.
+
+        `at()` says how far it came, as `out_of_time` is told.
+        """
+        try:
+            yield
+        except OutOfTime:
+            log.say(f"  {self.name}: the budget is spent; it ends here with what it has")
+        except FloatingPointError as error:
+            log.say(f"  {self.name} ends here, with what it had before: {error}")
+            self.stopped = {"why": str(error), "at": at()}
+
+    def publish(self, file: str, name: str, **more: Any) -> str:
+        """Give the checkpoint out/`file` a place under `name`; its reference NAME@ID."""
+        path = self.out / file
+        digest = store.sha256_file(path)
+        task = {key: value for key, value in plain(self.args.task).items() if value not in (None, {})}
+        record = self.store.names.make(
+            name, digest, path.relative_to(self.store.root).as_posix(), self.name, task=task, **more
+        )  # fmt: skip
+        self.log.artifact(
+            f"{name}@{record['id']}", path, run=self.name, **{k: v for k, v in more.items() if k != "parents"}
+        )
+        return f"{name}@{record['id']}"
+
+
+def pinned(args: Any, inputs: dict[str, Any]) -> Any:
+    """The arguments with the versions and checkpoints that `inputs` found in the place of names that may come to mean others."""
+    fixed = {kind: value["ref"] for kind, value in inputs.items() if hasattr(args, kind) and "ref" in value}
+    if getattr(args, "data", None):  # views are named for good
+        fixed.pop("corpus", None)
+    return dataclasses.replace(args, **fixed)
+
+
+def source_commit() -> str | None:
+    """The git commit of this code, with + where it was changed since; None outside a checkout."""
+    import subprocess
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def plan(stage: str, args: Any, place: Store, bounded: bool = False) -> dict[str, Any]:
+    """What `execute` would do: {"action": hit | resume | miss, "run", "inputs", "why"}.
+
+    A run that its budget cut short is found again by commands that are `bounded` by one too, until the whole, another run, is done.
+    """
+    inputs = config.module(stage).inputs(args, place)
+    what = identity(stage, config.stages()[stage], plain(args), inputs)
+    for what in (what, {**what, "whole": True}):  # noqa: B020 (the first is the run itself)
+        key = key_of(what)
+        folder = place.root / "runs" / stage / key
+        if not (folder / "_DONE.json").exists():
+            begun = (folder / "config.yaml").exists()
+            action, why = ("resume", "begun before and not finished") if begun else ("miss", difference(what, place))
+            break
+        stopped = (store.read_json(folder / "_DONE.json").get("content") or {}).get("stopped")
+        action, why = "hit", "done before"
+        whole = place.root / "runs" / stage / key_of({**what, "whole": True}) / "_DONE.json"
+        if (bounded and not whole.exists()) or "whole" in what or not stopped or stopped["why"] != "budget":
+            break
+    return {"action": action, "run": f"{stage}/{key}", "key": key, "inputs": inputs, "identity": what, "why": why}
+
+
+def difference(what: dict[str, Any], place: Store) -> str:
+    """How a new run differs from the most similar finished one of its stage, in words."""
+    best: list[str] | None = None
+    for done in place.runs(what["stage"]):
+        old = done.get("identity") or {}
+        words = []
+        for part, word in (("config", "config"), ("inputs", "new version of"), ("fingerprint", "changed")):
+            a, b = flat(old.get(part, {})), flat(what[part])
+            for name in sorted({*a, *b}):
+                if a.get(name) != b.get(name):
+                    detail = "" if part == "inputs" else f" {a.get(name)!s:.40} -> {b.get(name)!s:.40}"
+                    words.append(f"{word} {name}{detail}")
+        if best is None or len(words) < len(best):
+            best = words
+    if not best:
+        return "never run"
+    return "; ".join(best[:6]) + (f"; and {len(best) - 6} more" if len(best) > 6 else "")
+
+
+def flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested keys with dots."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return out
+
+
+def execute(
+    stage: str,
+    args: Any,
+    place: Store,
+    *,
+    lock: bool = True,
+    deadline: float | None = None,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Look the run up, or go on with it, or do it; the result (see README, --json). Raises what the stage raises, and
+    ending.Failed where the stage itself says that it failed."""
+    planned = plan(stage, args, place, deadline is not None)
+    folder = place.root / "runs" / planned["run"]
+    if planned["action"] == "hit" and not again:
+        done = store.read_json(folder / "_DONE.json")
+        return {**done["result"], "status": "noop" if done["result"]["status"] == "done" else done["result"]["status"]}
+    module = config.module(stage)
+    run = Run(stage, planned["key"], args, place, planned["inputs"], deadline)
+    alone = lock and not getattr(module, "READS", False)  # what only reads may run beside others
+    with (
+        store.Lock(place.root, stage) if alone else nullcontext(),
+        store.Lock(run.dir, stage),
+        nullcontext() if Signals.now else Signals(),
+    ):
+        if not again and (folder / "_DONE.json").exists():  # somebody did it while we came to the lock
+            return execute(stage, args, place, lock=lock, deadline=deadline)
+        began = time.monotonic()
+        run.begin()
+        log.say(f"{run.name}: {planned['why']}" if planned["action"] != "resume" else f"{run.name}: going on")
+        try:
+            made = module.run(run.args, run.inputs, run)
+        except Exception as error:
+            error.flywheel_run = run.dir  # where its traceback may be kept
+            raise
+        finally:
+            run.log.close()
+        result = {
+            "status": made.get("status", "done"),
+            "run": run.name,
+            "inputs": {kind: value.get("ref", value["id"]) for kind, value in run.inputs.items()},
+            "outputs": made.get("outputs", {}),
+            "metrics": made.get("metrics", {}),
+            "seconds": round(time.monotonic() - began, 1),
+            **({"stopped": run.stopped["why"]} if run.stopped else {}),
+        }
+        if result["status"] == "failed":
+            raise Failed(made.get("error") or f"{run.name} failed", result)
+        commit(run, planned["identity"], result, made)
+    if deadline is not None and (over := time.monotonic() - deadline) > 1:
+        log.say(f"  {run.name} ended {over:.0f} s after its budget")
+    return result
+
+
+def commit(run: Run, what: dict[str, Any], result: dict[str, Any], made: dict[str, Any]) -> None:
+    """Write the record that makes a run a finished one, and drop what it needed to go on."""
+    done = {
+        "stage": run.stage,
+        "key": run.key,
+        "identity": what,
+        "inputs": run.inputs,
+        "result": result,
+        "content": content(run, made),
+        "files": hashes(run.out),
+        "finished": store.now(),
+        "order": 1 + max((done.get("order", 0) for done in run.store.runs()), default=0),
+    }
+    store.write_json(run.dir / "_DONE.json", done, indent=1)
+    for left in (run.ckpt / "state.safetensors", run.dir / "lock", run.dir / "error.txt"):
+        left.unlink(missing_ok=True)
+
+
+def content(run: Run, made: dict[str, Any]) -> dict[str, Any]:
+    """What a run made that is no file: what its stage says, and what ended it early."""
+    return {**made.get("content", {}), **({"stopped": run.stopped} if run.stopped else {})}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """{relative path: sha256} of a folder's files, without what a killed `write_atomic` left beside them."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not (p.name[0] == "." and p.suffix == ".tmp"))
+    return {p.relative_to(folder).as_posix(): store.sha256_file(p) for p in files}
