@@ -78,6 +78,13 @@ def state(parts: list[np.ndarray], where: str) -> np.ndarray:
     return np.concatenate([flat(np.asarray(part, np.float32)) for part in parts], axis=1)
 
 
+def layout(parts: Mapping[str, np.ndarray]) -> dict[str, list]:
+    """Say for meta what `parts` {key: [N, ...]} a state is made of: {"obs_shapes": [[key, shape of a row]]}; {} of one part."""
+    if len(parts) < 2:
+        return {}
+    return {"obs_shapes": [[key, list(part.shape[1:])] for key, part in parts.items()]}
+
+
 def flat(array: np.ndarray) -> np.ndarray:
     """[N, ...] -> [N, D], also of no rows."""
     return array.reshape(len(array), int(np.prod(array.shape[1:])))

@@ -193,7 +193,8 @@ def episode(
     """The rows of one episode as an Episode. There is no final observation: the last action is lost."""
     action = _columns.actions(array(table, "action", where), where)
     keys = observed(info, obs_keys, where)
-    obs = {"state": _columns.state([array(table, key, where) for key in keys], where)}
+    parts = {key.removeprefix("observation."): array(table, key, where) for key in keys}
+    obs = {"state": _columns.state(list(parts.values()), where)}
     if obs_keys is None:
         others = [k for k in numeric(info) if k.startswith("observation.") and k not in keys]
         obs |= {k.removeprefix("observation."): array(table, k, where) for k in others}
@@ -219,7 +220,8 @@ def episode(
         origin=origin or "human",
         fps=_columns.rate(fps or info.get("fps"), where),
         extras={**extras, **told.extras},
-        meta={"file": root.name, "demo": number, "language": "; ".join(tasks), **robot, **late},
+        meta={"file": root.name, "demo": number, "language": "; ".join(tasks), **robot, **late}
+        | _columns.layout(parts),
     )
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from flywheel import obs
 from flywheel.corpus.media import is_camera
 from flywheel.corpus.segment import schema
 from flywheel.episode import Episode
@@ -54,13 +55,14 @@ class Survey:
     lost: list[str] = field(default_factory=list)
     aside: list[str] = field(default_factory=list)
     videos: dict[str, list[Frames]] = field(default_factory=dict)
+    names: list[str] | None = None  # of the numbers of obs.state, where all episodes say what they are (flywheel.obs)
 
 
 def survey(chosen) -> Survey:
     """Read every episode once: which streams all of them have in one form; ValueError if states or actions differ."""
     forms: dict[str, Counter] = {}
     codecs: dict[str, set] = {}
-    seen = Survey([], {}, Counter(), 0, 0)
+    seen, said = Survey([], {}, Counter(), 0, 0), []
     for episode in chosen:
         shape_of = schema(episode)
         for name, (dtype, shape, longer) in shape_of["rows"].items():
@@ -75,6 +77,8 @@ def survey(chosen) -> Survey:
         seen.fps[episode.fps] += 1
         seen.unknown += episode.success is None
         seen.start += bool(episode.start)
+        said += [one] if (one := episode.meta.get("obs_shapes")) not in said else []
+    seen.names = obs.names(obs.read(said[0])) if len(said) == 1 and said[0] else None
     for name, counts in forms.items():
         if len(counts) == 1 and counts.total() == len(chosen):
             seen.streams.append(Stream(name, *next(iter(counts)), frozenset(codecs.get(name, ()))))

@@ -44,7 +44,8 @@ def episode(file: _hdf5.Group, where: str, obs_keys, origin: str, fps: float, ca
     here = {key: value.shape for key, value in there.items()}
     default = [key for key in ("qpos", "qvel") if key in here] or ["qpos"]
     keys = _columns.wanted(default if obs_keys is None else obs_keys, here, where)
-    obs = _columns.state([there[key][()] for key in keys], where)
+    parts = {key: there[key][()] for key in keys}
+    obs = _columns.state(list(parts.values()), where)
     action = _columns.actions(file.array("action")[()], where)
     if len(action) != len(obs) or len(action) < 2:
         raise EpisodeError(
@@ -74,7 +75,8 @@ def episode(file: _hdf5.Group, where: str, obs_keys, origin: str, fps: float, ca
         origin=origin,
         fps=_columns.rate(fps, where),
         extras={**extras, **told.extras},
-        meta={"file": Path(where).name, "demo": Path(where).stem, "sim": bool(file.attr("sim", False))},
+        meta={"file": Path(where).name, "demo": Path(where).stem, "sim": bool(file.attr("sim", False))}
+        | _columns.layout(parts),
     )
 
 

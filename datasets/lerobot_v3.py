@@ -174,6 +174,9 @@ class _DataSet:
             seen.aside.append(f"float64 of {double} (lerobot's items are float32)")
         seen.aside.append("final observation, origin, seed, terminated, success and meta (columns of meta/episodes)")
         self.spec = {name: feature(s.dtype, s.shape) for name, s in self.kept.items()}
+        for name, stream in self.kept.items():
+            if stream.name == "obs.state" and stream.shape == (len(seen.names or ()),):
+                self.spec[name]["names"] = seen.names
         self.spec |= {name: feature("|b1", ()) for name in ("next.done", "next.success")[: 1 + self.judged]}
         self.spec |= {name: feature(dtype, ()) for name, dtype in OWN.items()}
         self.tasks: dict[str, int] = {}

@@ -74,7 +74,8 @@ def episode(group: _hdf5.Group, where: str, obs_keys, sparse: bool, rule) -> Epi
     found = group["observations"]
     seen = {"observations": found} if isinstance(found, _hdf5.Array) else found.arrays()
     keys = _columns.wanted(seen if obs_keys is None else obs_keys, {k: v.shape for k, v in seen.items()}, where)
-    obs = _columns.state([seen[key][()] for key in keys], where)
+    parts = {key: seen[key][()] for key in keys}
+    obs = _columns.state(list(parts.values()), where)
     if len(obs) != steps + 1:
         raise EpisodeError(f"{where}: {len(obs)} observations and {steps} actions; expected one observation more")
     reward = group.array("rewards")[()].reshape(-1) if "rewards" in group else None
@@ -102,7 +103,7 @@ def episode(group: _hdf5.Group, where: str, obs_keys, sparse: bool, rule) -> Epi
         origin="",
         seed=seed,
         extras={**({} if reward is None else {"env_reward": reward.astype(np.float32)}), **told.extras},
-        meta=dropped,
+        meta=dropped | _columns.layout(parts),
     )
 
 

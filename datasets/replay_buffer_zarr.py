@@ -90,7 +90,8 @@ def read(
             return found.replace(
                 reward=told.reward, terminated=told.terminated, success=told.success, extras=told.extras | _kept(arrays, rows),
                 origin=origin or "human", fps=_columns.rate(fps, where),
-                meta={"file": root.name, "demo": number, **(_late(arrays, rows, fps) if fps else {})},
+                meta={"file": root.name, "demo": number, **(_late(arrays, rows, fps) if fps else {})}
+                | _columns.layout({key: cut[key] for key in keys}),
             )  # fmt: skip
 
         yield attempt(one, where)

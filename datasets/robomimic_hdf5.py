@@ -83,7 +83,7 @@ def episode(
     if missing := [key for key in (action_key, "obs") if key not in demo]:
         raise EpisodeError(f"{where}: no {' and no '.join(missing)}; there is {', '.join(demo)[:500]}")
     action = _columns.actions(demo.array(action_key)[()], where)
-    obs, images, steps = observed(demo, data, len(action), where, obs_keys, cameras)
+    obs, images, steps, layout = observed(demo, data, len(action), where, obs_keys, cameras)
     reward = demo.array("rewards")[()].reshape(-1) if "rewards" in demo else None
     told = outcomes.decide(
         outcomes.Said(
@@ -109,12 +109,16 @@ def episode(
         fps=_columns.rate(fps or data.attr("fps", 0), where),
         extras={**({} if reward is None else {"env_reward": reward[:steps].astype(np.float32)}), **told.extras},
         start=_start(demo),
-        meta={"file": Path(where.rsplit(": ", 1)[0]).name, "demo": demo.name.rsplit("/", 1)[-1], **outcome, **dropped},
+        meta={"file": Path(where.rsplit(": ", 1)[0]).name, "demo": demo.name.rsplit("/", 1)[-1], **outcome, **dropped}
+        | layout,
     )
 
 
 def observed(demo: _hdf5.Group, data: _hdf5.Group, steps: int, where: str, obs_keys, cameras):
-    """(state [T+1, Do], {camera: frames}, T): T is one less than there are actions where no final observation is."""
+    """(state [T+1, Do], {camera: frames}, T, what meta says of the state).
+
+    T is one less than there are actions where no final observation is.
+    """
     there = demo.group("obs").arrays()
     images = {key: value.shape for key, value in there.items() if value.ndim == 4}
     asked = data.attr("obs_keys", []) if obs_keys is None else obs_keys
@@ -136,7 +140,8 @@ def observed(demo: _hdf5.Group, data: _hdf5.Group, steps: int, where: str, obs_k
     if len(rows) != 1 or rows.pop() not in (steps, steps + 1):
         raise EpisodeError(f"{where}: actions has {steps} rows\n{side_by_side(keys, there)}")
     state = _columns.state([seen[key] for key in keys], where)
-    return state, {key.replace("/", "."): _columns.pixels(seen[key]) for key in chosen}, len(state) - 1
+    images = {key.replace("/", "."): _columns.pixels(seen[key]) for key in chosen}
+    return state, images, len(state) - 1, _columns.layout({key: seen[key] for key in keys})
 
 
 def side_by_side(wanted: list[str], obs: dict[str, _hdf5.Array]) -> str:

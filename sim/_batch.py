@@ -52,7 +52,8 @@ class Batch:
         self.action_low = np.full(self.action_dim, -1.0, np.float32)
         self.action_high = np.full(self.action_dim, 1.0, np.float32)
         self.max_steps, self.fps, self.success = self._task.max_steps, self._task.fps, self._task.success
-        self.obs_sizes, self.obs_names = None, self._task.obs_names
+        self.obs_shapes = {"state": (self.obs_dim,)}
+        self.obs_names, self.obs_units = self._task.obs_names, self._task.obs_units
         self.autoreset, self.terminate_on_success = autoreset, terminate_on_success
 
         self._controller = Controller(self._task)

@@ -37,6 +37,7 @@ class TaskEnv(gymnasium.Env):
             raise ValueError(f"render_mode is {render_mode!r}; this environment has 'rgb_array' or None")
         self.task = flywheel_sim.load(task) if isinstance(task, str) else task
         self.metadata = {**self.metadata, "render_fps": int(self.task.fps), "success": self.task.success}
+        self.metadata |= {"obs_names": self.task.obs_names, "obs_units": self.task.obs_units}
         self.render_mode, self.width, self.height = render_mode, width, height
         self.terminate_on_success = terminate_on_success
         self.observation_space = gymnasium.spaces.Box(-READING, READING, (self.task.obs_dim,), np.float32)

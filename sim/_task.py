@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +70,11 @@ class Task:
     def obs_names(self) -> list[str]:
         """What each number of the flat observation is: "cube_pos[2]"."""
         return [f"{key}[{i}]" if size > 1 else key for key, (size, _) in self.obs_keys.items() for i in range(size)]
+
+    @property
+    def obs_units(self) -> list[str]:
+        """The unit of each number of the flat observation: the first word of what the module says, "m"."""
+        return [re.split(r"[\s,]", unit)[0] for size, unit in self.obs_keys.values() for _ in range(size)]
 
     def init(self, seed: int) -> dict[str, float]:
         """The initial conditions of this seed by name, in metres and radians: a pure function of `seed`."""

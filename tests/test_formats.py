@@ -254,7 +254,8 @@ def test_replay_buffer_folder_and_zip(tmp_path):
         "replay_buffer_zarr", path, cameras=["img"], obs_keys=["action", "state"], origin="human:vr", fps=10
     )[1]
     assert np.array_equal(episode.obs["img"], image[5:8]) and episode.obs["state"].shape == (3, 5)
-    assert (episode.origin, episode.fps, episode.meta) == ("human:vr", 10.0, {"file": "reach.zarr", "demo": 1})
+    meta = {"file": "reach.zarr", "demo": 1, "obs_shapes": [["action", [2]], ["state", [3]]]}
+    assert (episode.origin, episode.fps, episode.meta) == ("human:vr", 10.0, meta)
 
 
 def test_replay_buffer_refusals(tmp_path):

@@ -230,7 +230,7 @@ def test_next_state():
     def model(obs, action):
         return torch.zeros(1, 2, 1, 1)
 
-    model.obs_norm = lambda x: x / 2
+    model.encoder = lambda x: x / 2
     batch = {"obs": None, "action": None, "next_obs": torch.tensor([2.0, 4.0]).view(2, 1, 1)}
     assert evaluate.next_state({"model": model}, batch)[0].item() == 2.5
 

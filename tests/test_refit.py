@@ -27,9 +27,9 @@ def test_only_the_normaliser_moves_and_it_is_told(copied, capsys):
     seen = [one for one in held.at("latest") if not one.origin.startswith("policy:") and one.success is not False]
     assert len(seen) == 2 * len(demos)
     rows = np.concatenate([one.obs["state"][:-1] for one in seen])
-    np.testing.assert_allclose(new.obs_norm.mean, rows.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(new.encoder.norm.mean, rows.mean(0), rtol=1e-4, atol=1e-6)
     changed = {key for key, value in new.state_dict().items() if not torch.equal(value, old.state_dict()[key])}
-    assert changed and all(".obs_norm." in f".{key}" for key in changed)
+    assert changed and all(".encoder.norm." in f".{key}" for key in changed)
 
     assert call("refit", f"checkpoint={ref}", "corpus=latest", *at, capsys=capsys)[1]["status"] == "noop"
     assert call("replay", out["run"], at[3], capsys=capsys)[1]["metrics"]["different"] == 0
@@ -40,7 +40,7 @@ def test_only_the_normaliser_moves_and_it_is_told(copied, capsys):
                      "score_every=4", *at, capsys=capsys)  # fmt: skip
     assert code == 0
     assert torch.equal(
-        flywheel.load(out["outputs"]["checkpoint"], store=str(copy.root)).obs_norm.mean, new.obs_norm.mean
+        flywheel.load(out["outputs"]["checkpoint"], store=str(copy.root)).encoder.norm.mean, new.encoder.norm.mean
     )
 
 
@@ -54,11 +54,11 @@ def test_all_parts_of_a_best_of_n_move_together(copied, capsys):
     out = call("refit", f"checkpoint={ref}", *at, capsys=capsys)[1]
     policy = flywheel.load(out["outputs"]["checkpoint"], store=str(copy.root))
     for part in (policy.base, policy.anchor, policy.critic):
-        assert torch.equal(part.obs_norm.mean, policy.obs_norm.mean)
+        assert torch.equal(part.encoder.norm.mean, policy.encoder.norm.mean)
     assert out["metrics"]["moved"] >= 4
 
 
 def test_what_moved_by_hand():
     a, b = (flywheel.policy.base.build({"kind": "flow", "obs_dim": 2, "action_dim": 1}) for _ in range(2))
-    b.obs_norm.mean[1], b.action_norm.std[0] = 0.02, 0.995
+    b.encoder.norm.mean[1], b.action_norm.std[0] = 0.02, 0.995
     assert [(row["field"], row["column"]) for row in refit.moved(a, b)] == [("obs.state", 1)]

@@ -43,7 +43,7 @@ def test_the_normaliser_is_not_refitted_between_rounds(copied, capsys, stage, al
     ]
     out = call(*words, f"checkpoint={made['outputs']['checkpoint']}", capsys=capsys)[1]
     before, after = (flywheel.load(o["outputs"]["checkpoint"], store=str(copy.root)) for o in (made, out))
-    for key in ("obs_norm.mean", "obs_norm.std", "action_norm.mean", "action_norm.std"):
+    for key in ("encoder.norm.mean", "encoder.norm.std", "action_norm.mean", "action_norm.std"):
         assert torch.equal(before.state_dict()[key], after.state_dict()[key]), key
 
 

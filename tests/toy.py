@@ -5,6 +5,8 @@ Registered on import, so that `task=gym task.id=toy:Reach-v0` finds it. Learning
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import gymnasium as gym
 import h5py
 import numpy as np
@@ -59,6 +61,20 @@ class Binary(Reach):
         self.action_space = gym.spaces.MultiBinary(3)
 
 
+class Keyed(Reach):
+    """As Reach, with a Dict observation; Gymnasium puts its keys into the order goal, position."""
+
+    metadata: ClassVar = {**Reach.metadata, "obs_units": {"position": "m", "goal": "m"}}
+
+    def __init__(self):
+        super().__init__()
+        parts = ("position", "goal")
+        self.observation_space = gym.spaces.Dict({key: gym.spaces.Box(-9, 9, (2,), np.float32) for key in parts})
+
+    def _obs(self):
+        return {"position": self.at.astype(np.float32), "goal": self.goal.astype(np.float32)}
+
+
 class Corridor(gym.Env):
     """obs: the cell, one of 5; action: left or right; -1 a step until cell 4, which ends the episode; says nothing about success."""
 
@@ -81,6 +97,7 @@ for _id, _cls in (
     ("Wide-v0", Wide),
     ("Silent-v0", Silent),
     ("Binary-v0", Binary),
+    ("Keyed-v0", Keyed),
     ("Corridor-v0", Corridor),
 ):
     if _id not in gym.registry:

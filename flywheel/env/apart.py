@@ -48,7 +48,8 @@ KEPT = 16  # workers that wait for the next batch, at most
 FEWEST = 4  # environments that are worth a worker
 UNEXPLAINED = 3  # deaths in a row that no environment is to blame for, before that is an error
 SAYS = (  # what a batch tells of itself when it is opened
-    "id", "task", "num_envs", "obs_dim", "action_dim", "action_low", "action_high", "max_steps", "fps", "success", "obs_sizes", "obs_names",
+    "id", "task", "num_envs", "obs_dim", "action_dim", "action_low", "action_high", "max_steps", "fps", "success",
+    "obs_shapes", "obs_names", "obs_units",
 )  # fmt: skip
 _waiting: list[_Worker] = []
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import obs as observed
 from flywheel.env.faults import Fault, cause_of, truth
 from flywheel.env.ids import find, identity, title
-from flywheel.env.spaces import TaskError, box, parts
+from flywheel.env.spaces import TaskError, box, parts, units
 
 __all__ = ["Faster", "GymBatch", "TaskError", "find", "identity", "title"]
 
@@ -135,19 +136,24 @@ class GymBatch:
         self.one_hot = obs if isinstance(obs, gym.spaces.Discrete) else None
         self.discrete = action if isinstance(action, gym.spaces.Discrete) else None
         obs, action = (box(space) for space in (obs, action))
-        boxes = parts(self.id, obs, obs_keys)
+        boxes, metadata = parts(self.id, obs, obs_keys), env.unwrapped.metadata or {}
         if not isinstance(action, gym.spaces.Box):
             raise TaskError(
                 f"{self.id}: action space {action} is neither Box nor Discrete; flywheel's policies make one of these"
             )
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
             raise TaskError(f"{self.id}: action space {action} has no finite limits; wrap it so that it has")
-        sizes = {key: int(np.prod(space.shape)) for key, space in boxes.items()}
-        self.obs_sizes = sizes if isinstance(obs, gym.spaces.Dict) else None  # {key: numbers}, None: it is one array
-        self.obs_names = [f"{key}[{i}]" if size > 1 else key for key, size in sizes.items() for i in range(size)]
+        self.obs_shapes = {key: space.shape for key, space in boxes.items()}
+        self.obs_dim, self.action_dim = observed.size(self.obs_shapes), int(np.prod(action.shape))
+        self._keyed = isinstance(obs, gym.spaces.Dict)
+        named = {} if self._keyed or self.one_hot is not None else metadata
+        self.obs_names = list(named.get("obs_names") or observed.names(self.obs_shapes))
+        self.obs_units = units(self.id, obs, self.obs_shapes, metadata.get("obs_units"))
         if self.one_hot is not None:
             self.obs_names = [f"obs is {self.one_hot.start + i}" for i in range(self.one_hot.n)]
-        self.obs_dim, self.action_dim = sum(sizes.values()), int(np.prod(action.shape))
+        if len(self.obs_names) != self.obs_dim:
+            found = f"metadata's obs_names has {len(self.obs_names)} names"
+            raise TaskError(f"{self.id}: {found}; expected {self.obs_dim}, one a number observed")
         self._action_shape = action.shape
         self.action_low, self.action_high = action.low.ravel(), action.high.ravel()
 
@@ -186,16 +192,18 @@ class GymBatch:
             if flat.sum() != 1:
                 raise Fault(f"the observation is {obs!r:.40}; expected one of {self.one_hot}")
             return flat
-        if self.obs_sizes is None:
+        if not self._keyed:
             flat = np.array(obs, np.float32).ravel()
             if len(flat) != self.obs_dim:
                 raise Fault(f"the observation has {len(flat)} numbers; expected {self.obs_dim}")
             return flat
-        parts = [np.asarray(obs[key], np.float32).ravel() for key in self.obs_sizes]
-        for part, (key, size) in zip(parts, self.obs_sizes.items(), strict=True):
-            if len(part) != size:
-                raise Fault(f"the observation's {key} has {len(part)} numbers; expected {size}")
-        return np.concatenate(parts)
+        try:
+            rows, single = observed.pack(obs, self.obs_shapes)
+        except ValueError as error:
+            raise Fault(f"the {error}") from error
+        if not single:
+            raise Fault(f"the observation has rows of {observed.listed(self.obs_shapes)}; expected one")
+        return rows[0].copy()
 
     def _success(self, info: dict[str, Any]) -> bool:
         for key in (self.success_key,) if self.success_key else SUCCESS:

@@ -1,8 +1,9 @@
 """Environments in batches, and the one rollout that makes episodes: collection, gate, report and tests all use it.
 
-A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in processes of its own: `Apart`) offers: task, num_envs, obs_dim, obs_names,
-action_dim, action_low, action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da], active) -> obs, reward,
-terminated, truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width, height), close(). `make` adds `reward`, what is
+A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in processes of its own: `Apart`) offers: task, num_envs,
+obs_shapes (flywheel.obs: what is observed, packed in this order), obs_dim, obs_names and obs_units [Do], action_dim, action_low,
+action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da], active) -> obs, reward, terminated,
+truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width, height), close(). `make` adds `reward`, what is
 learnt from: "success" or "env" (the environment's own); `success`, which steps count (flywheel.success); and `tally` of faults.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import obs as observed
 from flywheel import success
 from flywheel.args import Acting, Task, build
 from flywheel.ending import check
@@ -118,6 +120,9 @@ def rollout(
     An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps before, or,
     where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is one of too many.
     `watch(k, obs)` is called before each step of the first environment's first episode.
+
+    A policy is given the parts that it was trained on, by name. An episode keeps all that the environment observes, as
+    obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
     """
     going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late)
     going.fill()
@@ -139,6 +144,9 @@ class _Rollout:
         self.steps, self.fps, self.progress = steps, env.fps if fps is None else fps, progress
         self.mode, self.tally = getattr(env, "success", "any"), getattr(env, "tally", None) or Tally(env.task)
         self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
+        shapes = getattr(env, "obs_shapes", None)
+        self.picked = observed.picked(policy.obs_shapes, shapes) if shapes and hasattr(policy, "obs_shapes") else None
+        self.layout = {"obs_shapes": observed.spec(shapes)} if shapes and list(shapes) != [observed.STATE] else {}
         kind, self.needed = success.parse(self.mode)
         self.early = stop_at_success and not self.own and kind != "last"
         n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
@@ -195,7 +203,8 @@ class _Rollout:
     def turn(self) -> None:
         """All that play act, and are stepped."""
         active = np.flatnonzero(self.episode >= 0)
-        wish = self.policy.act(self.obs[active], active)
+        seen = self.obs[active] if self.picked is None else self.obs[active[:, None], self.picked]
+        wish = self.policy.act(seen, active)
         self.action[active] = self.guard(wish, active)
         t = self.step[active]
         self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
@@ -291,7 +300,7 @@ class _Rollout:
             seed=int(self.seeds[k]),
             fps=self.fps,
             extras={key: value.copy() for key, value in extras.items()},
-            meta={**meta, **(start.get("meta") or {})},
+            meta={**meta, **self.layout, **(start.get("meta") or {})},
         )
         self.episode[slot], self.due[int(slot)] = -1, None
         if self.progress:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from flywheel.obs import STATE, Shapes, columns
 
 
 class TaskError(ValueError):
@@ -16,7 +18,7 @@ def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
     """{key: Box} of an observation space that flywheel can learn from; TaskError with what to do for others."""
     import gymnasium as gym
 
-    there = obs.spaces if isinstance(obs, gym.spaces.Dict) else {"obs": obs}
+    there = obs.spaces if isinstance(obs, gym.spaces.Dict) else {STATE: obs}
     if obs_keys and there is not getattr(obs, "spaces", None):
         raise TaskError(f"{id}: task.obs_keys={list(obs_keys)}: the observation is {obs}, no Dict; leave obs_keys out")
     if absent := [key for key in obs_keys or () if key not in there]:
@@ -35,13 +37,30 @@ def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
                 f"flywheel learns from arrays. {others}"
             )
         if _is_picture(box):
+            what = f"observation {key}" if there is getattr(obs, "spaces", None) else "the observation"
             raise TaskError(
-                f"{id}: the observation's {key} is a picture, {list(box.shape)} {box.dtype}: policies that see come with a later "
-                f"version. {others}"
+                f"{id}: {what} is a picture, {list(box.shape)} {box.dtype}: policies that see come with a later version. {others}"
             )
     if not chosen:
         raise TaskError(f"{id}: observation space {obs} is empty; flywheel learns from arrays")
     return chosen
+
+
+def units(id: str, space, shapes: Shapes, given: Any) -> list[str]:
+    """Read metadata's obs_units, {key: unit} of a Dict, else a list: a unit for each number observed, "" where it has none.
+
+    TaskError where they are something else.
+    """
+    keys, places = getattr(space, "spaces", None), columns(shapes)
+    total = sum(part.stop - part.start for part in places.values())
+    if not given:
+        return [""] * total
+    if keys and isinstance(given, Mapping) and given.keys() <= keys.keys():
+        return [str(given.get(key) or "") for key, part in places.items() for _ in range(part.stop - part.start)]
+    if not keys and not isinstance(given, str | Mapping) and len(given) == total:
+        return [str(unit or "") for unit in given]
+    wanted = f"a table {{key: unit}} with keys of {', '.join(keys)}" if keys else f"a list of {total}, one a number"
+    raise TaskError(f"{id}: metadata's obs_units is {given!r:.200}; expected {wanted}")
 
 
 def _is_picture(box) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import obs as observed
 from flywheel.corpus.segment import prepare
 from flywheel.episode import Episode, EpisodeError, check
 
@@ -23,7 +24,7 @@ FAR, FEW = 30.0, 5  # times the usual reach; episodes below which nothing is usu
 def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
     """The episode as it may enter the corpus, and how many action values had to be clipped; EpisodeError if it may not."""
     check(episode, where)
-    episode = _without_nonsense(_choices(episode, env, where))
+    episode = _without_nonsense(_choices(_packed(episode, env, where), env, where))
     width = episode.obs["state"].shape[1] if "state" in episode.obs else None
     if width is not None and width != env.obs_dim:
         raise EpisodeError(
@@ -47,6 +48,47 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
     outside = int(((episode.action < low) | (episode.action > high)).sum())
     extras = {**episode.extras, "recorded_action": episode.action}
     return prepare(episode.replace(action=np.clip(episode.action, low, high), extras=extras), where), outside
+
+
+def _packed(episode: Episode, env, where: str) -> Episode:
+    """Put the numbers of a Dict observation into `state`, in the environment's order; meta["obs_shapes"] keeps keys and shapes.
+
+    They are found by name: as streams of their own, or in a `state` of which the reader told the keys in meta["obs_shapes"].
+    """
+    shapes, told = env.obs_shapes, episode.meta.get("obs_shapes")
+    meta = {key: value for key, value in episode.meta.items() if key != "obs_shapes"}
+    if list(shapes) == [observed.STATE]:
+        return episode.replace(meta=meta)
+    obs = dict(episode.obs)
+    if shapes.keys() <= obs.keys():
+        try:
+            column = {key: obs[key][:, None] if obs[key].ndim == 1 else obs[key] for key in shapes}
+            state, _ = observed.pack(column, shapes)
+        except ValueError as error:
+            raise EpisodeError(f"{where}: {error}, as {env.task} gives") from error
+        obs = {observed.STATE: state, **{key: value for key, value in obs.items() if key not in shapes}}
+    elif told and observed.STATE in obs:
+        obs[observed.STATE] = _in_order(obs[observed.STATE], told, env, where)
+    return episode.replace(obs=obs, meta={**meta, "obs_shapes": observed.spec(shapes)})
+
+
+def _in_order(state: np.ndarray, told: Any, env, where: str) -> np.ndarray:
+    """Take the task's keys from `state` [T+1, D], in the task's order; all as it is where the recording has other names."""
+    try:
+        shapes = observed.read(told)
+        known = env.obs_shapes.keys() <= shapes.keys() and observed.size(shapes) == state.shape[1]
+    except (TypeError, ValueError) as error:
+        raise EpisodeError(f"{where}: meta.obs_shapes is {str(told)[:200]}; expected [[key, shape]]") from error
+    if not known:
+        return state
+    try:
+        picked = observed.picked(env.obs_shapes, shapes)
+    except ValueError as error:
+        wanted = observed.listed(env.obs_shapes)
+        raise EpisodeError(
+            f"{where}: the recording has {observed.listed(shapes)}; expected {wanted}, as {env.task} gives"
+        ) from error
+    return state if picked is None else np.ascontiguousarray(state[:, picked])
 
 
 def _choices(episode: Episode, env, where: str) -> Episode:

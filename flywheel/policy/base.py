@@ -12,18 +12,21 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flywheel import obs as observed
 from flywheel.log import say
+from flywheel.policy.encoder import Encoder
 from flywheel.policy.nets import Normalised, Normaliser
 
 SHAPE = (
-    "obs_dim",
+    "obs",
     "action_dim",
     "obs_steps",
     "action_steps",
@@ -40,12 +43,13 @@ class Policy(Normalised):
     One that is `ahead` 2 predicts the chunk after the next as well, and executes the first: it clones better, for what it does now has to
     lead where it wants to be (`bc_loss` is given both chunks; Chi et al., 2303.04137, predict 16 steps and execute 8).
 
-    obs_dim Do, action_dim Da, obs_steps To, action_steps Ta; action_low and action_high bound what is executed.
+    obs {key: shape of a row}, Do numbers in all; action_dim Da, obs_steps To, action_steps Ta; action_low and action_high
+    bound what is executed. obs_dim Do, for short, is one array without keys; older files have it, some with `obs_keys`.
     `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
     0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian). `explore` is 0 but for
     collection: what it means is the member's business. A `discrete` policy makes one-hot actions; a `fixed` one makes the same action of any noise. `robot` says which columns
-    {"obs": [n], "action": [m]} are those of the robot that acts, where the policy learnt from several (corpus.align).
-    `obs_keys` {key: numbers}: the parts of a Dict observation, in the order in which they make up the flat one.
+    {"obs": [n], "action": [m]} are those of the robot that acts, where the policy learnt from several (corpus.align), and
+    its "keys" are what that robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes.
     """
 
     discrete, fixed = False, False
@@ -55,8 +59,9 @@ class Policy(Normalised):
     def __init__(
         self,
         *,
-        obs_dim: int,
         action_dim: int,
+        obs: Any = None,
+        obs_dim: int | None = None,
         obs_steps: int = 2,
         action_steps: int = 4,
         action_low: Sequence[float] | float = -1.0,
@@ -65,15 +70,18 @@ class Policy(Normalised):
         greedy: bool = False,
         ahead: int = 1,
         robot: dict[str, list[int]] | None = None,
-        obs_keys: dict[str, int] | None = None,
+        obs_keys: Any = None,
         **own,
     ):
         super().__init__()
+        if robot and obs_keys:  # of an older file: they are the robot's
+            robot, obs_keys = {**robot, "keys": observed.spec(observed.read(obs_keys=obs_keys))}, None
+        shapes = observed.read(obs, obs_dim, obs_keys)
         low = np.broadcast_to(np.asarray(action_low, np.float64), (action_dim,)).tolist()
         high = np.broadcast_to(np.asarray(action_high, np.float64), (action_dim,)).tolist()
         self.spec = dict(
             kind=type(self).__module__.rsplit(".", 1)[-1],
-            obs_dim=obs_dim,
+            obs=observed.spec(shapes),
             action_dim=action_dim,
             obs_steps=obs_steps,
             action_steps=action_steps,
@@ -83,13 +91,18 @@ class Policy(Normalised):
             greedy=greedy,
             **({"ahead": ahead} if ahead != 1 else {}),
             **({"robot": robot} if robot else {}),
-            **({"obs_keys": [[key, size] for key, size in dict(obs_keys).items()]} if obs_keys else {}),
             **own,
         )
-        self.robot, self.obs_keys = robot, dict(obs_keys or {})
+        self.robot, self.obs_shapes = None, shapes
+        if robot:
+            self.robot = {key: robot[key] for key in ("obs", "action")}
+            self.obs_shapes = observed.read(robot.get("keys") or {observed.STATE: [len(robot["obs"])]})
+        self._width = observed.size(self.obs_shapes)
+        shape, *more = self.obs_shapes.values()
+        self._alone = None if more else shape  # of an observation of one key
         own = torch.zeros(action_dim).index_fill(0, torch.tensor(robot["action"] if robot else range(action_dim)), 1.0)
         self.register_buffer("own", own, persistent=False)
-        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.obs_dim, self.action_dim = observed.size(shapes), action_dim
         self.obs_steps, self.action_steps, self.condition = obs_steps, action_steps, condition
         self.horizon = ahead * action_steps  # steps that the net predicts, of which action_steps are executed
         if ahead not in (1, 2):
@@ -99,9 +112,9 @@ class Policy(Normalised):
             self.register_buffer(name, torch.tensor(bound, dtype=torch.float32), persistent=False)
         self.register_buffer("middle", (self.high + self.low) / 2, persistent=False)
         self.register_buffer("half_range", (self.high - self.low) / 2, persistent=False)
-        self.obs_norm = Normaliser(obs_dim)
+        self.encoder = Encoder(shapes, obs_steps)
         self.action_norm = Normaliser(action_dim, floor=2e-2)
-        self.features = obs_steps * obs_dim + int(condition)
+        self.features = self.encoder.features + int(condition)
 
     # -- what a member of the folder defines ---------------------------------------------------------------------
 
@@ -151,13 +164,13 @@ class Policy(Normalised):
         """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]; None (of one-hot numbers) leaves them as they are.
         The masks, as large, say which numbers count."""
         if obs is not None:
-            _tell("obs", self.obs_norm.fit(obs, obs_mask))
+            _tell(observed.names(self.encoder.shapes), self.encoder.fit(obs, obs_mask))
         if action is not None:
-            _tell("action", self.action_norm.fit(action, action_mask))
+            _tell([f"action[{i}]" for i in range(self.action_dim)], self.action_norm.fit(action, action_mask))
 
     def encode(self, obs: Tensor, condition: Tensor | None = None) -> Tensor:
-        """obs [B, To, Do] -> normalised features [B, To*Do (+ 1)]."""
-        x = self.obs_norm(obs).flatten(1)
+        """obs [B, To, Do] -> the encoder's features, and the condition where there is one; [B, F (+ 1)]."""
+        x = self.encoder(obs)
         if not self.condition:
             return x
         if condition is None:
@@ -179,7 +192,7 @@ class Policy(Normalised):
 
     @property
     def device(self) -> torch.device:
-        return self.obs_norm.mean.device
+        return self.low.device
 
     def explores(self, amount: float) -> Policy:
         """From now on act with exploration (what `amount` means is the member's business), or, at 0, as when deployed."""
@@ -225,25 +238,26 @@ class Policy(Normalised):
         """The noise that `act` draws for the first `count` chunks of the episode with this seed; [count, *noise_shape]."""
         return _Noise(seed, self.noise_shape, count).ahead
 
-    def _joined(self, obs: dict[str, np.ndarray]) -> np.ndarray:
-        """A Dict observation as [Do]; ValueError where it has not got the keys, or their sizes, that the policy learnt from."""
-        here = {key: int(np.size(value)) for key, value in obs.items()}
-        if not self.obs_keys or any(here.get(key) != size for key, size in self.obs_keys.items()):
-            expected = _listed(self.obs_keys) if self.obs_keys else f"an array of {self.obs_dim} numbers"
-            raise ValueError(f"observation has {_listed(here)}; this policy was trained on {expected}")
-        return np.concatenate([np.asarray(obs[key], np.float32).ravel() for key in self.obs_keys])
+    def _packed(self, obs: Any) -> tuple[np.ndarray, bool]:
+        """Pack an observation, or N, into rows [1 or N, Do] float32; say also whether it was one. ValueError as `act`."""
+        if isinstance(obs, Mapping):
+            return observed.pack(obs, self.obs_shapes, "this policy was trained on")
+        obs = np.asarray(obs, np.float32)
+        single = obs.ndim == 1 or obs.shape == self._alone
+        rows = obs.reshape(1 if single else len(obs), -1)
+        if rows.shape[1] != self._width:
+            raise ValueError(f"observation has {rows.shape[1]} numbers, this policy was trained on {self._width}")
+        return rows, single
 
     @torch.no_grad()
-    def act(self, obs: np.ndarray | dict[str, np.ndarray], slots: Sequence[int] | None = None) -> np.ndarray:
-        """The action to execute now: obs [Do] -> [Da], or, for `slots` of a batch, obs [N, Do] -> [N, Da].
+    def act(self, obs: Any, slots: Sequence[int] | None = None) -> np.ndarray:
+        """Return the action to execute now, [Da], or for `slots` of a batch [N, Da].
 
-        One observation may also be the Dict that the environment gives, with the keys that the policy learnt from.
+        obs is what the environment gives: {key: [*shape]} with the keys that the policy learnt from (others are left
+        out), or one array [Do]; of a batch {key: [N, *shape]}, or [N, Do]. ValueError where a key is missing or a shape
+        is another: it says what was found and what was expected.
         """
-        obs = self._joined(obs) if isinstance(obs, dict) else obs
-        single = np.ndim(obs) == 1
-        obs = np.asarray(obs, np.float32).reshape(1 if single else len(obs), -1)
-        if obs.shape[1] != (wanted := len(self.robot["obs"]) if self.robot else self.obs_dim):
-            raise ValueError(f"observation has {obs.shape[1]} numbers, this policy was trained on {wanted}")
+        obs, single = self._packed(obs)
         if self.robot:
             wide = np.zeros((len(obs), self.obs_dim), np.float32)
             wide[:, self.robot["obs"]] = obs
@@ -273,17 +287,13 @@ class Policy(Normalised):
         return action[0] if single else action
 
 
-def _tell(field: str, out: dict[int, int]) -> None:
-    """Say which columns hold values that are no part of their distribution."""
+def _tell(names: list[str], out: dict[int, int]) -> None:
+    """Say which columns {column: how many} hold values that are no part of their distribution."""
     for column, count in out.items():
         say(
-            f"  {field}[{column}]: {count} {'value lies' if count == 1 else 'values lie'} far outside all others, and {'does' if count == 1 else 'do'} not count "
+            f"  {names[column]}: {count} {'value lies' if count == 1 else 'values lie'} far outside all others, and {'does' if count == 1 else 'do'} not count "
             "in the normaliser; `flywheel corpus query` finds the episode"
         )
-
-
-def _listed(parts: dict[str, int]) -> str:
-    return ", ".join(f"{key} [{size}]" for key, size in parts.items()) or "none"
 
 
 def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
@@ -346,5 +356,7 @@ def load(path: Path, device: str = "cpu") -> Policy:
         if meta is None:
             raise ValueError(f"{path}: a safetensors file, but not a policy of flywheel (no 'flywheel' in its header)")
         policy = build(json.loads(meta))
-        policy.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118 (not a dict)
+        weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        # an encoder's statistics were called obs_norm before there were encoders
+        policy.load_state_dict({k.replace("obs_norm.", "encoder.norm."): weight for k, weight in weights.items()})
     return policy.to(device).eval()

@@ -51,13 +51,13 @@ class BestOfN(Policy):
         jitter: float = 0.0,
     ) -> BestOfN:
         """A wrapper around existing nets (shared, not copied)."""
-        shape = {key: base.spec[key] for key in (*SHAPE, "robot", "obs_keys") if key in base.spec}
+        shape = {key: base.spec[key] for key in (*SHAPE, "robot") if key in base.spec}
         made = cls(
             base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, jitter=jitter, **shape
         )  # fmt: skip
         made.to(base.device)  # its own bounds
         made.base, made.critic, made.anchor = base, critic, anchor
-        made.obs_norm, made.action_norm = base.obs_norm, base.action_norm
+        made.encoder, made.action_norm = base.encoder, base.action_norm
         return made
 
     @property

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, cat
 
+from flywheel import obs as observed
+from flywheel.policy.encoder import Encoder
 from flywheel.policy.nets import Ensemble, Normalised, Normaliser
 
 
@@ -11,12 +15,14 @@ class Critic(Normalised):
     """E members; Q(obs [B, To, Do], action [B, Ta, Da]) -> [E, B]; with action_dim 0 a state value V(obs) -> [E, B].
 
     A call may ask only the members `which`. A `discrete` critic has an output for each of Da actions, one-hot; `every` gives them all.
+    `obs` {key: shape of a row} is what it observes; obs_dim Do, for short, one array of numbers.
     """
 
     def __init__(
         self,
         *,
-        obs_dim: int,
+        obs: Any = None,
+        obs_dim: int | None = None,
         obs_steps: int,
         action_dim: int = 0,
         action_steps: int = 0,
@@ -28,36 +34,35 @@ class Critic(Normalised):
         discrete: bool = False,
     ):
         super().__init__()
+        self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps)
         self.spec = dict(
-            obs_dim=obs_dim, obs_steps=obs_steps, action_dim=action_dim, action_steps=action_steps,
-            members=members, width=width, depth=depth, activation=activation, norm=norm, discrete=discrete,
+            obs=observed.spec(self.encoder.shapes), obs_steps=obs_steps,
+            action_dim=action_dim, action_steps=action_steps, members=members, width=width, depth=depth, activation=activation, norm=norm, discrete=discrete,
         )  # fmt: skip
         self.discrete = discrete
-        self.obs_norm = Normaliser(obs_dim)
         self.action_norm = Normaliser(action_dim, floor=2e-2)
-        inputs = obs_steps * obs_dim + (0 if discrete else action_steps * action_dim)
+        inputs = self.encoder.features + (0 if discrete else action_steps * action_dim)
         self.net = Ensemble(members, inputs, width, depth, activation, norm, outputs=action_dim if discrete else 0)
 
     @classmethod
     def of(cls, policy, actions: bool = False, **size) -> Critic:
         """A critic of what a policy sees and, with `actions`, of its chunks, behind the same frozen normaliser."""
         shape = {
-            key: policy.spec[key]
-            for key in ("obs_dim", "obs_steps", *(("action_dim", "action_steps") if actions else ()))
+            key: policy.spec[key] for key in ("obs", "obs_steps", *(("action_dim", "action_steps") if actions else ()))
         }
         return cls(**shape, **size).like(policy)
 
     def forward(self, obs: Tensor, action: Tensor | None = None, which: slice | Tensor | None = None) -> Tensor:
         if self.discrete:
             return (self.every(obs) * action[:, 0]).sum(-1)
-        x = self.obs_norm(obs).flatten(1)
+        x = self.encoder(obs)
         if action is not None:
             x = cat([x, self.action_norm(action).flatten(1)], 1)
         return self.net(x, which)
 
     def every(self, obs: Tensor) -> Tensor:
         """The values of all actions of a discrete critic; [E, B, Da]."""
-        return self.net(self.obs_norm(obs).flatten(1))
+        return self.net(self.encoder(obs))
 
 
 class TransitionModel(Normalised):
@@ -66,7 +71,8 @@ class TransitionModel(Normalised):
     def __init__(
         self,
         *,
-        obs_dim: int,
+        obs: Any = None,
+        obs_dim: int | None = None,
         obs_steps: int,
         action_dim: int,
         action_steps: int,
@@ -75,17 +81,17 @@ class TransitionModel(Normalised):
         depth: int = 2,
     ):
         super().__init__()
-        self.obs_norm, self.action_norm = Normaliser(obs_dim), Normaliser(action_dim, floor=2e-2)
-        size = obs_steps * obs_dim
+        self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps)
+        self.action_norm = Normaliser(action_dim, floor=2e-2)
+        size = self.encoder.features
         self.net = Ensemble(members, size + action_steps * action_dim, width, depth, outputs=size)
 
     @classmethod
     def of(cls, policy, **size) -> TransitionModel:
         """A model of what a policy sees and does, behind the same frozen normaliser."""
-        shape = {key: policy.spec[key] for key in ("obs_dim", "obs_steps", "action_dim", "action_steps")}
+        shape = {key: policy.spec[key] for key in ("obs", "obs_steps", "action_dim", "action_steps")}
         return cls(**shape, **size).like(policy)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = self.obs_norm(obs)
-        change = self.net(cat([x.flatten(1), self.action_norm(action).flatten(1)], 1))
-        return self.obs_norm.inverse(x + change.unflatten(2, x.shape[1:]))
+        x = self.encoder(obs)
+        return self.encoder.decode(x + self.net(cat([x, self.action_norm(action).flatten(1)], 1)))

@@ -25,9 +25,9 @@ class GreedyQ(Policy):
         super().__init__(**size, **base)
         if self.condition:
             raise ValueError("policy=greedy_q is its critic, and that is told nothing; set policy.condition=false")
-        shape = {k: self.spec[k] for k in ("obs_dim", "obs_steps", "action_dim", "action_steps")}
+        shape = {k: self.spec[k] for k in ("obs", "obs_steps", "action_dim", "action_steps")}
         self.critic = Critic(**shape, **size, discrete=True)
-        self.critic.obs_norm = self.obs_norm
+        self.critic.encoder = self.encoder
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -227,11 +227,11 @@ class Normaliser(nn.Module):
 
 
 class Normalised(nn.Module):
-    """What has the normalisers `obs_norm` and `action_norm`."""
+    """What has an `encoder` of observations (flywheel/policy/encoder.py) and a normaliser of actions, `action_norm`."""
 
     def like(self, other: Normalised):
-        """Take over the frozen normalisers of `other`."""
-        self.obs_norm.load_state_dict(other.obs_norm.state_dict())
+        """Take over the frozen statistics of `other`."""
+        self.encoder.like(other.encoder)
         if self.action_norm.mean.numel():
             self.action_norm.load_state_dict(other.action_norm.state_dict())
         return self

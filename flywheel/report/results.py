@@ -12,7 +12,7 @@ from flywheel import log, stats
 def outcomes(place, evaluates: list[dict], night: dict) -> dict[str, dict[str, Any]]:
     """Read the scores on report seeds, of this nightly where there is one, else the newest.
 
-    {NAME@ID: {"columns" {name: [n]}, "task", "names" of what is observed, "seeded": do seeds decide episodes?}}
+    {NAME@ID: {"columns" {name: [n]}, "task", "names" and "units" of what is observed, "seeded": do seeds decide?}}
     """
     wanted = set(night.get("runs") or [])
     scored: dict[str, dict[str, Any]] = {}
@@ -26,7 +26,8 @@ def outcomes(place, evaluates: list[dict], night: dict) -> dict[str, dict[str, A
                     columns = {name: file[name] for name in file.files}
                 scored[run["inputs"][kind]["ref"]] = {
                     "columns": columns, "task": run["identity"]["config"]["task"],
-                    "names": run["content"].get("obs_names") or [], "seeded": run["content"].get("seeded", True),
+                    "names": run["content"].get("obs_names") or [], "units": run["content"].get("obs_units") or [],
+                    "seeded": run["content"].get("seeded", True),
                 }  # fmt: skip
     return scored
 

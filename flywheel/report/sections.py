@@ -138,7 +138,7 @@ def failures(known: Facts) -> dict[str, Any]:
         return {"lead": "", "checkpoint": None}
     score = known.outcomes[ref]
     columns = score["columns"]
-    pattern = starts.where(columns, score["task"], score["names"])
+    pattern = starts.where(columns, score["task"], score["names"], score["units"])
     shown, first = None, None  # the pattern with its chart, and the episodes that began in its worst cell
     if "why" not in pattern:
         shown, first = {**pattern, "chart": charts.starts(pattern)}, starts.inside(pattern)

@@ -7,6 +7,7 @@ shuffled outcomes: p is how often chance finds as much.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -49,11 +50,11 @@ def sim_task(task: dict[str, Any]):
 
 
 def conditions(
-    columns: dict[str, np.ndarray], task: dict[str, Any], names: list[str] | None = None
+    columns: dict[str, np.ndarray], task: dict[str, Any], names: Sequence[str] = (), units: Sequence[str] = ()
 ) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
     """Return {name: [n]} of what differs between starts, {name: unit} and where the names come from.
 
-    `names` are the environment's own for the numbers of its observation.
+    `names` and `units` are the environment's own for the numbers of its observation; "" is no unit.
     """
     if sim := sim_task(task):
         rows = [sim.init(int(seed)) for seed in columns["seed"]]
@@ -64,8 +65,9 @@ def conditions(
         )
     obs = np.asarray(columns["obs0"], float)
     varied = [i for i in range(obs.shape[1]) if len(np.unique(obs[:, i])) > CELLS]
-    names = names if names and len(names) == obs.shape[1] else [f"obs[{i}]" for i in range(obs.shape[1])]
-    return {names[i]: obs[:, i] for i in varied}, {}, "entries of the first observation"
+    names = names if len(names) == obs.shape[1] else [f"obs[{i}]" for i in range(obs.shape[1])]
+    said = {names[i]: units[i] for i in varied} if len(units) == obs.shape[1] else {}
+    return {names[i]: obs[:, i] for i in varied}, said, "entries of the first observation"
 
 
 def cells(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +92,9 @@ def information(cell: np.ndarray, success: np.ndarray) -> np.ndarray:
     return (within - f[all_won] - f[n - all_won] + f[n]) / n
 
 
-def where(columns: dict[str, np.ndarray], task: dict[str, Any], names: list[str] | None = None) -> dict[str, Any]:
+def where(
+    columns: dict[str, np.ndarray], task: dict[str, Any], names: Sequence[str] = (), units: Sequence[str] = ()
+) -> dict[str, Any]:
     """Find the pair of conditions that tells most about success.
 
     {"x", "y": Axis, "success" [n], "k", "n" [3, 3] (row y, column x), "p", "pairs", "source", "worst" (row, column)},
@@ -100,7 +104,7 @@ def where(columns: dict[str, np.ndarray], task: dict[str, Any], names: list[str]
     if min(success.sum(), (~success).sum()) < 5:
         few = "failures" if success.mean() > 0.5 else "successes"
         return {"why": f"{success.sum()} of {len(success)} episodes succeed: too few {few} to compare their starts."}
-    values, units, source = conditions(columns, task, names)
+    values, units, source = conditions(columns, task, names, units)
     if len(values) < 2:
         return {"why": "The starts differ in fewer than two numbers: there is nothing to compare."}
     cut = {name: cells(column) for name, column in values.items()}

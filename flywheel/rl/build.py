@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flywheel import obs as observed
 from flywheel import selection
 from flywheel.args import Task
 from flywheel.log import say
@@ -43,12 +44,17 @@ def drawn(args, policy) -> dict[str, Any]:
 def shape(env) -> dict[str, Any]:
     """What a task gives to the spec of a policy."""
     bounds = {"action_low": env.action_low.tolist(), "action_high": env.action_high.tolist()}
-    keys = {"obs_keys": env.obs_sizes} if getattr(env, "obs_sizes", None) else {}
-    return {"obs_dim": env.obs_dim, "action_dim": env.action_dim, **bounds, **keys}
+    return {"obs": observed.spec(env.obs_shapes), "action_dim": env.action_dim, **bounds}
 
 
 def suits(policy, env) -> None:
-    """ValueError unless the policy makes the kind of actions that the task takes."""
+    """Check that the policy observes what the task gives, in its order, and makes the actions that it takes; else ValueError."""
+    if observed.picked(policy.obs_shapes, env.obs_shapes) is not None:
+        gives, wanted = observed.listed(env.obs_shapes), observed.listed(policy.obs_shapes)
+        raise ValueError(
+            f"task {env.task} observes {gives}, and the policy was trained on {wanted}: it can be evaluated and promoted, "
+            "not trained on; name its keys with task.obs_keys=[...]"
+        )
     there = bool(getattr(env, "discrete", None))
     if policy.discrete != there:
         kind, takes = policy.spec["kind"], f"one of {env.action_dim}" if there else f"{env.action_dim} numbers"
@@ -110,7 +116,7 @@ def new_policy(spec: Mapping[str, Any], task: Task, env, windows):
     robot = selection.robot(task, windows, env)
     more = shape(env)
     if robot:
-        more |= {"obs_dim": width, "action_dim": actions, "robot": robot}
+        more |= {"obs": {observed.STATE: [width]}, "action_dim": actions, "robot": {**robot, "keys": more["obs"]}}
         for bound, rest in (("action_low", -1.0), ("action_high", 1.0)):
             own = dict(zip(robot["action"], more[bound], strict=True))
             more[bound] = [own.get(column, rest) for column in range(actions)]

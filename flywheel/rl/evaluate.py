@@ -145,5 +145,5 @@ def returns(nets, batch):
 def next_state(nets, batch):
     """Fit every member of the transition model to where the data went: squared error in normalised units."""
     model = nets["model"]
-    error = model.obs_norm(model(batch["obs"], batch["action"])) - model.obs_norm(batch["next_obs"])
+    error = model.encoder(model(batch["obs"], batch["action"])) - model.encoder(batch["next_obs"])
     return error.square().mean(), {}

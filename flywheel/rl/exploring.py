@@ -130,7 +130,7 @@ def example(policy, source: str):
     """A batch of two rows of zeros, to try every loss on."""
     import torch
 
-    obs = torch.zeros(2, policy.obs_steps, policy.obs_dim, device=policy.device)
+    obs = policy.encoder.zeros(2)
     action, number = obs.new_zeros(2, policy.action_steps, policy.action_dim), obs.new_zeros(2)
     batch = {"obs": obs, "next_obs": obs, "action": action, "next_action": action}
     batch |= {"reward": number, "discount": number, "return": number}

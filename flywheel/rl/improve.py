@@ -17,9 +17,7 @@ def cloning(policy, batch, condition=None, noise=0.0):
     if policy.horizon > policy.action_steps:
         action = torch.cat([action, batch["next_action"]], 1)
     if noise:
-        obs = obs + noise * policy.obs_norm.std * torch.randn(
-            obs.shape, generator=batch["rng"], device=obs.device, dtype=obs.dtype
-        )
+        obs = policy.encoder.blurred(obs, noise, batch["rng"])
     return policy.bc_loss(obs, action, batch["rng"], condition, **mask)
 
 

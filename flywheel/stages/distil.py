@@ -7,7 +7,7 @@ from typing import Any
 
 from flywheel import selection
 from flywheel.args import Demos, arg
-from flywheel.rl import offline
+from flywheel.rl import build, offline
 
 GROUPS = {"policy": "one_step", "algorithm": "consistency"}
 
@@ -50,7 +50,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
         )
 
     def begin(env, windows):
-        shape = {k: teacher.spec[k] for k in (*base.SHAPE, "obs_keys", "ahead") if k in teacher.spec}
+        build.suits(teacher, env)
+        shape = {k: teacher.spec[k] for k in (*base.SHAPE, "ahead") if k in teacher.spec}
         return base.build({**args.policy, **shape, "condition": teacher.condition}).like(teacher)
 
     return offline.train(args, run, begin, {"teacher": teacher})

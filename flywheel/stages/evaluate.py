@@ -56,5 +56,5 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     if args.video and film(policies["checkpoint"], env, chosen[0], args.video):
         run.log.media("rollout", args.video)
     env.close()
-    content = {"obs_names": list(getattr(env, "obs_names", None) or []), "seeded": seeded}
+    content = {"obs_names": list(env.obs_names), "obs_units": list(env.obs_units), "seeded": seeded}
     return {"outputs": {}, "metrics": metrics, "content": content}

@@ -80,8 +80,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
 def moved(before, after) -> list[dict[str, Any]]:
     """The columns whose mean moved, or spread changed, by more than MOVED of the old spread: {"field", "column", "mean", "std"}."""
     rows = []
-    for field, name in (("obs.state", "obs_norm"), ("action", "action_norm")):
-        old, new = (getattr(policy, name) for policy in (before, after))
+    for field, of in (("obs.state", lambda p: p.encoder.norm), ("action", lambda p: p.action_norm)):
+        old, new = of(before), of(after)
         mean, std = ([part.double().numpy() for part in pair] for pair in ((old.mean, new.mean), (old.std, new.std)))
         far = np.maximum(np.abs(mean[1] - mean[0]), np.abs(std[1] - std[0])) > MOVED * std[0]
         for column in np.flatnonzero(far).tolist():
