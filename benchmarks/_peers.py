@@ -1,8 +1,7 @@
 """The peers' own code, from checkouts that CORL_DIR (tinkoff-ai/CORL) and CLEANRL_DIR (vwxyzjn/cleanrl) name.
 
-Their files import what has no part in an update (d4rl, gym, wandb, pyrallis, tyro, tensorboard): where such a package is
-not installed, an empty stand-in takes its place. Everything that is measured is theirs, unchanged.
-"""
+Their files import what has no part in an update (d4rl, gym, wandb, pyrallis, tyro, tensorboard): where such a package
+is not installed, an empty stand-in takes its place. Everything that is measured is theirs, unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +16,8 @@ import numpy as np
 
 
 class _Nothing(types.ModuleType):
-    """A module, and a function, that has every attribute and does nothing; as a decorator it returns what it decorates."""
+    """A module, and a function, that has every attribute and does nothing; as a decorator it returns what it
+    decorates."""
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -121,7 +121,8 @@ def corl_buffer(module, data: dict[str, np.ndarray]):
 
 
 def _script(name: str):
-    """cleanrl's NAME.py: the namespace of its definitions, what compiles more of its lines for it, and its main block."""
+    """cleanrl's NAME.py: the namespace of its definitions, what compiles more of its lines for it, and its main
+    block."""
     import gymnasium as gym
 
     _stand_in("tyro", "wandb", "torch.utils.tensorboard")
@@ -186,7 +187,8 @@ def cleanrl(name: str, env: str, **args):
 
 
 def _ppo(space: dict, run, body: list):
-    """One round of PPO's updates over a batch that means nothing: what flattens the batch and the loop over epochs, as they stand."""
+    """One round of PPO's updates over a batch that means nothing: what flattens the batch and the loop over epochs,
+    as they stand."""
     import torch
 
     args, agent = space["args"], space["agent"]

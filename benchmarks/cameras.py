@@ -1,16 +1,17 @@
-"""Reading one 96x96 camera for training against LeRobotDataset, and what frames take on disk: ratios in one run, equality first.
+"""Reading one 96x96 camera for training against LeRobotDataset, and what frames take on disk: ratios in one run,
+equality first.
 
     lerobot, images   its image mode: a PNG a frame in Parquet; our corpus has the same frames raw (zstd, chunks of 16)
     lerobot, video    its video mode (AV1, its default); our corpus has LeRobot's own MP4 files, ingested from that data set
 
-Every reader serves the same list of (episode, step): obs [64, 2, 60], action [64, 16, 24] and the camera [64, 2, 96, 96, 3],
-with 0 and with 2 workers. LeRobot's frames are float32 in 0..1, channels first; `uint8` is our source as it is, `float32` the
-same and converted to LeRobot's form in the process that trains. Batches are compared bit by bit before anything is timed; of
-the video both must decode the same pixels (LeRobot through PyAV). Rates are the best of --repeats interleaved ones.
+Every reader serves the same list of (episode, step): obs [64, 2, 60], action [64, 16, 24] and the camera [64, 2, 96,
+96, 3], with 0 and with 2 workers. LeRobot's frames are float32 in 0..1, channels first; `uint8` is our source as it is,
+`float32` the same and converted to LeRobot's form in the process that trains. Batches are compared bit by bit before
+anything is timed; of the video both must decode the same pixels (LeRobot through PyAV). Rates are the best of --repeats
+interleaved ones.
 
-The scene is drawn: a smooth background and discs that move. `noisy` has a camera's noise besides (sigma 2 of 255), which no
-lossless codec makes smaller.
-"""
+The scene is drawn: a smooth background and discs that move. `noisy` has a camera's noise besides (sigma 2 of 255),
+which no lossless codec makes smaller."""
 
 from __future__ import annotations
 
@@ -140,7 +141,8 @@ def rate(source, pairs: np.ndarray, workers: int, batches: int, convert: bool) -
 
 
 def compare(name: str, peer: Item, source, pairs: np.ndarray, repeats: int) -> dict[str, float]:
-    """Equality over three batches, then rates. LeRobot's last step is not ours where it recorded: no observation comes after it."""
+    """Equality over three batches, then rates. LeRobot's last step is not ours where it recorded: no observation
+    comes after it."""
     inside = np.split(pairs[: 3 * BATCH, 1] < STEPS - TA - 1, 3)
     several = stream(source, pairs[: 3 * BATCH], 0), stream(peer, pairs[: 3 * BATCH], 0), inside
     for one, other, same in zip(*several, strict=True):
@@ -168,7 +170,8 @@ def compare(name: str, peer: Item, source, pairs: np.ndarray, repeats: int) -> d
 
 
 def on_disk(folder: Path, frames: list[np.ndarray]) -> dict[str, float]:
-    """Bytes a frame: as they are, in a corpus (raw, and JPEG as a camera gives it), as LeRobot's PNG and as its video."""
+    """Bytes a frame: as they are, in a corpus (raw, and JPEG as a camera gives it), as LeRobot's PNG and as its
+    video."""
     import io
 
     from PIL import Image

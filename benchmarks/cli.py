@@ -1,4 +1,5 @@
-"""How long a person waits: `flywheel --help`, and a nightly that has nothing to do, beside starting Python and importing torch.
+"""How long a person waits: `flywheel --help`, and a nightly that has nothing to do, beside starting Python and
+importing torch.
 
 python benchmarks/cli.py [--store DIR] [--json]      DIR: a store whose default nightly is done (else one is run in small)
 """

@@ -1,10 +1,11 @@
-"""How well each class of policy clones the shipped demonstrations of each task; rows are kept, docs/results.md shows them.
+"""How well each class of policy clones the shipped demonstrations of each task; rows are kept, docs/results.md shows
+them.
 
     python benchmarks/cloning.py                    the flow policy, every task, three training seeds
     python benchmarks/cloning.py --kinds gaussian   another class;  --tasks lift;  --again
 
-Each is `flywheel pretrain` as it stands (the best of its own curve on gate seeds), then 300 episodes on report seeds, played once.
-"""
+Each is `flywheel pretrain` as it stands (the best of its own curve on gate seeds), then 300 episodes on report seeds,
+played once."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def section(rows: dict[str, dict]) -> list[str]:
         return []
     lines = [
         "## Imitation alone", "",
-        "`python benchmarks/cloning.py`: `flywheel pretrain task=TASK policy=CLASS policy.ahead=2 seed=S` on the shipped demonstrations, three in ten of "
+        "`python benchmarks/cloning.py`: `flywheel pretrain task=TASK policy=CLASS policy.ahead=2 seed=S` on the "
+        "shipped demonstrations, three in ten of "
         "which fail and are left out; then 300 report episodes a seed, three training seeds pooled. The curve: 100 gate seeds every 2,000 updates, seeds 1, 2, 3.", "",
         "| task | class | success | curves |", "|---|---|---|---|",
     ]  # fmt: skip

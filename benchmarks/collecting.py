@@ -1,11 +1,12 @@
-"""Collection of on-policy data, steps a second: `env.rollout` against the loop of cleanrl's PPO over a vector environment.
+"""Collection of on-policy data, steps a second: `env.rollout` against the loop of cleanrl's PPO over a vector
+environment.
 
-An episode of the same task in each of as many environments, by the same net (256 x 2, one action a step, noise on it), taking
-turns; median of the ratios. Environments of others are stepped in processes of their own; beside them the same in this process
-(`task.step_seconds=0`), which nothing could end if it hung. The peers are cleanrl's own vector environment (its `make_env`, from the checkout that CLEANRL_DIR names: Gymnasium's
-SyncVectorEnv of environments that clip, count and normalise) and a bare SyncVectorEnv. Ours makes episodes, with the guard, the
-proposed action and the environment's reward kept, and normalises observations in the policy; the loop fills buffers.
-"""
+An episode of the same task in each of as many environments, by the same net (256 x 2, one action a step, noise on it),
+taking turns; median of the ratios. Environments of others are stepped in processes of their own; beside them the same
+in this process (`task.step_seconds=0`), which nothing could end if it hung. The peers are cleanrl's own vector
+environment (its `make_env`, from the checkout that CLEANRL_DIR names: Gymnasium's SyncVectorEnv of environments that
+clip, count and normalise) and a bare SyncVectorEnv. Ours makes episodes, with the guard, the proposed action and the
+environment's reward kept, and normalises observations in the policy; the loop fills buffers."""
 
 from __future__ import annotations
 
@@ -86,8 +87,8 @@ def main() -> None:
         for side in list(rates)[1:]:
             ratio = median(a / b for a, b in zip(rates["ours"][1:], rates[side][1:], strict=True))
             print(
-                f"{name:16} ours {median(rates['ours'][1:]):8,.0f} steps/s, {side} {median(rates[side][1:]):8,.0f}, ratio {ratio:.2f}"
-                + (" (target 2)" if side == "cleanrl's" else ""),
+                f"{name:16} ours {median(rates['ours'][1:]):8,.0f} steps/s, {side} {median(rates[side][1:]):8,.0f}, "
+                f"ratio {ratio:.2f}" + (" (target 2)" if side == "cleanrl's" else ""),
                 flush=True,
             )
         for made in (*vectors.values(), batch, *([here] if here else [])):

@@ -1,12 +1,14 @@
-"""Updates a second of our learner against CORL, cleanrl and our own plain reference: equal nets, equal batches, one run.
+"""Updates a second of our learner against CORL, cleanrl and our own plain reference: equal nets, equal batches, one
+run.
 
 An update is one of the critic with its share of the policy's, drawing the batch included: ours through the window cache
-and `Learner.act` with the tables of conf/algorithm/, the peer's through its own buffer and update. Each side is a process
-of its own; the two take turns, and the ratio of each turn counts (median). CORL_DIR and CLEANRL_DIR name checkouts; a
-peer that is not there is left out, with a word. Nets: 256 x 2 (CQL's policy x 3, as CORL's), ReLU, no LayerNorm, batch 256;
-CORL's cases have 39 observations and 28 actions, cleanrl's 17 and 6. DQN: 100 x 2, as many weights as cleanrl's 120 and 84, batch 128. PPO: 64 x 2. RLPD: our
-own nets (LayerNorm, SiLU) on both sides, against the SAC of tests/reference with 10 critics in a loop, four critic updates to
-one of the policy. With one thread the clock is the processor's, so that a busy neighbour does not count. DQN has a second line: ours with `compile=true`.
+and `Learner.act` with the tables of conf/algorithm/, the peer's through its own buffer and update. Each side is a
+process of its own; the two take turns, and the ratio of each turn counts (median). CORL_DIR and CLEANRL_DIR name
+checkouts; a peer that is not there is left out, with a word. Nets: 256 x 2 (CQL's policy x 3, as CORL's), ReLU, no
+LayerNorm, batch 256; CORL's cases have 39 observations and 28 actions, cleanrl's 17 and 6. DQN: 100 x 2, as many
+weights as cleanrl's 120 and 84, batch 128. PPO: 64 x 2. RLPD: our own nets (LayerNorm, SiLU) on both sides, against the
+SAC of tests/reference with 10 critics in a loop, four critic updates to one of the policy. With one thread the clock is
+the processor's, so that a busy neighbour does not count. DQN has a second line: ours with `compile=true`.
 
     --compile  such a line for every case
     --gpu      ours alone, on a GPU; skipped without one
@@ -94,7 +96,8 @@ def parts(case: str):
 
 
 def ours(case: str, device: str = "cpu", **how):
-    """Some updates of ours as a function that returns how many: cadence, table and source as a stage would have them."""
+    """Some updates of ours as a function that returns how many: cadence, table and source as a stage would have
+    them."""
     from flywheel.corpus import Corpus
     from flywheel.episode import Episode
     from flywheel.rl.learner import Learner
@@ -314,8 +317,10 @@ def main() -> None:
                 print(json.dumps(result), flush=True)
                 continue
             print(
-                f"{case:8} {threads} thread(s){', compiled' * compile}: ours {result['ours']:7.1f} updates/s, {result['peer']} {result['theirs']:7.1f}, "
-                f"ratio {result['ratio']:.2f}; target {result['target_without']} without AMX, {result['target_with_amx']} with "
+                f"{case:8} {threads} thread(s){', compiled' * compile}: ours {result['ours']:7.1f} updates/s, "
+                f"{result['peer']} {result['theirs']:7.1f}, "
+                f"ratio {result['ratio']:.2f}; target {result['target_without']} without AMX, "
+                f"{result['target_with_amx']} with "
                 f"({'with' if TENSOR_CORES else 'without'} applies)"
                 + (f"; {result['seconds_to_begin']:.0f} s to compile" if compile else ""),
                 flush=True,

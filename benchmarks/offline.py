@@ -1,14 +1,15 @@
-"""Offline learning side by side with CORL: the same transitions, nets, hyper-parameters and number of updates; its own code.
+"""Offline learning side by side with CORL: the same transitions, nets, hyper-parameters and number of updates; its own
+code.
 
     python benchmarks/offline.py                 make the data, run the jobs that have no row yet (results/offline.json)
     python benchmarks/offline.py iql-ours-1 ...  only these jobs
 
-The data is a half-trained SAC's whole life on HalfCheetah-v5, from random actions on, made and kept by `flywheel online`. Ours
-learns by `flywheel pretrain` from the corpus; CORL's trainer (a checkout that CORL_DIR names) from the same rows in D4RL's layout.
-Where CORL's defaults differ from our tables, its value is given to ours: nets of ReLU without LayerNorm, plain Adam,
-no clipping; for CQL also how its policy begins (a small last layer, the standard deviation and how fast that moves) and a backup
-without entropy. Both are scored by their mean action on the same report seeds, which nothing was learnt or chosen from.
-"""
+The data is a half-trained SAC's whole life on HalfCheetah-v5, from random actions on, made and kept by `flywheel
+online`. Ours learns by `flywheel pretrain` from the corpus; CORL's trainer (a checkout that CORL_DIR names) from the
+same rows in D4RL's layout. Where CORL's defaults differ from our tables, its value is given to ours: nets of ReLU
+without LayerNorm, plain Adam, no clipping; for CQL also how its policy begins (a small last layer, the standard
+deviation and how fast that moves) and a backup without entropy. Both are scored by their mean action on the same report
+seeds, which nothing was learnt or chosen from."""
 
 from __future__ import annotations
 
@@ -153,19 +154,25 @@ def ours(case: str, seed: int) -> dict:
 
 
 def section() -> list[str]:
-    """The table of docs/results.md, from the rows there are: mean return over seeds, and the deviation between seeds."""
+    """The table of docs/results.md, from the rows there are: mean return over seeds, and the deviation between
+    seeds."""
     if not ROWS.exists():
         return []
     found = json.loads(ROWS.read_text())
     data, rows = found["data"], found["rows"]
     lines = [
         "## Offline, side by side with CORL: HalfCheetah-v5", "",
-        f"`CORL_DIR=... python benchmarks/offline.py`. The data: the {data['steps']:,} steps that a SAC of ours lived through, from random",
-        f"actions to a return of {data['behaviour']['return']:.0f} ({data['episodes']} episodes, returns {min(data['returns'])} to "
+        f"`CORL_DIR=... python benchmarks/offline.py`. The data: the {data['steps']:,} steps that a SAC of ours lived "
+        "through, from random",
+        f"actions to a return of {data['behaviour']['return']:.0f} ({data['episodes']} episodes, returns "
+        f"{min(data['returns'])} to "
         f"{max(data['returns'])}, mean {np.mean(data['returns']):.0f}). Both sides learn from the same transitions",
-        "with as many updates and CORL's nets and rates; mean return of the mean action over report seeds, then mean and deviation",
-        "over training seeds. The target: ours no more than one of CORL's deviations below. 3,000 updates of CQL, all that CORL's code allows on",
-        "two cores, are too few for either side: about 0 is a cheetah that stands still, so how a policy begins decides, and ours is",
+        "with as many updates and CORL's nets and rates; mean return of the mean action over report seeds, then mean "
+        "and deviation",
+        "over training seeds. The target: ours no more than one of CORL's deviations below. 3,000 updates of CQL, all "
+        "that CORL's code allows on",
+        "two cores, are too few for either side: about 0 is a cheetah that stands still, so how a policy begins "
+        "decides, and ours is",
         "given CORL's small last layer, its standard deviation, and how fast that moves.", "",
         "| algorithm | updates | CORL | ours | target | seeds, CORL and ours |", "|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -1,15 +1,17 @@
-"""Reading for training, writing and appending, against what robot learning uses today: ratios in one run, equality first.
+"""Reading for training, writing and appending, against what robot learning uses today: ratios in one run, equality
+first.
 
     lerobot      LeRobotDataset (installed), parquet behind an Arrow cache
     robomimic    its SequenceDataset over HDF5, read through h5py; and in its fastest mode, everything in memory
     diffusion    diffusion policy's ReplayBuffer and SequenceSampler, in memory
     numpy        the same transitions gathered from arrays in RAM: four gathers, and three numbers looked up
 
-flywheel is the source that trains (rl.source.Offline): with its transitions kept in memory, as they are where they fit, and from the
-window cache's map, where they do not. It serves obs [64, 2, 60] and action [64, 16, 24] and, as numpy does, next_obs, next_action, reward, discount and return; the others serve
-obs and action of the same (episode, step) as torch tensors, with 0 and with 2 workers (of torch's DataLoader but for flywheel).
-Batches are compared bit by bit before anything is timed; the clock starts at the first batch, so that starting workers costs
-nobody. Rates are the best of --repeats interleaved ones.
+flywheel is the source that trains (rl.source.Offline): with its transitions kept in memory, as they are where they fit,
+and from the window cache's map, where they do not. It serves obs [64, 2, 60] and action [64, 16, 24] and, as numpy
+does, next_obs, next_action, reward, discount and return; the others serve obs and action of the same (episode, step) as
+torch tensors, with 0 and with 2 workers (of torch's DataLoader but for flywheel). Batches are compared bit by bit
+before anything is timed; the clock starts at the first batch, so that starting workers costs nobody. Rates are the best
+of --repeats interleaved ones.
 
 robomimic and diffusion policy are used from the checkouts that ROBOMIMIC and DIFFUSION_POLICY name (robomimic's source
 distribution will do); without them, from their access pattern as it is written down here. Cameras: cameras.py.
@@ -63,7 +65,8 @@ def listed(source, count: int) -> np.ndarray:
 
 
 class Ram:
-    """The same transitions by hand from arrays of all steps; of an episode STEPS + 1 observations. No step has a reward."""
+    """The same transitions by hand from arrays of all steps; of an episode STEPS + 1 observations. No step has a
+    reward."""
 
     def __init__(self, episodes: list, pairs: np.ndarray):
         self.obs = np.concatenate([one.obs["state"] for one in episodes])
@@ -94,8 +97,8 @@ class Ram:
 
 
 class ReplayBuffer:
-    """The access pattern of diffusion policy: arrays of all episodes in memory, a table of windows, one slice a key and sample,
-    padded by its first and last row (horizon To - 1 + Ta)."""
+    """The access pattern of diffusion policy: arrays of all episodes in memory, a table of windows, one slice a key
+    and sample, padded by its first and last row (horizon To - 1 + Ta)."""
 
     def __init__(self, episodes: list):
         self.data = {
@@ -213,7 +216,8 @@ def make_episodes(count: int, seed: int) -> list:
 
 
 def stream(source, pairs: np.ndarray, workers: int, whole: bool) -> Iterator[dict]:
-    """Batches of the list: by the source that trains, by torch's DataLoader with whole batches from `source[k]`, or 64 items each."""
+    """Batches of the list: by the source that trains, by torch's DataLoader with whole batches from `source[k]`, or
+    64 items each."""
     from torch.utils.data import DataLoader
 
     from flywheel.rl.source import Offline
@@ -348,7 +352,8 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
 
 
 def bench_append(folder: Path, corpus, lerobot: Path) -> dict[str, float]:
-    """Ten episodes more, by one that opens what is there, and opening it for training up to the first batch; medians of 5."""
+    """Ten episodes more, by one that opens what is there, and opening it for training up to the first batch; medians
+    of 5."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     from flywheel.corpus import Corpus

@@ -1,4 +1,5 @@
-"""The learning results of docs/results.md: real nightlies from fresh stores, each a job; finished rows are kept and committed.
+"""The learning results of docs/results.md: real nightlies from fresh stores, each a job; finished rows are kept and
+committed.
 
     python benchmarks/results.py                 run the jobs that have no row yet, then write docs/results.md
     python benchmarks/results.py lift-1 ...      only these jobs;  --again: even if there is a row;  --page: only the page
@@ -116,7 +117,8 @@ def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
             p = f"{by['best-of-N']['p']:.1g}" if "p" in by.get("best-of-N", {}) else "-"
             verdict = "promoted" if row["status"] == "done" else row["status"]
             lines.append(
-                f"| {seed} | {row['base'] or '-'} | {' | '.join(cells)} | {p} | {verdict} | {row['retrain']['steps']:,} | {row['steps']['gate']:,} | "
+                f"| {seed} | {row['base'] or '-'} | {' | '.join(cells)} | {p} | {verdict} | "
+                f"{row['retrain']['steps']:,} | {row['steps']['gate']:,} | "
                 f"{row['steps']['report']:,} | {row['seconds'] / 60:.1f} |"
             )
     lines.append("")
@@ -161,16 +163,19 @@ def human(row: dict) -> list[str]:
     limits = [k for k in row["table"][0] if "_within_" in k]
     lines = [
         "## 25 human demonstrations: Adroit door", "", "`flywheel nightly experiment=adroit_door seed=1`.", "",
-        f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge angle within 0.02 rad of the "
+        f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge "
+        "angle within 0.02 rad of the "
         f"recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}).", "",
         "| policy | " + " | ".join(limits) + " |", "|---" * (1 + len(limits)) + "|",
     ]  # fmt: skip
     lines += [f"| {r['policy']} | " + " | ".join(rate(r[k]) for k in limits) + " |" for r in row["table"]]
     lines += [
         "",
-        f"{row['retrain']['steps']:,} environment steps of collection (gate {row['steps']['gate']:,}, report {row['steps']['report']:,}) in "
+        f"{row['retrain']['steps']:,} environment steps of collection (gate {row['steps']['gate']:,}, report "
+        f"{row['steps']['report']:,}) in "
         f"{row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.", "",
-        "| environment steps | scored | collected from the own reset (12 episodes) | collected along demonstrations | the window begins at |",
+        "| environment steps | scored | collected from the own reset (12 episodes) | collected along demonstrations | "
+        "the window begins at |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
     for h in row["history"]:
@@ -194,13 +199,15 @@ def page(rows: dict[str, dict]) -> str:
         lines += [
             ", ".join(f"{k} {v}" for k, v in facts.items())
             + ". Success: what the task says (lift, insert, push: the predicate held for 10 "
-            "steps); 95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided McNemar test against the base on the same seeds.",
+            "steps); 95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided "
+            "McNemar test against the base on the same seeds.",
             "",
         ]
     lines += [
         "## The default nightly",
         "",
-        "`flywheel nightly task=TASK seed=S`. The base is the best of four classes of policy, each trained to the plateau of its own curve.",
+        "`flywheel nightly task=TASK seed=S`. The base is the best of four classes of policy, each trained to the "
+        "plateau of its own curve.",
         "",
     ]
     for task in TASKS:

@@ -1,14 +1,17 @@
-"""What a round of practice costs beside rollouts and updates, as episodes pile up: what retrain and online do with each round.
+"""What a round of practice costs beside rollouts and updates, as episodes pile up: what retrain and online do with each
+round.
 
     a round    its episodes remembered, logged, made into transitions, and the first batch drawn
     a save     the episodes since the last one appended to the corpus, and the run's state written; every --every rounds here, every
                20 seconds at most in a run
 
-Held: --held episodes from before, all in the source. Then --rounds rounds of --episodes episodes. The last tenth of them is measured in
-turn with the first rounds of another run on as many held episodes, so that a busy machine slows both alike.
+Held: --held episodes from before, all in the source. Then --rounds rounds of --episodes episodes. The last tenth of
+them is measured in turn with the first rounds of another run on as many held episodes, so that a busy machine slows
+both alike.
 
-The second part measures, for 200 steps of SAC a round (three episodes) and 200 updates, what share of the time is neither; rollouts are
-left out, so that the share is an upper bound. As many rounds as take 20 seconds with their updates share a save.
+The second part measures, for 200 steps of SAC a round (three episodes) and 200 updates, what share of the time is
+neither; rollouts are left out, so that the share is an upper bound. As many rounds as take 20 seconds with their
+updates share a save.
 
     python benchmarks/rounds.py                                                 # about ten minutes
     python benchmarks/rounds.py --held 2000 --rounds 300 --updates 20           # half a minute

@@ -1,10 +1,10 @@
 """The corpus at a million versions: a synthetic log (metadata real, data faked), and what each operation costs on it.
 
-The log entries are real files with real hashes and a real chain, and one version in a thousand is a tombstone; checkpoints
-are made by the corpus itself while the log grows. Only the segments are missing: their columns (task, origin, success,
-length ...) come from a generator. Peer: the same operations on a corpus of 10 versions. Each figure is the median over
-repetitions of a newly opened corpus, in a process whose imports are done; `cold` is the first after the checkpoints and the newest entries were dropped from
-the page cache.
+The log entries are real files with real hashes and a real chain, and one version in a thousand is a tombstone;
+checkpoints are made by the corpus itself while the log grows. Only the segments are missing: their columns (task,
+origin, success, length ...) come from a generator. Peer: the same operations on a corpus of 10 versions. Each figure is
+the median over repetitions of a newly opened corpus, in a process whose imports are done; `cold` is the first after the
+checkpoints and the newest entries were dropped from the page cache.
 
     python benchmarks/scale.py [--versions 1000000] [--folder DIR] [--json]
 

@@ -1,12 +1,12 @@
-"""The scores of docs/results.md: each algorithm on a task that a CPU can run, several seeds; finished rows are kept and committed.
+"""The scores of docs/results.md: each algorithm on a task that a CPU can run, several seeds; finished rows are kept and
+committed.
 
     python benchmarks/scores.py                        run what has no row yet, then write docs/results.md
     python benchmarks/scores.py pendulum-sac ...       only these jobs;  --seeds 1 2: only these seeds;  --page: only the page
     python benchmarks/scores.py --list                 the jobs, with the minutes that their rows took
 
-A run that was killed goes on where it stopped (its store is kept under stores/scores/). Training seeds are 1, 2, ...; the
-evaluation's episodes are on report seeds, which no training touches.
-"""
+A run that was killed goes on where it stopped (its store is kept under stores/scores/). Training seeds are 1, 2, ...;
+the evaluation's episodes are on report seeds, which no training touches."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def cartpole(algorithm: str) -> list[list[str]]:
 
 
 def push(policy: str, *stages: list[str], base: bool = True) -> list[list[str]]:
-    """The shipped demonstrations, our own imitation of them where there is a `base`, then what is to be better than it."""
+    """The shipped demonstrations, our own imitation of them where there is a `base`, then what is to be better than
+    it."""
     imitate = ["pretrain", *PUSH, *policy.split(), "algorithm=bc"]
     learn = ([*stage[:1], *PUSH, *([] if base else policy.split()), *stage[1:]] for stage in stages)
     return [["ingest", "source=datasets/push_demos.hdf5", "task=push"], *([imitate] if base else []), *learn]
@@ -144,10 +145,14 @@ def section(rows: list[dict]) -> list[str]:
         "## Scores",
         "",
         "`make scores` (benchmarks/scores.py); one line a task and algorithm. Return: mean over seeds of the mean over",
-        "100 episodes each, +- the standard deviation between seeds, worst seed; success pooled over seeds, with its Wilson interval. Success is the",
-        "task's own, or a return of at least 475 (CartPole), -200 (Pendulum). A policy is the best of its own score curve on gate seeds; these episodes",
-        "were seen by nobody before. The rows of `push` are gone until `make scores` has made them again: success there is now held for ten steps, the",
-        "demonstrations go on until it is, and imitation, from which several of them began, trains to its plateau and not for 6,000 updates.",
+        "100 episodes each, +- the standard deviation between seeds, worst seed; success pooled over seeds, with its "
+        "Wilson interval. Success is the",
+        "task's own, or a return of at least 475 (CartPole), -200 (Pendulum). A policy is the best of its own score "
+        "curve on gate seeds; these episodes",
+        "were seen by nobody before. The rows of `push` are gone until `make scores` has made them again: success "
+        "there is now held for ten steps, the",
+        "demonstrations go on until it is, and imitation, from which several of them began, trains to its plateau and "
+        "not for 6,000 updates.",
         "",
     ]
     lines += [
@@ -158,12 +163,14 @@ def section(rows: list[dict]) -> list[str]:
         mine = [row for row in rows if row["job"] == job]
         if mine:
             lines.append(
-                f"| {job.replace('-', ' ', 1)} | {told(mine)} | {published or '-'} | {sum(r['minutes'] for r in mine):.0f} |"
+                f"| {job.replace('-', ' ', 1)} | {told(mine)} | {published or '-'} | "
+                f"{sum(r['minutes'] for r in mine):.0f} |"
             )
     minutes = [row["minutes"] for row in rows]
     lines += [
         "",
-        f"{len(rows)} runs, {sum(minutes) / 60:.1f} hours in all beside other work; the longest took {max(minutes):.0f} minutes.",
+        f"{len(rows)} runs, {sum(minutes) / 60:.1f} hours in all beside other work; the longest took "
+        f"{max(minutes):.0f} minutes.",
     ]
     return [*lines, ""]
 

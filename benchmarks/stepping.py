@@ -5,8 +5,8 @@
     batch / sync    against gymnasium's SyncVectorEnv over the Gymnasium form of the same task
     mj_step share   of the Gymnasium form's own time: a slow opponent would make the second ratio worthless
 
-The policy is excluded: actions are random and drawn before. Episodes start out of step, so that every control step resets a few.
-"""
+The policy is excluded: actions are random and drawn before. Episodes start out of step, so that every control step
+resets a few."""
 
 from __future__ import annotations
 

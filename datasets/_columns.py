@@ -1,4 +1,5 @@
-"""Observation keys in order, concatenated to one state; cameras; and the message of what a file has, for a key that it lacks."""
+"""Observation keys in order, concatenated to one state; cameras; and the message of what a file has, for a key that
+it lacks."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def frames(
 
 
 def pixels(rows: np.ndarray) -> np.ndarray:
-    """Frames that are kept as floats of whole numbers from 0 to 255 as uint8, which holds the same; others as they are."""
+    """Frames that are kept as floats of whole numbers from 0 to 255 as uint8, which holds the same; others as they
+    are."""
     if rows.ndim != 4 or rows.dtype.kind != "f":
         return rows
     with np.errstate(invalid="ignore"):
@@ -79,7 +81,8 @@ def state(parts: list[np.ndarray], where: str) -> np.ndarray:
 
 
 def layout(parts: Mapping[str, np.ndarray]) -> dict[str, list]:
-    """Say for meta what `parts` {key: [N, ...]} a state is made of: {"obs_shapes": [[key, shape of a row]]}; {} of one part."""
+    """Say for meta what `parts` {key: [N, ...]} a state is made of: {"obs_shapes": [[key, shape of a row]]}; {} of
+    one part."""
     if len(parts) < 2:
         return {}
     return {"obs_shapes": [[key, list(part.shape[1:])] for key, part in parts.items()]}
@@ -91,7 +94,8 @@ def flat(array: np.ndarray) -> np.ndarray:
 
 
 def skew(seconds: np.ndarray) -> list[float]:
-    """[median, largest] of the distances [N] of a stream's samples from the control ticks: what meta["skew_s"] has of it."""
+    """[median, largest] of the distances [N] of a stream's samples from the control ticks: what meta["skew_s"] has
+    of it."""
     seconds = np.abs(np.asarray(seconds, np.float64))
     if not len(seconds) or not np.isfinite(seconds).all():
         raise EpisodeError("the times of the samples are not finite; expected seconds")
@@ -99,7 +103,8 @@ def skew(seconds: np.ndarray) -> list[float]:
 
 
 def actions(array: np.ndarray, where: str) -> np.ndarray:
-    """[T, Da] float32, or int64 where the recording has whole numbers: a choice (ingest makes it one-hot) or numbers after all."""
+    """[T, Da] float32, or int64 where the recording has whole numbers: a choice (ingest makes it one-hot) or numbers
+    after all."""
     if array.ndim not in (1, 2) or array.dtype.kind not in "biuf":
         raise EpisodeError(f"{where}: action is {array.dtype} {list(array.shape)}; expected numbers [T, Da] or [T]")
     array = flat(array)
@@ -107,7 +112,8 @@ def actions(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def seed(value: object) -> tuple[int | None, dict[str, str]]:
-    """A seed, and what meta says where something else was recorded as one: a wrong seed costs a replay, not the episode."""
+    """A seed, and what meta says where something else was recorded as one: a wrong seed costs a replay, not the
+    episode."""
     if value is None:
         return None, {}
     try:

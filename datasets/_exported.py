@@ -1,6 +1,8 @@
-"""Episodes that `flywheel export` wrote come back whole: final rows, outcome and provenance lie beside the format's own.
+"""Episodes that `flywheel export` wrote come back whole: final rows, outcome and provenance lie beside the format's
+own.
 
-streams  {stored name: [kind, key, rows, row shape]}: kind is obs, action, reward or extras; rows is "T" or "T+1" (its last
+streams  {stored name: [kind, key, rows, row shape]}: kind is obs, action, reward or extras; rows is "T" or "T+1" (its
+last
          row is kept apart, because the format has as many observations as actions)
 record   task, origin, seed, fps, success, terminated, meta of one episode
 """
@@ -46,7 +48,8 @@ def episode(
 
 
 def demo(group, via: str) -> Episode:
-    """A demo of a robomimic HDF5 file (_hdf5.Group): its last observation is the last of next_obs; `via` goes into meta."""
+    """A demo of a robomimic HDF5 file (_hdf5.Group): its last observation is the last of next_obs; `via` goes into
+    meta."""
     record = json.loads(group.array("flywheel").texts()[0])
     record = {name: record[name] for name in RECORD}
     record["meta"] = {**record["meta"], "exported": via}

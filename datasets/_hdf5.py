@@ -1,9 +1,9 @@
-"""HDF5 files that nobody vouches for: groups and arrays that open no other file and allocate no more than the file can hold.
+"""HDF5 files that nobody vouches for: groups and arrays that open no other file and allocate no more than the file can
+hold.
 
-Refused by name, before anything is read: external links, external storage, virtual datasets of other files, soft links that
-lead to one of these, filters that are not h5py's own, declarations that the stored bytes cannot hold, blocks that unpack to
-more than they declare. A path may go through groups: group["obs/front"].
-"""
+Refused by name, before anything is read: external links, external storage, virtual datasets of other files, soft links
+that lead to one of these, filters that are not h5py's own, declarations that the stored bytes cannot hold, blocks that
+unpack to more than they declare. A path may go through groups: group["obs/front"]."""
 
 from __future__ import annotations
 

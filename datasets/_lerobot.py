@@ -1,8 +1,7 @@
 """What LeRobotDataset v2.1 and v3.0 share: info.json, columns of Parquet to arrays, an episode from its rows.
 
-Read by pyarrow; lerobot is not imported. A camera's pictures are the bytes in the Parquet file, its video the file itself.
-Where meta and data disagree, the data's own columns (episode_index, frame_index, index, task_index) count.
-"""
+Read by pyarrow; lerobot is not imported. A camera's pictures are the bytes in the Parquet file, its video the file
+itself. Where meta and data disagree, the data's own columns (episode_index, frame_index, index, task_index) count."""
 
 from __future__ import annotations
 
@@ -31,7 +30,8 @@ def unit(folder: Path) -> Path | None:
 
 
 def opened(path: Path, versions: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
-    """The folder of a data set and its info, from the folder or its meta/info.json; EpisodeError if it is no such thing."""
+    """The folder of a data set and its info, from the folder or its meta/info.json; EpisodeError if it is no such
+    thing."""
     path = Path(path)
     file = path / "meta" / "info.json" if path.is_dir() else path
     root = file.parent.parent
@@ -59,7 +59,8 @@ def opened(path: Path, versions: tuple[str, ...]) -> tuple[Path, dict[str, Any]]
 
 
 def place(root: Path, pattern: Any, where: str, **fields: Any) -> Path:
-    """The file that a template of info.json names ("data/chunk-{chunk_index:03d}/..."), which must lie in the data set."""
+    """The file that a template of info.json names ("data/chunk-{chunk_index:03d}/..."), which must lie in the data
+    set."""
 
     def one(found: re.Match) -> str:
         value = fields.get(found[1])
@@ -92,7 +93,8 @@ def cameras(info: dict[str, Any], names: list[str] | None, where: str) -> dict[s
 
 
 def observed(info: dict[str, Any], obs_keys: list[str] | None, where: str) -> list[str]:
-    """The features that make up `state`, spelt as the data set does: observation.state unless `obs_keys` says otherwise."""
+    """The features that make up `state`, spelt as the data set does: observation.state unless `obs_keys` says
+    otherwise."""
     here = {k: v for k, v in numeric(info).items() if k.startswith("observation.")}
     if obs_keys is None:
         return ["observation.state"] if "observation.state" in here else _columns.wanted(sorted(here), here, where)
@@ -100,7 +102,8 @@ def observed(info: dict[str, Any], obs_keys: list[str] | None, where: str) -> li
 
 
 def array(table, name: str, where: str) -> np.ndarray:
-    """A column of a pyarrow table -> [N, ...]: lists are rows, lists of lists rows of rows; EpisodeError for ragged ones."""
+    """A column of a pyarrow table -> [N, ...]: lists are rows, lists of lists rows of rows; EpisodeError for ragged
+    ones."""
     import pyarrow as pa
 
     if name not in table.column_names:
@@ -137,7 +140,8 @@ def ordered(table, where: str):
 
 
 def rewarded(info: dict[str, Any], files: list[Path]) -> bool:
-    """Does next.reward of the whole data set say who succeeded (outcome.sparse)? Files that cannot be read say it themselves."""
+    """Does next.reward of the whole data set say who succeeded (outcome.sparse)? Files that cannot be read say it
+    themselves."""
     from flywheel_datasets import _parquet
 
     def rewards():

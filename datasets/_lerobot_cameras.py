@@ -1,8 +1,7 @@
 """Cameras of a LeRobotDataset: a video stays the file that it is; pictures keep their bytes, raw frames become PNG.
 
-A camera whose episodes do not all have one of these forms (pictures with swapped colours, a video at another rate) is decoded
-and written as PNG: its pixels are there, its bytes are not, and the export says so.
-"""
+A camera whose episodes do not all have one of these forms (pictures with swapped colours, a video at another rate) is
+decoded and written as PNG: its pixels are there, its bytes are not, and the export says so."""
 
 from __future__ import annotations
 
@@ -115,7 +114,8 @@ def column(data: list[bytes]):
 
 
 def statistics(counts: np.ndarray, frames: int) -> dict[str, list]:
-    """Of each colour over the pixels, in 0..1 and [3, 1, 1] as lerobot keeps them; counts [3, 256] of the values 0..255."""
+    """Of each colour over the pixels, in 0..1 and [3, 1, 1] as lerobot keeps them; counts [3, 256] of the values
+    0..255."""
     levels, total = np.arange(256) / 255, counts.sum(axis=1)
     mean = counts @ levels / total
     out = {"min": [levels[c > 0].min() for c in counts], "max": [levels[c > 0].max() for c in counts], "mean": mean}

@@ -1,4 +1,5 @@
-"""MCAP files that nobody vouches for: read from front to back, no record longer than the file, no chunk that is a bomb."""
+"""MCAP files that nobody vouches for: read from front to back, no record longer than the file, no chunk that is a
+bomb."""
 
 from __future__ import annotations
 

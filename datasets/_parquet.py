@@ -1,8 +1,8 @@
-"""Parquet files that nobody vouches for: what their pages declare is compared with what the file can hold, before it is read.
+"""Parquet files that nobody vouches for: what their pages declare is compared with what the file can hold, before it is
+read.
 
-Numbers are bounded by the count of values; texts and pictures, of which one stored copy may stand for any number of rows, are
-read 64 rows at a time and counted.
-"""
+Numbers are bounded by the count of values; texts and pictures, of which one stored copy may stand for any number of
+rows, are read 64 rows at a time and counted."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def _chunks(file: BinaryIO, stored: int) -> Iterator[dict[int, Any]]:
 
 
 def _pages(file: BinaryIO, chunk: dict[int, Any], where: str, stored: int) -> None:
-    """Walk the pages of a column: EpisodeError where one declares more than its bytes can hold, or lies outside of the file."""
+    """Walk the pages of a column: EpisodeError where one declares more than its bytes can hold, or lies outside of
+    the file."""
     at = min(chunk[FIRST], chunk.get(DICTIONARY) or chunk[FIRST])
     end, packed = at + chunk[PACKED], 0
     if not 0 <= at <= end <= stored:

@@ -1,4 +1,5 @@
-"""Pickles of numpy arrays that nobody vouches for: nothing in them runs, and nothing is allocated that is not in the file.
+"""Pickles of numpy arrays that nobody vouches for: nothing in them runs, and nothing is allocated that is not in the
+file.
 
 Numpy's names in a pickle are answered by stand-ins that make an array only of the bytes that come with it.
 """
@@ -59,9 +60,13 @@ ALLOWED = {
     ("numpy", "ndarray"): Array,
     ("numpy", "dtype"): kind,
     ("_codecs", "encode"): latin,
-    **{(f"numpy.{core}.multiarray", name): made for core in ("core", "_core") for name, made in (("_reconstruct", empty), ("scalar", number))},
+    **{
+        (f"numpy.{core}.multiarray", name): made
+        for core in ("core", "_core")
+        for name, made in (("_reconstruct", empty), ("scalar", number))
+    },
     **{(f"numpy.{core}.numeric", "_frombuffer"): view for core in ("core", "_core")},
-}  # fmt: skip
+}
 
 
 class ArraysOnly(pickle.Unpickler):

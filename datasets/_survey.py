@@ -45,7 +45,8 @@ class Stream:
 
 @dataclass
 class Survey:
-    """What the chosen episodes have in common, and what some of them have besides; `videos` {stream: frames of each episode}."""
+    """What the chosen episodes have in common, and what some of them have besides; `videos` {stream: frames of each
+    episode}."""
 
     streams: list[Stream]
     odd: dict[str, int]  # {stream that is not in all, or not in one form: episodes that have it}

@@ -1,4 +1,5 @@
-"""Thrift's compact protocol, as far as the footer and the page headers of a Parquet file need it: {field: value}, nested.
+"""Thrift's compact protocol, as far as the footer and the page headers of a Parquet file need it: {field: value},
+nested.
 
 pyarrow's own look at a damaged footer ends the process (an uncaught C++ exception), so it is looked at here first.
 """

@@ -1,4 +1,5 @@
-"""What data cards say: a YAML file of a person, and units, the first word of "m, controller goal less position" or "rad/s"."""
+"""What data cards say: a YAML file of a person, and units, the first word of "m, controller goal less position" or
+"rad/s"."""
 
 from __future__ import annotations
 
@@ -10,9 +11,34 @@ from flywheel.episode import EpisodeError
 
 LARGEST = 2**20  # bytes of a card
 UNITS = (
-    "m", "cm", "mm", "rad", "deg", "m/s", "cm/s", "mm/s", "rad/s", "deg/s", "m/s2", "rad/s2", "N", "Nm", "kg", "s", "Hz", "A", "V", "K", "Pa",
-    "px", "cos", "sin", "quaternion", "one-hot", "1",
-)  # fmt: skip
+    "m",
+    "cm",
+    "mm",
+    "rad",
+    "deg",
+    "m/s",
+    "cm/s",
+    "mm/s",
+    "rad/s",
+    "deg/s",
+    "m/s2",
+    "rad/s2",
+    "N",
+    "Nm",
+    "kg",
+    "s",
+    "Hz",
+    "A",
+    "V",
+    "K",
+    "Pa",
+    "px",
+    "cos",
+    "sin",
+    "quaternion",
+    "one-hot",
+    "1",
+)
 
 
 def unit(text: object, where: str) -> str:
@@ -26,7 +52,8 @@ def unit(text: object, where: str) -> str:
 
 
 def card(path: Path) -> dict[str, Any]:
-    """A card's mapping; EpisodeError for other YAML, and for aliases, of which a few letters may stand for gigabytes."""
+    """A card's mapping; EpisodeError for other YAML, and for aliases, of which a few letters may stand for
+    gigabytes."""
     import yaml
 
     class Plain(yaml.SafeLoader):

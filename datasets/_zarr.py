@@ -1,4 +1,5 @@
-"""Zarr stores that nobody vouches for: a folder or a .zip, read-only, from which no other file is opened and nothing is run.
+"""Zarr stores that nobody vouches for: a folder or a .zip, read-only, from which no other file is opened and nothing is
+run.
 
 Each block is looked at before it is unpacked: what its header says it becomes must be what the array declares.
 """
@@ -169,7 +170,8 @@ def unpacks(data: bytes, codec: str, expected: int, where: str) -> None:
 
 
 def _zstd(data: bytes) -> int:
-    """The size that a zstd frame says it becomes (RFC 8878, 3.1.1.1); without one, the most that it could be refused for."""
+    """The size that a zstd frame says it becomes (RFC 8878, 3.1.1.1); without one, the most that it could be refused
+    for."""
     if len(data) < 6 or data[:4] != b"\x28\xb5\x2f\xfd":
         return len(data)
     flag, single = data[4] >> 6, data[4] >> 5 & 1

@@ -1,10 +1,10 @@
 """ALOHA's HDF5 layout (ACT, Mobile ALOHA), one file an episode: observations/{qpos, qvel, effort, images/*}, action.
 
-`obs_keys` (default qpos, qvel) are concatenated into `state`. There is no final observation, so the last action is lost;
-nothing says whether it worked (unless an attribute or array `success`, or outcome=, does), so success is unknown. Cameras are all of images/*, or those that `cameras` names: raw, or
-where the file keeps JPEG rows those bytes as they are (less the zeros behind them), with the channels in the order that the
-recorder gave to OpenCV. Rows are taken as they lie: ACT itself shifts a real robot's actions back by one step.
-"""
+`obs_keys` (default qpos, qvel) are concatenated into `state`. There is no final observation, so the last action is
+lost; nothing says whether it worked (unless an attribute or array `success`, or outcome=, does), so success is unknown.
+Cameras are all of images/*, or those that `cameras` names: raw, or where the file keeps JPEG rows those bytes as they
+are (less the zeros behind them), with the channels in the order that the recorder gave to OpenCV. Rows are taken as
+they lie: ACT itself shifts a real robot's actions back by one step."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def episode(file: _hdf5.Group, where: str, obs_keys, origin: str, fps: float, ca
     action = _columns.actions(file.array("action")[()], where)
     if len(action) != len(obs) or len(action) < 2:
         raise EpisodeError(
-            f"{where}: action is {list(action.shape)}; expected one row for each of {_columns.listed(here)}, and at least two"
+            f"{where}: action is {list(action.shape)}; expected one row for each of {_columns.listed(here)}, and at "
+            "least two"
         )
     views = seen.group("images").arrays() if "images" in seen else {}
     names = _columns.cameras(cameras, {name: value.shape for name, value in views.items()}, where)

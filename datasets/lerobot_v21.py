@@ -1,9 +1,10 @@
-"""LeRobotDataset v2.1 (and v2.0): data/chunk-*/episode_*.parquet, one file an episode; meta/episodes.jsonl, tasks.jsonl.
+"""LeRobotDataset v2.1 (and v2.0): data/chunk-*/episode_*.parquet, one file an episode; meta/episodes.jsonl,
+tasks.jsonl.
 
-source= names the data set's folder, or its meta/info.json. `obs_keys` are concatenated into `state` (default observation.state; other
-observations of numbers keep their names). There is no final observation, so the last action of each episode is lost.
-Cameras are all features of images and video, or those that `cameras` names, as bytes: nothing is decoded.
-"""
+source= names the data set's folder, or its meta/info.json. `obs_keys` are concatenated into `state` (default
+observation.state; other observations of numbers keep their names). There is no final observation, so the last action of
+each episode is lost. Cameras are all features of images and video, or those that `cameras` names, as bytes: nothing is
+decoded."""
 
 from __future__ import annotations
 

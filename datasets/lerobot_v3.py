@@ -1,13 +1,13 @@
 """LeRobotDataset v3.0: data/chunk-*/file-*.parquet holds many episodes; its episode_index says which rows are whose.
 
-source= names the data set's folder, or its meta/info.json. `obs_keys` are concatenated into `state` (default observation.state; other
-observations of numbers keep their names). There is no final observation, so the last action is lost; a data set that
-`flywheel export` wrote keeps it and comes back whole. Cameras are all features of images and video, or those that `cameras`
-names, as bytes: nothing is decoded, and a video that episodes share is one file in the corpus too.
+source= names the data set's folder, or its meta/info.json. `obs_keys` are concatenated into `state` (default
+observation.state; other observations of numbers keep their names). There is no final observation, so the last action is
+lost; a data set that `flywheel export` wrote keeps it and comes back whole. Cameras are all features of images and
+video, or those that `cameras` names, as bytes: nothing is decoded, and a video that episodes share is one file in the
+corpus too.
 
-`write` makes a data set that lerobot 0.4.4 loads offline, T rows an episode. The final observation, seed, origin and the like stand in
-columns `final.*` and `flywheel` of meta/episodes, which lerobot leaves alone.
-"""
+`write` makes a data set that lerobot 0.4.4 loads offline, T rows an episode. The final observation, seed, origin and
+the like stand in columns `final.*` and `flywheel` of meta/episodes, which lerobot leaves alone."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def listing(root: Path, path: Path) -> dict[int, dict[str, Any]]:
 
 
 def where_rows_are(files: list[Path]) -> tuple[dict[int, tuple[Path, np.ndarray]], list[str]]:
-    """{episode: (file, its rows)} by the data's own episode_index, whatever meta says; and why which file cannot be read.
+    """{episode: (file, its rows)} by the data's own episode_index, whatever meta says; and why which file cannot be
+    read.
 
     An episode in two files counts as the one that was read last: a file that was written again.
     """
@@ -132,7 +133,8 @@ def where_rows_are(files: list[Path]) -> tuple[dict[int, tuple[Path, np.ndarray]
 
 
 def film(root: Path, info: dict[str, Any], key: str, told: dict[str, Any], table, count: int, where: str) -> Frames:
-    """An episode's frames of a video. Where meta does not say which file, the only one there is, by the rows' own `index`."""
+    """An episode's frames of a video. Where meta does not say which file, the only one there is, by the rows' own
+    `index`."""
     fields = {k: told.get(f"videos/{key}/{k}") for k in ("chunk_index", "file_index", "from_timestamp")}
     begin = fields.pop("from_timestamp")
     if None in fields.values() or begin is None:
@@ -157,7 +159,8 @@ def write(folder: Path, episodes: Iterable[Episode], seen: _survey.Survey, fps: 
 
 
 class _DataSet:
-    """A data set under way: streams, cameras and tasks, the Parquet file that is open, and a line for each episode so far."""
+    """A data set under way: streams, cameras and tasks, the Parquet file that is open, and a line for each episode
+    so far."""
 
     def __init__(self, folder: Path, seen: _survey.Survey, fps: float):
         self.folder, self.fps = folder, fps

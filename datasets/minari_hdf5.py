@@ -1,10 +1,10 @@
-"""Minari's HDF5 layout, <dataset>/data/main_data.hdf5: episode_*/{observations [T+1], actions, rewards, terminations, ...}.
+"""Minari's HDF5 layout, <dataset>/data/main_data.hdf5: episode_*/{observations [T+1], actions, rewards, terminations,
+...}.
 
-The final observation is there, so nothing is lost. Observations that are a dict are taken apart: `obs_keys`, default all
-keys sorted (Gymnasium's own order when it flattens), nested ones as `a/b`. Success: infos/success or
-infos/goal_achieved, else as flywheel.outcome says; `terminations` ends an episode for good. The data set's id and its environment come from the file or from
-metadata.json beside it. Minari's other layout (Arrow) is not read.
-"""
+The final observation is there, so nothing is lost. Observations that are a dict are taken apart: `obs_keys`, default
+all keys sorted (Gymnasium's own order when it flattens), nested ones as `a/b`. Success: infos/success or
+infos/goal_achieved, else as flywheel.outcome says; `terminations` ends an episode for good. The data set's id and its
+environment come from the file or from metadata.json beside it. Minari's other layout (Arrow) is not read."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def episode(group: _hdf5.Group, where: str, obs_keys, sparse: bool, rule) -> Epi
 
 
 def info(infos: _hdf5.Group | _hdf5.Array | None, key: str, steps: int) -> np.ndarray | None:
-    """What infos say of `key`, a step; they are arrays by name or, in newer files, JSON texts, perhaps with one of the reset."""
+    """What infos say of `key`, a step; they are arrays by name or, in newer files, JSON texts, perhaps with one of
+    the reset."""
     if isinstance(infos, _hdf5.Group) and key in infos:
         return infos.array(key)[()][-steps:]
     if isinstance(infos, _hdf5.Array):

@@ -1,13 +1,13 @@
 """Diffusion policy's ReplayBuffer: a Zarr v2 group (folder, or one .zarr.zip) of data/* [N, ...] and meta/episode_ends.
 
-source= names the folder, or the .zip. `obs_keys` are concatenated into `state` (default: `state` or
-`obs`, whichever is there); `action` must be there. There is no final observation, so the last action of each episode is
-lost, and only `data/success`, a `data/reward` of 0 and 1, or outcome= says whether it worked; a buffer that `flywheel export` wrote keeps both and comes back whole. Cameras are
-all arrays [N, H, W, C] such as `img`, or those that `cameras` names; floats that are whole numbers from 0 to 255 become uint8.
+source= names the folder, or the .zip. `obs_keys` are concatenated into `state` (default: `state` or `obs`, whichever is
+there); `action` must be there. There is no final observation, so the last action of each episode is lost, and only
+`data/success`, a `data/reward` of 0 and 1, or outcome= says whether it worked; a buffer that `flywheel export` wrote
+keeps both and comes back whole. Cameras are all arrays [N, H, W, C] such as `img`, or those that `cameras` names;
+floats that are whole numbers from 0 to 255 become uint8.
 
-`write` makes one folder replay_buffer.zarr; the final observation of each episode stands in meta/final.*, the rest of what flywheel
-knows in the group's attributes.
-"""
+`write` makes one folder replay_buffer.zarr; the final observation of each episode stands in meta/final.*, the rest of
+what flywheel knows in the group's attributes."""
 
 from __future__ import annotations
 
@@ -64,12 +64,14 @@ def read(
         raise EpisodeError(f"{path}: {error}") from error
     except Exception as error:  # zarr, zipfile and codecs raise what they like
         raise EpisodeError(
-            f"{path}: no replay buffer of data/* and meta/episode_ends: {error!r}; give source=<buffer>, its folder or .zip"
+            f"{path}: no replay buffer of data/* and meta/episode_ends: {error!r}; give source=<buffer>, its folder or "
+            ".zip"
         ) from error
     mine, begins = dict(group.attrs).get("flywheel"), np.concatenate([[0], ends[:-1]])
     if "action" not in here or (np.diff(ends, prepend=0) < 0).any() or (ends[-1:] > here["action"][0]).any():
         raise EpisodeError(
-            f"{path}: there is {_columns.listed(here)} and episodes end at {ends[:5].tolist()}...; expected `action` and"
+            f"{path}: there is {_columns.listed(here)} and episodes end at {ends[:5].tolist()}...; expected `action` "
+            "and"
             f" ends that rise, up to its rows{'. ' + '; '.join(refused) if refused else ''}"
         )
     keys = [k for k in ("state", "obs") if k in here][:1] or ["state"]
@@ -88,17 +90,22 @@ def read(
             found = episode(cut, keys, images, where)
             told = judged(arrays, rows, len(found), sparse, rule, where)
             return found.replace(
-                reward=told.reward, terminated=told.terminated, success=told.success, extras=told.extras | _kept(arrays, rows),
-                origin=origin or "human", fps=_columns.rate(fps, where),
+                reward=told.reward,
+                terminated=told.terminated,
+                success=told.success,
+                extras=told.extras | _kept(arrays, rows),
+                origin=origin or "human",
+                fps=_columns.rate(fps, where),
                 meta={"file": root.name, "demo": number, **(_late(arrays, rows, fps) if fps else {})}
                 | _columns.layout({key: cut[key] for key in keys}),
-            )  # fmt: skip
+            )
 
         yield attempt(one, where)
 
 
 def usable(group, stored: _zarr.Bytes) -> tuple[dict[str, Any], list[str]]:
-    """{key: array} of data/* that are plain numbers of a size that is there, and why others are left out; pickles are refused."""
+    """{key: array} of data/* that are plain numbers of a size that is there, and why others are left out; pickles
+    are refused."""
     for _, array in group["meta"].arrays():
         _zarr.allowed(array, stored)
     arrays, refused = {}, []

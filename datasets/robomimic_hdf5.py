@@ -1,13 +1,12 @@
 """robomimic's HDF5 layout: data/demo_*/{obs/<key>, actions, rewards, dones, states}, next_obs/<key> if recorded.
 
-`obs_keys` orders the keys of obs and concatenates them into `state`; arrays of nested groups (Isaac Lab's datagen_info) are
-there as `a/b`, and not in the default. Cameras are all keys of frames [T, H, W, C], nested ones as `a.b`, or those that
-`cameras` names. `filter_key` takes the demos that mask/FILTER_KEY lists, `action_key` other actions (actions_abs). Without
-next_obs there is no final observation, and the last action of each demonstration is lost.
+`obs_keys` orders the keys of obs and concatenates them into `state`; arrays of nested groups (Isaac Lab's datagen_info)
+are there as `a/b`, and not in the default. Cameras are all keys of frames [T, H, W, C], nested ones as `a.b`, or those
+that `cameras` names. `filter_key` takes the demos that mask/FILTER_KEY lists, `action_key` other actions (actions_abs).
+Without next_obs there is no final observation, and the last action of each demonstration is lost.
 
-`write` makes one file demos.hdf5. Beside robomimic's arrays each demo keeps `extras`, `start`, and, as JSON in `flywheel`, what else
-flywheel knows; robomimic leaves them alone.
-"""
+`write` makes one file demos.hdf5. Beside robomimic's arrays each demo keeps `extras`, `start`, and, as JSON in
+`flywheel`, what else flywheel knows; robomimic leaves them alone."""
 
 from __future__ import annotations
 

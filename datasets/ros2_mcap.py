@@ -1,4 +1,5 @@
-"""ROS 2 bags in MCAP, one file an episode: messages of any rate, resampled to the control rate by a card that says what is what.
+"""ROS 2 bags in MCAP, one file an episode: messages of any rate, resampled to the control rate by a card that says what
+is what.
 
 The card is a YAML file beside the recordings, FILE.yaml or ros2_mcap.yaml (or `card=`):
 
@@ -13,8 +14,8 @@ The card is a YAML file beside the recordings, FILE.yaml or ros2_mcap.yaml (or `
     cameras: {wrist: /camera/compressed}                     # optional: all of them, or those that `cameras=` names
     stale_s: 0.25                                            # a value older than this is a gap
 
-Time is that of the log. At each tick a stream has its newest message so far; an action is the one in force until the next tick.
-"""
+Time is that of the log. At each tick a stream has its newest message so far; an action is the one in force until the
+next tick."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def _card(path: Path, named: str | None) -> dict[str, Any]:
     told = _units.card(found if named else bounds.inside(path.parent, found.name, str(path)))
     if wrong := [key for key in ("rate_hz", "obs", "action") if not told.get(key)] + sorted(set(told) - KEYS):
         raise EpisodeError(
-            f"{found}: missing or unknown: {', '.join(wrong)}; expected rate_hz, obs, action, and {', '.join(sorted(KEYS))}"
+            f"{found}: missing or unknown: {', '.join(wrong)}; expected rate_hz, obs, action, and "
+            f"{', '.join(sorted(KEYS))}"
         )
     for stream in [*told["obs"], *told["action"]]:
         if not {"topic", "field", "size", "unit"} <= set(stream):
@@ -111,12 +113,14 @@ def _episode(
     fewest = min(len(messages) for topic, messages in seen.items() if topic not in judged)
     if (end - begin) / period > min(LONGEST, fewest * (max(stale, 0.0) * rate + 2)):
         raise EpisodeError(
-            f"{where}: {(end - begin) / 1e9:.0f} s with {fewest} messages on a topic; the card allows gaps of stale_s={stale} s"
+            f"{where}: {(end - begin) / 1e9:.0f} s with {fewest} messages on a topic; the card allows gaps of "
+            f"stale_s={stale} s"
         )
     ticks = begin + np.arange(int(max(0, end - begin) // period) + 1) * period
     if len(ticks) < 2:
         raise EpisodeError(
-            f"{where}: the streams share {(end - begin) / 1e9:.2f} s; expected at least two ticks of {period / 1e9:.3f} s"
+            f"{where}: the streams share {(end - begin) / 1e9:.2f} s; expected at least two ticks of "
+            f"{period / 1e9:.3f} s"
         )
     skew: dict[str, list[float]] = {}
 
@@ -128,7 +132,8 @@ def _episode(
             skew[topic] = _columns.skew(age)
             if age.max() > stale:
                 raise EpisodeError(
-                    f"{where}: {topic} says nothing for {age.max():.2f} s at {(ticks[age.argmax()] - begin) / 1e9:.2f} s; the card "
+                    f"{where}: {topic} says nothing for {age.max():.2f} s at {(ticks[age.argmax()] - begin) / 1e9:.2f} "
+                    "s; the card "
                     f"allows stale_s={stale}"
                 )
         return [seen[topic][i][1] if i >= 0 else None for i in index]
@@ -137,7 +142,8 @@ def _episode(
         return np.concatenate([np.stack([_field(m, s, where) for m in at_ticks(s["topic"])]) for s in streams], axis=1)
 
     def said(key: str) -> np.ndarray | None:
-        """[T] of a stream that judges, NaN before its first message; what a tick brought about is told by the next one."""
+        """[T] of a stream that judges, NaN before its first message; what a tick brought about is told by the next
+        one."""
         field = (told.get(key) or {}).get("field")
         found = (
             [np.nan if m is None else float(_walk(m, field, where)) for m in at_ticks(told[key]["topic"])]
@@ -154,11 +160,17 @@ def _episode(
     )
     frames = _columns.frames(lambda name: _camera(at_ticks(views[name])), views, where)
     return Episode(
-        task="", obs={"state": values(told["obs"]).astype(np.float32), **frames},
-        action=_columns.actions(values(told["action"]), where)[:steps], reward=result.reward,
-        terminated=result.terminated, success=result.success, origin=origin or told.get("origin", "human:teleoperation"), fps=rate,
-        extras=result.extras, meta={"file": Path(where).name, "skew_s": dict(sorted(skew.items()))},
-    )  # fmt: skip
+        task="",
+        obs={"state": values(told["obs"]).astype(np.float32), **frames},
+        action=_columns.actions(values(told["action"]), where)[:steps],
+        reward=result.reward,
+        terminated=result.terminated,
+        success=result.success,
+        origin=origin or told.get("origin", "human:teleoperation"),
+        fps=rate,
+        extras=result.extras,
+        meta={"file": Path(where).name, "skew_s": dict(sorted(skew.items()))},
+    )
 
 
 def _walk(message: Any, field: str, where: str) -> Any:
@@ -166,7 +178,8 @@ def _walk(message: Any, field: str, where: str) -> Any:
     for name in field.split("."):
         if not hasattr(message, name):
             raise EpisodeError(
-                f"{where}: {type(message).__name__} has no {field}; it has {', '.join(getattr(message, '__slots__', ())) or 'nothing'}"
+                f"{where}: {type(message).__name__} has no {field}; it has "
+                f"{', '.join(getattr(message, '__slots__', ())) or 'nothing'}"
             )
         message = getattr(message, name)
     return message

@@ -1,4 +1,5 @@
-"""What a stage is asked: frozen dataclasses, the only schema. They give Hydra its config, the help its lines, and errors their words.
+"""What a stage is asked: frozen dataclasses, the only schema. They give Hydra its config, the help its lines, and
+errors their words.
 
     batch_size: int = arg(256, "transitions a batch", least=1)     a key with its default, a line of help, its limits
     build(Args, {"batch_size": 64}) -> Args                        UsageError names key, value and expectation
@@ -40,8 +41,8 @@ class UsageError(ValueError):
 def arg(default: Any = REQUIRED, help: str = "", **about: Any) -> Any:
     """A field of arguments: its default, a line of help, and what is known of it.
 
-    `least`, `most`: limits of a number. `choices`: all values there are. `typed`: taken as typed, before Hydra's grammar sees it.
-    """
+    `least`, `most`: limits of a number. `choices`: all values there are. `typed`: taken as typed, before Hydra's
+    grammar sees it."""
     about = {"help": help, **about}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=about)
@@ -179,7 +180,8 @@ class Task:
             for key in ("id", "max_steps", "success_key", "obs_keys"):
                 if getattr(self, key) is not None:
                     raise UsageError(
-                        f"{key}={getattr(self, key)}: that is for task=gym; {self.name} is a task of sim/, which has its own"
+                        f"{key}={getattr(self, key)}: that is for task=gym; {self.name} is a task of sim/, which has "
+                        "its own"
                     )
 
     @property
@@ -225,7 +227,8 @@ class Bounded(Acting):
 
 @functools.cache
 def keywords(kind: str) -> frozenset[str]:
-    """The keywords that a policy of this kind takes, its bases' too, read without importing it; none for an unknown kind."""
+    """The keywords that a policy of this kind takes, its bases' too, read without importing it; none for an unknown
+    kind."""
     here = Path(__file__).parent / "policy"
     if not (here / f"{kind}.py").exists():
         return frozenset()

@@ -1,8 +1,9 @@
-"""What a file may make us read and allocate: at most 64 MiB, and 200 times its own bytes; and no file outside of its folder.
+"""What a file may make us read and allocate: at most 64 MiB, and 200 times its own bytes; and no file outside of its
+folder.
 
-A declaration is compared with the bytes that are there before anything is read. Real recordings stay far below: raw numbers
-are 1, camera frames under gzip 2 to 10, constant columns over 1000 but small. A file of 1 MB that unpacks to 1 GB is no recording.
-"""
+A declaration is compared with the bytes that are there before anything is read. Real recordings stay far below: raw
+numbers are 1, camera frames under gzip 2 to 10, constant columns over 1000 but small. A file of 1 MB that unpacks to 1
+GB is no recording."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def allow(declared: int, stored: int, where: str) -> None:
     """EpisodeError where `declared` bytes are more than `stored` bytes can hold."""
     if declared > limit(stored):
         raise EpisodeError(
-            f"{where}: it declares {declared:,} bytes and {stored:,} are stored; expected at most {RATIO} times as many "
+            f"{where}: it declares {declared:,} bytes and {stored:,} are stored; expected at most {RATIO} times as "
+            "many "
             f"and {SPARE:,}. Damaged or a compression bomb: write it again with less compression if it is real"
         )
 
@@ -43,7 +45,8 @@ def inflate(data: bytes, expected: int, where: str, wbits: int = 15) -> None:
 
 @contextmanager
 def memory(stored: int) -> Iterator[None]:
-    """Inside, no more can be allocated than `stored` bytes can hold: for a library that believes lengths that nobody can look at.
+    """Inside, no more can be allocated than `stored` bytes can hold: for a library that believes lengths that nobody
+    can look at.
 
     A limit of the whole process (Linux; elsewhere nothing), so for a moment only: one value is read.
     """
@@ -64,7 +67,8 @@ def memory(stored: int) -> Iterator[None]:
 
 
 def inside(root: Path, name: str | Path, where: str) -> Path:
-    """The file `name` of the folder `root`; EpisodeError where it is absolute, climbs, or is a link that leaves the folder.
+    """The file `name` of the folder `root`; EpisodeError where it is absolute, climbs, or is a link that leaves the
+    folder.
 
     Links of a Hugging Face cache (snapshots/REVISION/... to blobs/HASH beside it) count as inside.
     """

@@ -41,7 +41,8 @@ class Stopped(KeyboardInterrupt):
 
 
 class Signals:
-    """`with Signals() as asked:` the first signal is remembered (`asked.number`), the second raises Stopped where it strikes."""
+    """`with Signals() as asked:` the first signal is remembered (`asked.number`), the second raises Stopped where it
+    strikes."""
 
     now: Signals | None = None  # those of this process, if a command is at work
 
@@ -75,7 +76,8 @@ def check() -> None:
 
 
 def told(error: BaseException, folder: Path | None = None) -> tuple[dict[str, Any], int]:
-    """What a command that ended by `error` answers, and its exit code. What nobody foresaw leaves its traceback in `folder`."""
+    """What a command that ended by `error` answers, and its exit code. What nobody foresaw leaves its traceback in
+    `folder`."""
     if isinstance(error, KeyboardInterrupt):
         number = getattr(error, "number", signal.SIGINT)
         text = f"stopped by {signal.Signals(number).name}; the same command goes on where it stopped"

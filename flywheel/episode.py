@@ -24,9 +24,24 @@ if TYPE_CHECKING:
 
 NAME_LETTERS, META_LETTERS = 255, 65_536  # of task, origin and each key; of meta as JSON
 PASSING = {  # errors of the system that say nothing about the file: tomorrow it may be read
-    errno.EACCES, errno.EPERM, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
-    errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EDEADLK,
-}  # fmt: skip
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EDEADLK,
+}
 
 
 class EpisodeError(ValueError):
@@ -42,7 +57,8 @@ def attempt(make: Callable[[], Episode], where: str) -> Episode | EpisodeError:
 
 
 def as_error(error: Exception, where: str) -> EpisodeError:
-    """What a reader raised as an EpisodeError that names `where`. Causes are kept, without the frames that hold what was read."""
+    """What a reader raised as an EpisodeError that names `where`. Causes are kept, without the frames that hold what
+    was read."""
     one: BaseException | None = error
     while one is not None:
         one.__traceback__, one = None, one.__cause__ or one.__context__
@@ -57,7 +73,8 @@ def as_error(error: Exception, where: str) -> EpisodeError:
 
 
 def passing(error: BaseException | None) -> bool:
-    """Is the reason one that may pass (no permission, a locked file, a disk that answers with errors, no memory left)?"""
+    """Is the reason one that may pass (no permission, a locked file, a disk that answers with errors, no memory
+    left)?"""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in PASSING):
             return True
@@ -70,7 +87,7 @@ class Episode:
     """One attempt at a task.
 
     task        name of the task ("lift", "AdroitHandDoor-v1")
-    obs         {key: [T+1, ...]}; low-dimensional state is float32 [T+1, Do] under the key "state", a camera's frames are
+    obs         {key: [T+1, ...]}; low-dimensional state is float32 [T+1, Do] under "state", a camera's frames are
                 [T+1, H, W, 3] uint8 under its name: pixels, or as encoded by their source (flywheel.frames)
     action      [T, Da] float32
     reward      [T] float32
@@ -103,8 +120,8 @@ class Episode:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 (64 hex digits) over obs (encoded frames by their bytes), action, reward, terminated and task: not origin,
-        time or file name."""
+        """sha256 (64 hex digits) over obs (encoded frames by their bytes), action, reward, terminated and task: not
+        origin, time or file name."""
         digest = hashlib.sha256()
         arrays = {f"obs.{key}": value for key, value in self.obs.items()}
         arrays |= {"action": self.action, "reward": self.reward, "terminated": np.asarray(self.terminated)}
@@ -125,7 +142,8 @@ class Episode:
 
 
 def check(episode: Episode, where: str = "episode") -> Episode:
-    """Return `episode` if it keeps the record's rules, else raise EpisodeError naming `where`, the key and both shapes."""
+    """Return `episode` if it keeps the record's rules, else raise EpisodeError naming `where`, the key and both
+    shapes."""
     steps = len(episode.action)
 
     def fail(found: str, expected: str) -> None:

@@ -1,11 +1,10 @@
 """A camera's frames as their source encoded them: bytes that are kept as they came, decoded when pixels are asked for.
 
     jpeg, png   blobs are pictures, row n shows blobs[at[n]]
-    mp4         blobs is one video file, which episodes may share; row n shows its frame at[n], counted as they are displayed
+    mp4         blobs is one video file, which episodes may share; row n shows frame at[n] as displayed
 
-Frames behave as an array [N, H, W, 3] uint8: len(frames), frames.shape, frames[3], frames[2:5], np.asarray(frames). Nothing
-is ever encoded again. PyAV and Pillow are imported only to look into the bytes.
-"""
+Frames behave as an array [N, H, W, 3] uint8: len(frames), frames.shape, frames[3], frames[2:5], np.asarray(frames).
+Nothing is ever encoded again. PyAV and Pillow are imported only to look into the bytes."""
 
 from __future__ import annotations
 
@@ -68,8 +67,8 @@ class Blob:
 class Frames:
     """`codec` "jpeg", "png" or "mp4"; `blobs` and `at` [N] int64 as above; `size` (H, W).
 
-    channels  "rgb", or "bgr" where the source gave its encoder the colours in the other order: pixels come as it had them
-    """
+    channels  "rgb", or "bgr" where the source gave its encoder the colours in the other order: pixels come as it had
+    them"""
 
     dtype, ndim = np.dtype(np.uint8), 4
 
@@ -151,7 +150,8 @@ class Frames:
 
 
 def pictures(data: Iterable[bytes], channels: str = "rgb") -> Frames:
-    """Frames of a picture each, in JPEG or PNG; equal ones are kept once. EpisodeError unless all are of one kind and size."""
+    """Frames of a picture each, in JPEG or PNG; equal ones are kept once. EpisodeError unless all are of one kind
+    and size."""
     from PIL import Image
 
     data = list(data)

@@ -1,7 +1,7 @@
 """What a run says while it works: metrics as JSON lines always, to Weights & Biases if asked; progress for people.
 
-On a terminal a loop shows a bar; elsewhere (a cron mail, CI) a line when it begins, every half minute, and when it ends.
-"""
+On a terminal a loop shows a bar; elsewhere (a cron mail, CI) a line when it begins, every half minute, and when it
+ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts towards `total`; call it with the number of units just done and a note, or a function that makes one when it is shown."""
+    """Counts towards `total`; call it with the number of units just done and a note, or a function that makes one
+    when it is shown."""
 
     def __init__(self, what: str, total: int, done: int = 0):
         self.what, self.total, self.done = what, total, done
@@ -86,7 +87,8 @@ class Log:
             except Exception as error:
                 self.file.close()
                 raise ValueError(
-                    f"log=wandb: Weights & Biases would not begin: {error}. `wandb login` first, or log.wandb.mode=offline; log=none goes without"
+                    f"log=wandb: Weights & Biases would not begin: {error}. `wandb login` first, or "
+                    "log.wandb.mode=offline; log=none goes without"
                 ) from error
             for kind, step in STEPS.items():  # the axis that each kind of metric is drawn over
                 self.run.define_metric(f"{kind}/*", step_metric=f"{kind}/{step}")

@@ -20,7 +20,8 @@ STATE = "state"
 
 
 def read(obs: Any = None, obs_dim: int | None = None, obs_keys: Any = None) -> Shapes:
-    """Read the shapes of a spec: `obs`, {key: shape} or pairs. An older spec has `obs_dim` Do, and perhaps `obs_keys`, {key: numbers}."""
+    """Read the shapes of a spec: `obs`, {key: shape} or pairs. An older spec has `obs_dim` Do, and perhaps
+    `obs_keys`, {key: numbers}."""
     if obs is not None:
         pairs = obs.items() if isinstance(obs, Mapping) else obs
         return {str(key): tuple(int(n) for n in shape) for key, shape in pairs}
@@ -44,7 +45,8 @@ def columns(shapes: Shapes) -> dict[str, slice]:
 
 
 def names(shapes: Shapes) -> list[str]:
-    """Name each number of a packed row: "goal[0]", "grip" where a key is one number, "obs[0]" where there are no keys."""
+    """Name each number of a packed row: "goal[0]", "grip" where a key is one number, "obs[0]" where there are no
+    keys."""
     label = {STATE: "obs"} if list(shapes) == [STATE] else {}
     parts = ((label.get(key, key), part.stop - part.start) for key, part in columns(shapes).items())
     return [f"{key}[{i}]" if count > 1 else key for key, count in parts for i in range(count)]
@@ -84,8 +86,8 @@ def unpack(rows: np.ndarray, shapes: Shapes) -> dict[str, np.ndarray]:
 def picked(wanted: Shapes, given: Shapes) -> np.ndarray | None:
     """Find the columns of rows packed as `given` that make rows packed as `wanted`; None for all of them as they are.
 
-    Where one of them has no keys only the number of columns counts. ValueError where a key is missing or has another size.
-    """
+    Where one of them has no keys only the number of columns counts. ValueError where a key is missing or has another
+    size."""
     if [STATE] in (list(wanted), list(given)) and size(wanted) == size(given):
         return None
     there, parts = columns(given), columns(wanted)

@@ -5,11 +5,10 @@ In this order, the first that is there decides; what nobody says stays unknown (
     outcome=     what the user tells, by `rule`
     flag         the episode's own word, such as an attribute `success`: true, false, 0, 1; NaN is unknown
     flags        the same a step; any true step is success
-    reward       where over the whole data set it is only 0 and 1 and somewhere 1: 1 is success, an episode of zeros failure
+    reward       where over the whole data set it is only 0 and 1 and somewhere 1: 1 is success, zeros are failure
 
-A dense reward decides nothing. Rows beyond the last step (a layout without final observation loses its last action) count at
-the step before. `docs/formats.md` has the table of cases, which is that of tests/outcome_cases.py.
-"""
+A dense reward decides nothing. Rows beyond the last step (a layout without final observation loses its last action)
+count at the step before. `docs/formats.md` has the table of cases, which is that of tests/outcome_cases.py."""
 
 from __future__ import annotations
 
@@ -64,7 +63,8 @@ class Said:
 
 @dataclass(frozen=True)
 class Outcome:
-    """success True, False or None; reward [T] float32, 1 at the first success; flags [T] bool, or None where no step says."""
+    """success True, False or None; reward [T] float32, 1 at the first success; flags [T] bool, or None where no step
+    says."""
 
     success: bool | None
     terminated: bool
@@ -78,7 +78,8 @@ class Outcome:
 
 
 def rule(told: Any) -> Rule | None:
-    """The rule that `outcome=` names: last_reward, KEY, {key: KEY} or {success_when: "reward > 0.99"}; ValueError for others."""
+    """The rule that `outcome=` names: last_reward, KEY, {key: KEY} or {success_when: "reward > 0.99"}; ValueError
+    for others."""
     if told is None:
         return None
     if isinstance(told, dict) and set(told) == {"success_when"}:
@@ -96,7 +97,7 @@ def rule(told: Any) -> Rule | None:
         return Rule(str(told["key"]))
     raise ValueError(
         f"outcome={str(told)[:200]}; expected last_reward, the name of a recorded array, {{key: NAME}} or "
-        '{success_when: "NAME > 0.99"} with one of > >= < <= == != and NAME reward, last_reward, return or a recorded array'
+        '{success_when: "NAME > 0.99"} with one of > >= < <= == != and NAME reward, last_reward, return or an array'
     )
 
 

@@ -33,7 +33,8 @@ def seeds(block: str, args, first: int, count: int) -> list[int]:
 
 
 def questioned(args, first: int, count: int) -> list[int]:
-    """The environment seeds of a question to the gate: `count` from `first` on, which the ledger gave to this question alone.
+    """The environment seeds of a question to the gate: `count` from `first` on, which the ledger gave to this question
+    alone.
 
     ValueError once a store has asked its ten million.
     """

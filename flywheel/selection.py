@@ -27,7 +27,8 @@ LEARNS = {
 
 
 def belongs(stage: str, algorithm) -> None:
-    """ValueError, with what would do, where an algorithm's data is not what `stage` learns from, or nothing is there to improve."""
+    """ValueError, with what would do, where an algorithm's data is not what `stage` learns from, or nothing is there
+    to improve."""
     source, act = algorithm.source, algorithm.act
     if algorithm.cadence.improve and not algorithm.improve:
         raise ValueError(
@@ -48,12 +49,14 @@ def title(task: Task) -> str:
 
 
 def name_of(args) -> str:
-    """The name that checkpoints of this task get: `name=`, or policy/TASK, without the module and the namespace of an id."""
+    """The name that checkpoints of this task get: `name=`, or policy/TASK, without the module and the namespace of
+    an id."""
     return names.checked(args.name) if args.name else f"policy/{gym_names.short(title(args.task))}"
 
 
 def kept_name(args, store) -> str | None:
-    """The name that a store of an older flywheel (policy/MODULE-ID) knows this task by, where it has none by today's: it is gone on with."""
+    """The name that a store of an older flywheel (policy/MODULE-ID) knows this task by, where it has none by
+    today's: it is gone on with."""
     if args.name or args.task.name != "gym" or title(args.task) != args.task.id:
         return None
     known, old = store.names.names(), f"policy/{args.task.id.replace(':', '-')}"
@@ -61,9 +64,9 @@ def kept_name(args, store) -> str | None:
 
 
 def demonstrations(args, store):
-    """The episodes to imitate: of this task, at `corpus=`, by `demos.origin` (default: all that no policy made), with
-    failed ones only if `demos.failures`; in an order that does not depend on when they came. ValueError that says which of these
-    filters left nothing."""
+    """The episodes to imitate: of this task, at `corpus=`, by `demos.origin` (default: all that no policy made),
+    with failed ones only if `demos.failures`; in an order that does not depend on when they came. ValueError that
+    says which of these filters left nothing."""
     corpus = store.corpus()
     version, demos, task = corpus.at(args.corpus), args.demos, title(args.task)
     left = [f"{len(version)} episodes"]
@@ -86,7 +89,8 @@ def demonstrations(args, store):
     if not len(chosen):
         here = ", ".join(f"{t} ({n})" for t, n in version.summary()["task"].items()) or "nothing"
         raise ValueError(
-            f"no demonstrations to learn from: corpus@{version.number} has {', of these '.join(left)}. By task it holds: {here}. Add "
+            f"no demonstrations to learn from: corpus@{version.number} has {', of these '.join(left)}. By task it "
+            f"holds: {here}. Add "
             "some with `flywheel ingest source=... format=... task=...`"
         )
     return chosen.canonical()
@@ -95,9 +99,9 @@ def demonstrations(args, store):
 def pools(args, store):
     """What is imitated: (episodes, {pool: positions among them}, {pool: share}).
 
-    One pool "demos" of `demonstrations`, or with `data={VIEW: share, ...}` one of each view's episodes as they are: of this task
-    or, with `align`, of all tasks and robots. An episode in two views is in both pools. ValueError for a view without any.
-    """
+    One pool "demos" of `demonstrations`, or with `data={VIEW: share, ...}` one of each view's episodes as they are: of
+    this task or, with `align`, of all tasks and robots. An episode in two views is in both pools. ValueError for a view
+    without any."""
     if not args.data:
         if getattr(args, "align", None):
             raise ValueError("align= joins the robots of several views; name them: data={so100: 0.5, panda: 0.5}")
@@ -120,7 +124,8 @@ def _view(args, corpus, name: str):
     if not len(part):
         here = ", ".join(f"{task} ({n})" for task, n in whole.summary()["task"].items()) or "nothing"
         raise ValueError(
-            f"data: {name} has no episode of {title(args.task)}, it holds {here}; leave it out or name another view. (`flywheel "
+            f"data: {name} has no episode of {title(args.task)}, it holds {here}; leave it out or name another view. "
+            "(`flywheel "
             "pretrain` learns from several tasks and robots with align=pad)"
         )
     return part
@@ -167,7 +172,8 @@ def checkpoint(ref: str, store) -> dict[str, Any]:
 
 
 def windows(corpus, version, args, store):
-    """The rows of a version that this task is learnt from: with its success, or (task.reward=env) with the environment's reward."""
+    """The rows of a version that this task is learnt from: with its success, or (task.reward=env) with the
+    environment's reward."""
     fields, align = FIELDS[args.task.learns], getattr(args, "align", None)
     fields, resident = (*fields, *(MASKS if align else ())), size(getattr(args, "resident", None))
     return corpus.windows(version, fields, cache=store.cache, align=align, progress=progress, resident=resident)
@@ -203,7 +209,8 @@ def robot(task: Task, windows, env) -> dict[str, list[int]] | None:
     found = {"obs": places["obs.state"].tolist(), "action": places["action"].tolist()}
     if (len(found["obs"]), len(found["action"])) != (env.obs_dim, env.action_dim):
         raise ValueError(
-            f"align: episodes of {title(task)} have {len(found['obs'])} observed numbers and {len(found['action'])} of action; the "
+            f"align: episodes of {title(task)} have {len(found['obs'])} observed numbers and {len(found['action'])} of "
+            "action; the "
             f"task has {env.obs_dim} and {env.action_dim}"
         )
     return found
@@ -213,7 +220,8 @@ def one_robot(args, policy) -> None:
     """ValueError for a policy that learnt from several robots where rows are those of one."""
     if policy.robot and not getattr(args, "align", None):
         raise ValueError(
-            "this policy learnt from several robots, in rows of their own (align=); it can be evaluated and promoted, and trained "
+            "this policy learnt from several robots, in rows of their own (align=); it can be evaluated and promoted, "
+            "and trained "
             "on with `flywheel pretrain checkpoint=... data={...} align=...`, not by other stages"
         )
 

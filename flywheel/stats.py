@@ -35,8 +35,8 @@ def mcnemar(candidate: np.ndarray, incumbent: np.ndarray) -> dict[str, float]:
 def fisher(candidate: np.ndarray, incumbent: np.ndarray) -> dict[str, float]:
     """Exact one-sided test of unpaired successes [n], [m] bool (Fisher 1935): is the candidate better?
 
-    Given how many succeeded in all, p = P(Hypergeometric >= the candidate's successes). {"won", "lost", "p"}: the successes of each.
-    """
+    Given how many succeeded in all, p = P(Hypergeometric >= the candidate's successes). {"won", "lost", "p"}: the
+    successes of each."""
     candidate, incumbent = np.asarray(candidate, bool), np.asarray(incumbent, bool)
     n, m, a, b = len(candidate), len(incumbent), int(candidate.sum()), int(incumbent.sum())
     total = math.comb(n + m, a + b)

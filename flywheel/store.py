@@ -191,7 +191,8 @@ class Lock:
             if error.errno != errno.ELOOP:
                 raise
             raise LockError(
-                f"{self.path} is a link to {os.readlink(self.path)}; expected a file of the store itself. Nothing was written: remove "
+                f"{self.path} is a link to {os.readlink(self.path)}; expected a file of the store itself. Nothing was "
+                "written: remove "
                 "the link, and see who made it"
             ) from None
         try:
@@ -237,7 +238,8 @@ def publish_folder(aside: Path, out: Path, made: dict[str, str]) -> None:
         if there != made:
             names = sorted(k for k in {*there, *made} if there.get(k) != made.get(k))
             raise ValueError(
-                f"out={out}: {len(names)} files differ from what would be written ({', '.join(names[:3])}); it was changed,"
+                f"out={out}: {len(names)} files differ from what would be written ({', '.join(names[:3])}); it was "
+                "changed,"
                 " or written by another flywheel. Name a new folder"
             )
         return

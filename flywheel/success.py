@@ -18,7 +18,8 @@ MODES = "any (at any step), last (at the episode's last step) or held:N (N steps
 
 
 def parse(mode: str | None) -> tuple[str, int]:
-    """ "any" -> ("any", 1), "last" -> ("last", 1), "held:10" -> ("held", 10); None is any. ValueError for anything else."""
+    """ "any" -> ("any", 1), "last" -> ("last", 1), "held:10" -> ("held", 10); None is any. ValueError for anything
+    else."""
     text = "any" if mode is None else str(mode)
     found = re.fullmatch(r"(any|last)|held:([1-9]\d{0,5})", text)
     if not found:
@@ -37,7 +38,8 @@ def decide(flags: np.ndarray, mode: str | None) -> int | None:
 
 
 def recorded(flags: np.ndarray, mode: str | None, label: bool | None = None) -> int | None:
-    """As `decide`, for a recording: where it was labelled a success and ends while it holds, it was only stopped too early.
+    """As `decide`, for a recording: where it was labelled a success and ends while it holds, it was only stopped too
+    early.
 
     That counts, at its last step; so does a labelled success without any flag (nobody wrote down when).
     """

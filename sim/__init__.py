@@ -19,7 +19,8 @@ from pathlib import Path
 __all__ = ["Batch", "TaskEnv", "gym_id", "load", "make_batch", "register", "tasks"]
 
 if sys.platform == "linux" and not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
-    try:  # without a screen mujoco draws through EGL, which it must be told before it is imported, and only if it is there
+    # without a screen mujoco draws through EGL, which it must be told before it is imported, and only if it is there
+    try:
         ctypes.CDLL("libEGL.so.1")
         os.environ["MUJOCO_GL"] = "egl"
     except OSError:
@@ -41,7 +42,8 @@ def load(name: str):
 
 
 def make_batch(name: str, num_envs: int, threads: int = 2, **options):
-    """A `Batch` whose caller starts the episodes (`autoreset=False`); options other than its own are refused by name."""
+    """A `Batch` whose caller starts the episodes (`autoreset=False`); options other than its own are refused by
+    name."""
     from flywheel_sim._batch import Batch
 
     known = {"terminate_on_success"}

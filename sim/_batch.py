@@ -4,9 +4,8 @@
                      ^                                                     v
      obs, reward, success (numpy over N) <-- last readings <-- mujoco.rollout, nthread threads
 
-Equal to the Gymnasium form (`_gym.TaskEnv`) to the last bit: `rollout` starts every call without the solver's warm start,
-and so does the Gymnasium form.
-"""
+Equal to the Gymnasium form (`_gym.TaskEnv`) to the last bit: `rollout` starts every call without the solver's warm
+start, and so does the Gymnasium form."""
 
 from __future__ import annotations
 
@@ -26,13 +25,13 @@ CONTROL = mujoco.mjtState.mjSTATE_CTRL | mujoco.mjtState.mjSTATE_MOCAP_POS | muj
 class Batch:
     """`num_envs` environments of `task` (a name or a Task), stepped together.
 
-    With `autoreset`, an environment that is done starts its next episode in the same step: row i of `obs` is then the first
-    of the new episode, and `info["final_obs"][i]` the last of the old one. Environment i plays the seeds s_i, s_i + N,
-    s_i + 2 N ..., where s_i is what `reset` gave it; `seeds=range(a, a + N)` therefore plays a, a + 1, a + 2 ... without gap
-    or repetition. Without `autoreset` call `reset_at` for every done row before the next step.
+    With `autoreset`, an environment that is done starts its next episode in the same step: row i of `obs` is then the
+    first of the new episode, and `info["final_obs"][i]` the last of the old one. Environment i plays the seeds s_i, s_i
+    + N, s_i + 2 N ..., where s_i is what `reset` gave it; `seeds=range(a, a + N)` therefore plays a, a + 1, a + 2 ...
+    without gap or repetition. Without `autoreset` call `reset_at` for every done row before the next step.
 
-    It begins at `seeds` (0 ... N - 1 if None). `terminated` is False for ever unless `terminate_on_success`; `truncated` is True at `max_steps`.
-    """
+    It begins at `seeds` (0 ... N - 1 if None). `terminated` is False for ever unless `terminate_on_success`;
+    `truncated` is True at `max_steps`."""
 
     def __init__(
         self,
@@ -96,10 +95,10 @@ class Batch:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """One control step with action [N, Da] in -1..1 (clipped), of the environments `active` (all, if None).
 
-        Returns obs [N, Do] float32, reward [N] (sum of the terms), terminated [N], truncated [N], and info with `success`
-        [N], `terms` {name: [N]}, `final_obs` [N, Do] (the observations before any reset) and `seed` [N], the seeds of the
-        episodes that this step belonged to. Rows that are not active cost nothing, stay where they are, and are 0.
-        """
+        Returns obs [N, Do] float32, reward [N] (sum of the terms), terminated [N], truncated [N], and info with
+        `success` [N], `terms` {name: [N]}, `final_obs` [N, Do] (the observations before any reset) and `seed` [N], the
+        seeds of the episodes that this step belonged to. Rows that are not active cost nothing, stay where they are,
+        and are 0."""
         action = np.asarray(action)
         if action.shape != (self.num_envs, self.action_dim):
             expected = f"[{self.num_envs}, {self.action_dim}] ({', '.join(self._task.action_names)})"
@@ -132,7 +131,8 @@ class Batch:
         return obs, reward, terminated, truncated, info
 
     def get_state(self, i: int) -> dict[str, np.ndarray]:
-        """All that environment i needs to go on exactly as it would: physics [nx], mocap [nm], sensors [ns], goal [5]."""
+        """All that environment i needs to go on exactly as it would: physics [nx], mocap [nm], sensors [ns], goal
+        [5]."""
         nu = self._task.model.nu
         return {
             "physics": self._physics[i].copy(),
@@ -151,7 +151,8 @@ class Batch:
         return np.array([-1.0 if name == "gripper" else 0.0 for name in self._task.action_names], np.float32)
 
     def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
-        """A picture of environment i, uint8 [height, width, 3]; RuntimeError with what to do where there is no OpenGL."""
+        """A picture of environment i, uint8 [height, width, 3]; RuntimeError with what to do where there is no
+        OpenGL."""
         self._task.restore(self._scratch, self.get_state(i))
         return self._camera.frame(self._scratch, width, height)
 

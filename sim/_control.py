@@ -5,9 +5,8 @@
     dq    = dq0 + J^T (J J^T + lambda^2 I)^-1 (e - J dq0)         dq0 pulls the elbow home
     target = q + dq, each joint within its velocity limit
 
-The Jacobian comes from the sensors of joint positions and axes: column j is [z_j x (p - p_j), z_j]. Buss, "Introduction to
-inverse kinematics with Jacobian transpose, pseudoinverse and damped least squares methods", 2004.
-"""
+The Jacobian comes from the sensors of joint positions and axes: column j is [z_j x (p - p_j), z_j]. Buss, "Introduction
+to inverse kinematics with Jacobian transpose, pseudoinverse and damped least squares methods", 2004."""
 
 from __future__ import annotations
 
@@ -23,7 +22,8 @@ MIN_COS = 0.55  # the goal's yaw stays within 56 degrees of straight ahead
 
 
 class Controller:
-    """Owns the lookups of one task's model; the goal [5, N] (x, y, z in m, cos and sin of yaw) belongs to the caller."""
+    """Owns the lookups of one task's model; the goal [5, N] (x, y, z in m, cos and sin of yaw) belongs to the
+    caller."""
 
     def __init__(self, task: Task):
         rows = task.sensor_slices
@@ -49,8 +49,8 @@ class Controller:
         self._eye = DAMPING**2 * np.eye(6)
 
     def __call__(self, readings: np.ndarray, goal: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Servo targets [N, 9] (7 joints in rad, 2 fingers in m) and the new goal [5, N], from readings [ns, N], goal [5, N] and
-        action [N, Da] within -1..1."""
+        """Servo targets [N, 9] (7 joints in rad, 2 fingers in m) and the new goal [5, N], from readings [ns, N],
+        goal [5, N] and action [N, Da] within -1..1."""
         act = np.minimum(np.maximum(action.T.astype(np.float64), -1.0), 1.0)
         if not np.isfinite(act).all():
             row = int(np.argwhere(~np.isfinite(act).all(axis=0))[0, 0])

@@ -1,8 +1,8 @@
 """Make the default demonstrations of a task again: `python -m flywheel_sim._demonstrate lift`.
 
-Writes DIR/lift_demos.hdf5 in robomimic's layout and DIR/lift_demos.yaml, its data card. The same code, seeds and libraries
-give the same episodes. An episode ends `AFTER` steps after the task's success is decided (its `SUCCESS`: held for so many
-steps) or at the task's `max_steps`; failures stay in, labelled.
+Writes DIR/lift_demos.hdf5 in robomimic's layout and DIR/lift_demos.yaml, its data card. The same code, seeds and
+libraries give the same episodes. An episode ends `AFTER` steps after the task's success is decided (its `SUCCESS`: held
+for so many steps) or at the task's `max_steps`; failures stay in, labelled.
 
     data/demo_0/actions          [T, Da] float32
     data/demo_0/obs/<key>        [T+1, d] float32, the last row is the final observation, which next_obs would hold;
@@ -143,10 +143,13 @@ def card(name: str, episodes: list[dict]) -> dict:
         "seeds": [episodes[0]["seed"], episodes[-1]["seed"]],
         "notes": [
             "obs has one row more than actions: the final observation, which others keep in next_obs.",
-            f"Success is {task.success}; an episode ends {AFTER} steps after that is decided, or at the task's step limit; failures "
+            f"Success is {task.success}; an episode ends {AFTER} steps after that is decided, or at the task's step "
+            "limit; failures "
             "are kept, attrs say which and why.",
-            "rewards and dones are 1 at the deciding step; states has one row, the start, which is what a replay needs.",
-            "The operator is a script: its noise, pauses and mistakes are drawn from the seed, not recorded from a person.",
+            "rewards and dones are 1 at the deciding step; states has one row, the start, which is what a replay "
+            "needs.",
+            "The operator is a script: its noise, pauses and mistakes are drawn from the seed, not recorded from a "
+            "person.",
         ],
         "regenerate": f"python -m flywheel_sim._demonstrate {name}",
         "licence": "Apache-2.0",

@@ -16,7 +16,8 @@ WAVER, MEMORY = 0.15, 0.8  # size (of full action) and autocorrelation of the ha
 
 
 def towards(see, point, *, speed: float, grip: float, yaw: float | None = None) -> np.ndarray:
-    """The action [dx, dy, dz(, dyaw), gripper] that moves the controller's goal to `point` (m), and the hand to `yaw` (rad)."""
+    """The action [dx, dy, dz(, dyaw), gripper] that moves the controller's goal to `point` (m), and the hand to
+    `yaw` (rad)."""
     delta = (np.asarray(point) - see["robot0_eef_pos"] - see["robot0_eef_lag"]) / STEP
     delta *= min(1.0, speed / max(float(np.abs(delta).max()), 1e-9))
     if "robot0_eef_yaw" not in see:

@@ -17,8 +17,8 @@ from flywheel_sim._task import PHYSICS, READING, Task
 
 
 class TaskEnv(gymnasium.Env):
-    """Observation [Do] float32, action [Da] in -1..1. `info` has `success` and the reward's `terms` at every step, and the
-    initial conditions by name, `init`, and `seed` at reset.
+    """Observation [Do] float32, action [Da] in -1..1. `info` has `success` and the reward's `terms` at every step, and
+    the initial conditions by name, `init`, and `seed` at reset.
 
     `terminated` is False for ever unless `terminate_on_success`; `truncated` is True at the task's `max_steps`.
     """

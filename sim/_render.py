@@ -1,4 +1,5 @@
-"""Pictures of a scene from its camera "view". OpenGL is opened at the first frame, so that everything else runs without it."""
+"""Pictures of a scene from its camera "view". OpenGL is opened at the first frame, so that everything else runs
+without it."""
 
 from __future__ import annotations
 
@@ -24,8 +25,10 @@ class Camera:
                 raise  # larger than the off-screen buffer: mujoco says so itself
             except Exception as error:
                 raise RuntimeError(
-                    f"no picture: OpenGL could not be opened ({type(error).__name__}: {error}). Install libEGL (Debian: libegl1) "
-                    "and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python starts; stepping needs neither"
+                    f"no picture: OpenGL could not be opened ({type(error).__name__}: {error}). Install libEGL "
+                    "(Debian: libegl1) "
+                    "and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python starts; stepping needs "
+                    "neither"
                 ) from error
             self._size = (width, height)
         self._renderer.update_scene(data, camera="view")

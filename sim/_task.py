@@ -81,7 +81,8 @@ class Task:
         return self.module.start(np.random.default_rng(seed))
 
     def start(self, data: mujoco.MjData, seed: int) -> Start:
-        """Put `data` at the initial state of `seed` and return everything that an environment needs to go on from it."""
+        """Put `data` at the initial state of `seed` and return everything that an environment needs to go on from
+        it."""
         rng = np.random.default_rng(seed)
         init = self.module.start(rng)
         mujoco.mj_resetData(self.model, data)
@@ -94,9 +95,8 @@ class Task:
     def restore(self, data: mujoco.MjData, state: dict[str, np.ndarray]) -> Start:
         """Put `data` at `state` and return it as a Start; ValueError with both tables if it is not of this task.
 
-        `state` comes from `get_state`. Without `sensors` and `goal` they are those of a hand that has just been put there,
-        which is exact for the first state of an episode.
-        """
+        `state` comes from `get_state`. Without `sensors` and `goal` they are those of a hand that has just been put
+        there, which is exact for the first state of an episode."""
         model = self.model
         sizes = {
             "physics": mujoco.mj_stateSize(model, PHYSICS),
@@ -134,8 +134,8 @@ class Task:
         return {name: readings[rows] for name, rows in self.seen}
 
     def observe(self, sensors: dict[str, np.ndarray], goal: np.ndarray) -> np.ndarray:
-        """The flat observation [N, Do] float32: the module's keys, concatenated in the order of `obs_keys`, in whole steps of
-        RESOLUTION, as real encoders and cameras have one (and recordings shrink to a third)."""
+        """The flat observation [N, Do] float32: the module's keys, concatenated in the order of `obs_keys`, in whole
+        steps of RESOLUTION, as real encoders and cameras have one (and recordings shrink to a third)."""
         values = np.concatenate(self.module.observe(sensors, goal)).T
         values = np.minimum(np.maximum(values, -READING), READING)
         return np.rint(values * (1 / RESOLUTION)).astype(np.float32, order="C") * np.float32(RESOLUTION)

@@ -1,4 +1,5 @@
-"""Insert: take a square peg that stands on the table, turn it straight, and put it into a socket 2.5 mm wider on each side.
+"""Insert: take a square peg that stands on the table, turn it straight, and put it into a socket 2.5 mm wider on each
+side.
 
 Success: the peg stands in the socket, its lower end at most 1.5 cm above the table.
 """
@@ -76,7 +77,8 @@ def observe(s: dict[str, np.ndarray], goal: np.ndarray) -> list[np.ndarray]:
 
 
 def terms(s: dict[str, np.ndarray], won: np.ndarray) -> dict[str, np.ndarray]:
-    """The shaped reward, term by term, each [N], where `won` [N] is success: come close, bring the peg's lower end to the hole, succeed."""
+    """The shaped reward, term by term, each [N], where `won` [N] is success: come close, bring the peg's lower end
+    to the hole, succeed."""
     x, y, z = s["peg_pos"] - s["eef_pos"]
     reach = np.sqrt(x * x + y * y + z * z)
     x, y, z = s["hole_pos"] - _lower_end(s)

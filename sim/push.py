@@ -61,7 +61,8 @@ def observe(s: dict[str, np.ndarray], goal: np.ndarray) -> list[np.ndarray]:
 
 
 def terms(s: dict[str, np.ndarray], won: np.ndarray) -> dict[str, np.ndarray]:
-    """The shaped reward, term by term, each [N], where `won` [N] is success: come close, bring the puck to the target, succeed."""
+    """The shaped reward, term by term, each [N], where `won` [N] is success: come close, bring the puck to the
+    target, succeed."""
     x, y, z = s["puck_pos"] - s["eef_pos"]
     reach = np.sqrt(x * x + y * y + z * z)
     x, y, _ = s["target_pos"] - s["puck_pos"]
@@ -77,7 +78,8 @@ def success(s: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def demonstrate(see: dict[str, np.ndarray], rng: np.random.Generator, flaw: str | None):
-    """Go to the near side of the puck, come down, push towards the target. Yields actions; `see` is the newest observation."""
+    """Go to the near side of the puck, come down, push towards the target. Yields actions; `see` is the newest
+    observation."""
     speed = rng.uniform(0.55, 0.85)
     aside = rng.choice([-1, 1]) * rng.uniform(0.045, 0.055) if flaw == "glances" else rng.normal(0, 0.002)
     past = 0.004

@@ -1,8 +1,8 @@
 """Damaged and hostile recordings of every format, in one ingest with good ones: `python tests/fuzz.py --count 3000`.
 
-Each is read right, or quarantined with its reason, while all the good ones are taken; no file of somebody else is opened
-(looked at from Python, by an audit hook, and from the kernel, by inotify); memory stays below what the file can hold and a constant.
-"""
+Each is read right, or quarantined with its reason, while all the good ones are taken; no file of somebody else is
+opened (looked at from Python, by an audit hook, and from the kernel, by inotify); memory stays below what the file can
+hold and a constant."""
 
 import argparse
 import ctypes

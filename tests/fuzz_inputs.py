@@ -1,8 +1,7 @@
 """Good recordings in every format, and what can be wrong with them: the material of tests/fuzz.py.
 
-A damage is a function (place, rng, traps) that changes what lies at `place`, the file or folder of one recording. `traps` are
-files of somebody else, full of the number 777777; no reader may open one.
-"""
+A damage is a function (place, rng, traps) that changes what lies at `place`, the file or folder of one recording.
+`traps` are files of somebody else, full of the number 777777; no reader may open one."""
 
 import functools
 import io

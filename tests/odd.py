@@ -13,7 +13,8 @@ from toy import Reach
 
 
 class Odd(Reach):
-    """`does` something wrong in the episodes of the seeds in `at`, at step `when` (-1: at reset). `at=None`: in every one."""
+    """`does` something wrong in the episodes of the seeds in `at`, at step `when` (-1: at reset). `at=None`: in
+    every one."""
 
     def __init__(self, does: str = "nothing", at=None, when: int = 2):
         super().__init__()

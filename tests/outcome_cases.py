@@ -1,8 +1,7 @@
 """What a recording says and what follows: the cases that test_outcome.py checks, and the table of docs/formats.md.
 
-Each: words, what is said (rows of which the last has no step of its own where `steps` is one less), how it is decided, and what
-follows: success, whether it ended for good, the step at which the reward is 1.
-"""
+Each: words, what is said (rows of which the last has no step of its own where `steps` is one less), how it is decided,
+and what follows: success, whether it ended for good, the step at which the reward is 1."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,5 @@
-"""Object stores on loopback for the tests of the corpus: moto's S3 and azurite's Azure, started here and stopped at the end."""
+"""Object stores on loopback for the tests of the corpus: moto's S3 and azurite's Azure, started here and stopped at
+the end."""
 
 import base64
 import contextlib

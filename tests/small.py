@@ -52,7 +52,8 @@ def suited(name: str) -> dict:
 
 
 def learner(name: str, shape: dict, device: str = "cpu", **more):
-    """The learner of an algorithm's table, with `more` in the table, as a stage makes it; `shape` is what a task gives a policy."""
+    """The learner of an algorithm's table, with `more` in the table, as a stage makes it; `shape` is what a task
+    gives a policy."""
     from flywheel.args import build as built
     from flywheel.policy import base
     from flywheel.rl import build

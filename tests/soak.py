@@ -127,8 +127,10 @@ def inputs(count: int) -> str:
         seen += Counter(told)
         seen["MB"] = most
     return (
-        f"{seen['inputs']} damaged and hostile recordings: {seen['read right']} read right, {seen['quarantined in part']} in part and "
-        f"{seen['quarantined']} whole quarantined, every good one beside them taken, no other file opened, at most {seen['MB']} MB"
+        f"{seen['inputs']} damaged and hostile recordings: {seen['read right']} read right, "
+        f"{seen['quarantined in part']} in part and "
+        f"{seen['quarantined']} whole quarantined, every good one beside them taken, no other file opened, at most "
+        f"{seen['MB']} MB"
     )
 
 

@@ -22,7 +22,8 @@ def three(night, copied):
 
 
 def test_a_choice_that_a_budget_cut_short_replays(three, monkeypatch):
-    """findings A2: also where it was cut after some had dropped out: what is told is how many seeds of the whole choice were played."""
+    """findings A2: also where it was cut after some had dropped out: what is told is how many seeds of the whole
+    choice were played."""
     place, _, _, refs = three
     asked = []
 
@@ -42,7 +43,8 @@ def test_a_choice_that_a_budget_cut_short_replays(three, monkeypatch):
 
 
 def test_a_choice_of_one_and_of_none(three, capsys):
-    """findings B6: of one checkpoint, also named twice, it is that one and nothing is played; none, or what is no choice, is refused."""
+    """findings B6: of one checkpoint, also named twice, it is that one and nothing is played; none, or what is no
+    choice, is refused."""
     _, at, _, refs = three
     code, out = call("choose", f"checkpoints=[{refs[1]},{refs[1]}]", *at, capsys=capsys)
     assert (code, out["outputs"], out["metrics"]) == (0, {"checkpoint": refs[1]}, {})
@@ -52,8 +54,8 @@ def test_a_choice_of_one_and_of_none(three, capsys):
 
 
 def test_a_first_night_does_not_overrule_what_was_promoted_meanwhile(tmp_path, monkeypatch, capsys):
-    """findings A3: nothing was in production when it began, and something is when its base is chosen: production stays, the gate compares
-    with it, and table and metrics tell of it."""
+    """findings A3: nothing was in production when it began, and something is when its base is chosen: production
+    stays, the gate compares with it, and table and metrics tell of it."""
     toy.demonstrations(tmp_path / "demos.hdf5")
     place, name = run.Store(tmp_path / "store"), "policy/Reach-v0"
     ingest = [f"source={tmp_path / 'demos.hdf5'}", "obs_keys=[position,goal]"]
@@ -81,7 +83,8 @@ def test_a_first_night_does_not_overrule_what_was_promoted_meanwhile(tmp_path, m
 
 
 def test_a_night_that_its_budget_cut_short_is_not_the_whole(tmp_path, capsys):
-    """findings A2: found again by commands with a budget, and done as a whole by one without: another night, with seeds of its own."""
+    """findings A2: found again by commands with a budget, and done as a whole by one without: another night, with
+    seeds of its own."""
     toy.demonstrations(tmp_path / "demos.hdf5")
     cut = call(*words(tmp_path), "budget=0.001s", capsys=capsys)[1]
     assert cut["stopped"] == "budget"
@@ -107,7 +110,8 @@ def test_what_a_night_wrote_when_it_began_may_be_damaged(copied, night, capsys):
 
 
 def test_a_refusal_too_is_against_production_as_it_is(three, capsys, monkeypatch):
-    """findings A3: production moved while the gate played: what would have been refused against the old one is asked again."""
+    """findings A3: production moved while the gate played: what would have been refused against the old one is asked
+    again."""
     place, at, name, refs = three
     whole, asked = promote._compare, []
 
@@ -253,7 +257,8 @@ def test_term_at_any_moment_ends_with_a_line(tmp_path, capsys, monkeypatch):
 
 
 def test_a_store_of_an_older_flywheel_keeps_its_name(night, copied, capsys):
-    """findings A12: where production has the name that an older flywheel gave to the task, the night goes on from it, not from nothing."""
+    """findings A12: where production has the name that an older flywheel gave to the task, the night goes on from
+    it, not from nothing."""
     place, (folder, _, done) = copied[0], night
     old, new = "policy/toy-Reach-v0", "policy/Reach-v0"
     (place.names.path / new).rename(place.names.path / old)
@@ -265,7 +270,8 @@ def test_a_store_of_an_older_flywheel_keeps_its_name(night, copied, capsys):
 
 
 def test_a_budget_bounds_the_fitting_of_critics(three, monkeypatch):
-    """findings A7: offline RL whose budget is spent while critics are fitted ends there, hands over what it has, and replays."""
+    """findings A7: offline RL whose budget is spent while critics are fitted ends there, hands over what it has, and
+    replays."""
     place, _, _, _ = three
     asked, whole = [], run.Run.out_of_time
 

@@ -1,4 +1,5 @@
-"""Starts along replayed demonstrations: where they lie, and that an episode from there begins where the recording was."""
+"""Starts along replayed demonstrations: where they lie, and that an episode from there begins where the recording
+was."""
 
 from pathlib import Path
 

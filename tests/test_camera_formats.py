@@ -25,7 +25,8 @@ def pixels(number):
     return raw(number, LENGTHS[number], SIZE)
 
 
-# a recording of three episodes with a camera `top` in each format: its source=, and what the pixels and the bytes must be
+# a recording of three episodes with a camera `top` in each format: its source=, and what the pixels and the bytes must
+# be
 
 
 def robomimic(folder):

@@ -1,4 +1,5 @@
-"""Cameras in the corpus: bytes as they came, pixels as the source's own decoder gives them, and windows for training."""
+"""Cameras in the corpus: bytes as they came, pixels as the source's own decoder gives them, and windows for
+training."""
 
 import shutil
 from contextlib import contextmanager

@@ -181,7 +181,8 @@ def test_a_command_seen_before_has_its_tables_in_the_same_order(tmp_path):
 
 
 def test_completion_in_a_shell(night, monkeypatch, capsys):
-    """findings E1: commands, keys, choices and names are completed; bash itself does it with the script that is printed."""
+    """findings E1: commands, keys, choices and names are completed; bash itself does it with the script that is
+    printed."""
     from flywheel.cli import complete
 
     _, place, done = night

@@ -1,4 +1,5 @@
-"""Compiled updates are the updates: as traced, to the last bit; as compiled, to float32's rounding. What cannot be compiled says so."""
+"""Compiled updates are the updates: as traced, to the last bit; as compiled, to float32's rounding. What cannot be
+compiled says so."""
 
 import shutil
 

@@ -1,4 +1,5 @@
-"""Checkpoints of the log: a reader gets the same from them as from the log, and they may be lost or damaged at any time."""
+"""Checkpoints of the log: a reader gets the same from them as from the log, and they may be lost or damaged at any
+time."""
 
 import shutil
 
@@ -17,7 +18,8 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """40 versions: appends, tombstones, restored ones, a compact and an expire; the last entries are in no checkpoint."""
+    """40 versions: appends, tombstones, restored ones, a compact and an expire; the last entries are in no
+    checkpoint."""
     corpus = Corpus(tmp_path / "corpus", create=True)
     for number in range(18):
         corpus.append([episode(2 * number, task=("lift", "push")[number % 2]), episode(2 * number + 1, success=None)])

@@ -22,9 +22,8 @@ def write(folder, first, count, events, upkeep=False):
     """Append `count` episodes from seed `first`, one a version, printing each as it is acknowledged.
 
     After `events` Python or C calls from the first append on the process kills itself with -9: a random point, the same
-    one each time; every other version makes a checkpoint. Seeds that are multiples of 5 are the same for all writers. With `upkeep` it compacts, expires and frees
-    after every second append, which is for one writer alone.
-    """
+    one each time; every other version makes a checkpoint. Seeds that are multiples of 5 are the same for all writers.
+    With `upkeep` it compacts, expires and frees after every second append, which is for one writer alone."""
     state.BASE = 2
     corpus = Corpus(folder)
     segment.encode([seen(0)])  # imports zarr: not the part where a kill is of interest

@@ -288,8 +288,8 @@ def look(root):
 
 @pytest.mark.parametrize("folder, base", [(1, 32), (2, 1), (4096, 2)], indirect=["folder"])
 def test_what_was_acknowledged_survives_a_power_cut(disk, tmp_path, base, monkeypatch):
-    """Cut after each answer, and at each link: without its name the corpus is as before, with it it is whole. Checkpoints
-    after each `base` versions are whole or absent (look runs fsck)."""
+    """Cut after each answer, and at each link: without its name the corpus is as before, with it it is whole.
+    Checkpoints after each `base` versions are whole or absent (look runs fsck)."""
     monkeypatch.setattr("flywheel.corpus.state.BASE", base)
     seen, at_links, copies = [([], {})], [], iter(range(99))
 
@@ -334,7 +334,8 @@ def test_the_power_cut_would_show_a_missing_fsync(disk, tmp_path, monkeypatch, l
 
 @pytest.mark.parametrize("what", ["append", "tag"])
 def test_an_answer_that_rests_on_another_writers_link_is_durable_too(disk, tmp_path, monkeypatch, what):
-    """A writer dies between link and fsync. The next finds its version or tag there and must not trust that it stays."""
+    """A writer dies between link and fsync. The next finds its version or tag there and must not trust that it
+    stays."""
     corpus = Corpus(tmp_path / "c", create=True)
     corpus.append([episode(0)])
 

@@ -1,4 +1,5 @@
-"""Random operations on the corpus against a model of plain lists and dicts, with checkpoints after every or no version."""
+"""Random operations on the corpus against a model of plain lists and dicts, with checkpoints after every or no
+version."""
 
 import shutil
 import tempfile

@@ -1,4 +1,5 @@
-"""The corpus on object stores: what test_corpus.py does not ask of every place. Real servers, started by tests/servers.py."""
+"""The corpus on object stores: what test_corpus.py does not ask of every place. Real servers, started by
+tests/servers.py."""
 
 import contextlib
 import os

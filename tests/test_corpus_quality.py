@@ -31,7 +31,8 @@ def test_sparc_by_hand():
     assert quality.sparc(np.array([0.0, 1.0, 0.0]), 20.0) == pytest.approx(-1.0)
     assert measured(STILL, [[0], [0], [1], [1]], fps=20.0)["sparc"] == pytest.approx(-1.0)
     assert np.isnan(quality.sparc(np.zeros(4), 20.0)) and np.isnan(quality.sparc(np.ones(4), 0.0))
-    # two impulses d samples apart: V = |cos(pi f d / fps)|; d / fps = 0.1 s, up to 10 Hz: down to 0 at 5 Hz and up again.
+    # two impulses d samples apart: V = |cos(pi f d / fps)|; d / fps = 0.1 s, up to 10 Hz: down to 0 at 5 Hz and up
+    # again.
     # cells of 20 / 128 Hz; arc of |cos| over a period
     speed = np.zeros(5)
     speed[[1, 3]] = 1.0

@@ -1,9 +1,8 @@
 """Everything runs on another device unchanged, and little moves between it and the host: checked without a GPU.
 
-PyTorch's `meta` device has shapes and types but no numbers. Here it stands in for a GPU: `Elsewhere` refuses what a GPU refuses
-(an operation on tensors of two devices, random numbers from another device's generator, a shape that depends on numbers) and counts what
-is copied. What numbers a GPU's kernels give, and how fast, only a GPU can say.
-"""
+PyTorch's `meta` device has shapes and types but no numbers. Here it stands in for a GPU: `Elsewhere` refuses what a GPU
+refuses (an operation on tensors of two devices, random numbers from another device's generator, a shape that depends on
+numbers) and counts what is copied. What numbers a GPU's kernels give, and how fast, only a GPU can say."""
 
 import re
 from collections import Counter
@@ -39,7 +38,8 @@ class Generator(torch.Generator):
 
 
 class Elsewhere(TorchDispatchMode):
-    """While it is on, `meta` is a device of its own: `moved` counts tensors that went "to" it, and tensors and numbers that came "back"."""
+    """While it is on, `meta` is a device of its own: `moved` counts tensors that went "to" it, and tensors and
+    numbers that came "back"."""
 
     def __init__(self):
         super().__init__()

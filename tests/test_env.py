@@ -239,7 +239,8 @@ class Still(Idle):
 
 
 def test_other_options_make_another_task_with_another_name():
-    """findings F7 and findings F8: kwargs are part of a task's identity; names have neither module nor namespace twice."""
+    """findings F7 and findings F8: kwargs are part of a task's identity; names have neither module nor namespace
+    twice."""
     from flywheel import selection
     from flywheel.args import Task
     from flywheel.stages.pretrain import Args
@@ -339,7 +340,8 @@ def test_the_guard_forgets_an_episode_judges_each_dimension_and_rests_without_a_
 
 
 def test_an_environment_may_say_how_to_hold_still():
-    """findings C6: where actions are positions, zero is a motion; hold_action() of the environment is asked at each beginning."""
+    """findings C6: where actions are positions, zero is a motion; hold_action() of the environment is asked at each
+    beginning."""
 
     class Broken(Idle):
         def act(self, obs, slots=None):

@@ -67,7 +67,8 @@ def test_an_environment_that_dies_again_and_again_ends_the_stage_with_a_sentence
 
 
 def test_where_nothing_can_be_replayed_episodes_begin_at_resets(tmp_path, capsys):
-    """findings F5: the base never succeeds, and the recordings hold neither seed nor start: said once, and on it goes."""
+    """findings F5: the base never succeeds, and the recordings hold neither seed nor start: said once, and on it
+    goes."""
     from test_env import envs
 
     from flywheel.episode import Episode

@@ -1,4 +1,5 @@
-"""Bad rollouts are data, not death: every way in which an environment can be at fault, and that the others do not notice."""
+"""Bad rollouts are data, not death: every way in which an environment can be at fault, and that the others do not
+notice."""
 
 import os
 import select
@@ -57,7 +58,8 @@ def behaved():
 
 @pytest.mark.parametrize("does", CAUSES)
 def test_a_fault_is_a_failed_episode_and_the_others_are_equal_to_the_bit(does, behaved):
-    """findings B2 and findings B3: it raises, exits, hangs (with and without the interpreter's lock), dies, or talks nonsense."""
+    """findings B2 and findings B3: it raises, exits, hangs (with and without the interpreter's lock), dies, or talks
+    nonsense."""
     bad = {103} if does in HANGS else {103, 109}
     done, counts = played(odd(does, bad))
     assert [e.seed for e in done] == SEEDS and counts["faults"] == len(bad)
@@ -83,7 +85,8 @@ def many():
 
 @pytest.mark.parametrize("does", ["nothing", "raise", "wait", "die"])
 def test_two_groups_that_take_turns_make_the_same_episodes(does, many):
-    """findings B3: 16 and more are stepped in halves, one while the other acts; faults in both halves, and in resets meanwhile."""
+    """findings B3: 16 and more are stepped in halves, one while the other acts; faults in both halves, and in resets
+    meanwhile."""
     bad = {"nothing": set(), "raise": {305, 331, 332}, "wait": {319}, "die": {304, 330}}[does]
     batch = odd(does, bad, when=-1 if does == "die" else 0, n=16)
     done, counts = played(batch, Straight(), MANY)

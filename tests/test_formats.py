@@ -1,4 +1,5 @@
-"""Formats: each reader against small files in the layout that its authors document, to the last bit; refusals in words."""
+"""Formats: each reader against small files in the layout that its authors document, to the last bit; refusals in
+words."""
 
 import json
 
@@ -499,7 +500,8 @@ BEGUN = {"qpos": np.arange(3.0), "door": np.float32([[1], [2]])}
 
 
 def episodes(start=False, fps=10.0):
-    """Four episodes that are hard to keep: float64 beside float32, a rollout's extras, unknown success, an early end."""
+    """Four episodes that are hard to keep: float64 beside float32, a rollout's extras, unknown success, an early
+    end."""
     out = []
     for i, r in enumerate(rows(lengths=(5, 2, 7, 3), state=4)):
         steps = len(r["action"]) - 1

@@ -43,7 +43,8 @@ def joint(t):
 
 
 def record(path, seconds=1.0, hole=None, won=0.55):
-    """Joints at 100 Hz, the tool's pose at 50 Hz from 0.05 s on, commands at 10 Hz, 4 ms after each tick; success at `won`."""
+    """Joints at 100 Hz, the tool's pose at 50 Hz from 0.05 s on, commands at 10 Hz, 4 ms after each tick; success at
+    `won`."""
     with open(path, "wb") as file:
         writer = Writer(file)
         types = {
@@ -161,7 +162,8 @@ def test_no_card_and_no_bag(tmp_path):
 
 
 def test_whole_numbers_stay_choices_and_a_reward_may_judge(tmp_path):
-    """findings C5, findings C1: an int32 command comes as whole numbers; the card's reward is what outcome= compares."""
+    """findings C5, findings C1: an int32 command comes as whole numbers; the card's reward is what outcome=
+    compares."""
     with open(tmp_path / "a.mcap", "wb") as file:
         writer = Writer(file)
         kinds = {"/seen": ("std_msgs/Float64MultiArray", NUMBERS), "/choice": ("std_msgs/Int32", "int32 data\n"), "/r": ("std_msgs/Float64", "float64 data\n")}  # fmt: skip

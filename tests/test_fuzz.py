@@ -17,8 +17,8 @@ def test_every_format_is_tried():
 
 
 def test_damaged_and_hostile_recordings_are_read_right_or_quarantined_and_open_nothing():
-    """findings B1, findings D1: whatever an input is, the good ones beside it are taken, no file of others is opened, and memory
-    stays below what it can hold."""
+    """findings B1, findings D1: whatever an input is, the good ones beside it are taken, no file of others is
+    opened, and memory stays below what it can hold."""
     script = Path(fuzz_inputs.__file__).with_name("fuzz.py")
     done = subprocess.run([sys.executable, script, "--count", str(COUNT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

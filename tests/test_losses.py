@@ -49,7 +49,8 @@ def test_td_with_state_value():
 
 
 def test_sarsa_fits_each_member_to_its_own_target_and_never_below_the_return():
-    # members' own targets: (1, 0.5 + 0.9 * 1 = 1.4) and (1, 0.5 + 0.9 * 2 = 2.3); lifted to the return: (1, 2) and (1, 2.3)
+    # members' own targets: (1, 0.5 + 0.9 * 1 = 1.4) and (1, 0.5 + 0.9 * 2 = 2.3); lifted to the return: (1, 2) and (1,
+    # 2.3)
     # q = 0: (1 + 4 + 1 + 5.29) / 4 = 2.8225; without the bound (1 + 1.96 + 1 + 5.29) / 4 = 2.3125
     nets = {"q": value([0.0, 0.0], [0.0, 0.0]), "q.lag": value([9.0, 1.0], [9.0, 2.0])}
     loss, _ = evaluate.td(nets, BATCH, next_value=evaluate.data_action, lower_bound=True)
@@ -201,7 +202,8 @@ class Table:
 
 
 def test_greedy_and_double_greedy():
-    # fast: actions 1 and 0 are best; slow: (1, 4) and (3, 2): the largest are 4 and 3, those of the fast net's choice 4 and 3;
+    # fast: actions 1 and 0 are best; slow: (1, 4) and (3, 2): the largest are 4 and 3, those of the fast net's choice 4
+    # and 3;
     # with a fast net that prefers (0, 1) the slow one says 1 and 2
     nets = {"q.lag": Table([[1.0, 4.0], [3.0, 2.0]]), "q": Table([[5.0, 0.0], [0.0, 5.0]])}
     assert evaluate.greedy(nets, {"next_obs": None}).tolist() == [[4.0, 3.0]]
@@ -450,6 +452,7 @@ def test_each_net_may_have_its_own_rate_and_the_plain_gradient_step_is_one():
         nets, evaluate=table, improve={}, lag={}, lr={"q": 0.1, "v": 0.2}, optimiser="sgd", weight_decay=0.0
     )
     moved.act("evaluate", batch)
-    # targets 1 + 0 and 0.5 + 0.9 * 1 = 1.4: dq = -2 * 1.2 = -2.4, q = 0.24; returns 1 and 2: dv = 2 * (1 - 1.5) = -1, v = 1.2
+    # targets 1 + 0 and 0.5 + 0.9 * 1 = 1.4: dq = -2 * 1.2 = -2.4, q = 0.24; returns 1 and 2: dv = 2 * (1 - 1.5) = -1, v
+    # = 1.2
     assert moved.nets["q"].w.item() == pytest.approx(0.24)
     assert moved.nets["v"].w.item() == pytest.approx(1.2)

@@ -60,7 +60,8 @@ def test_pretraining_on_ten_times_what_may_be_in_memory_takes_hardly_more(tmp_pa
 
 
 def test_a_normaliser_is_fitted_in_pieces_to_what_it_is_on_all_rows_at_once(monkeypatch, tmp_path):
-    # 1 2 3 | 10 in pieces of one row of two numbers: mean 4, deviations -3 -2 -1 6: variance 50 / 4; the other column is 0
+    # 1 2 3 | 10 in pieces of one row of two numbers: mean 4, deviations -3 -2 -1 6: variance 50 / 4; the other column
+    # is 0
     monkeypatch.setattr("flywheel.policy.nets.PIECE", 2)
     one = Normaliser(2)
     rows = np.asarray([[1.0, 0], [2, 0], [3, 0], [10, 0]])

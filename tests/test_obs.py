@@ -197,7 +197,8 @@ class Seeing(Encoder):
 
 @pytest.mark.parametrize("kind", base.names())
 def test_nobody_but_the_encoder_looks_inside_an_observation(kind, monkeypatch):
-    """With another encoder, and observations that are no tensors, every policy acts and learns, and critics judge it."""
+    """With another encoder, and observations that are no tensors, every policy acts and learns, and critics judge
+    it."""
     for module in ("flywheel.policy.base", "flywheel.policy.critic"):
         monkeypatch.setattr(f"{module}.Encoder", Seeing)
     policy = made(kind, {"state": (3,)}, **({"action_steps": 1} if kind == "greedy_q" else {}))
@@ -365,7 +366,8 @@ def test_one_of_the_keys_may_be_called_state():
 
 
 def test_a_run_over_a_dict_environment(tmp_path, capsys):
-    """From demonstrations to the report: names and shapes are there at every end; a flat policy of old is an opponent."""
+    """From demonstrations to the report: names and shapes are there at every end; a flat policy of old is an
+    opponent."""
     toy.demonstrations(tmp_path / "demos.hdf5")
     task = ["task=gym", "task.id=toy:Keyed-v0", "task.max_steps=20"]
     words = [word for word in small.SMALL if "obs_keys" not in word] + [

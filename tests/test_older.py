@@ -1,4 +1,5 @@
-"""A store that an older flywheel (606a004) made opens: corpus, names, lineage, policies; its runs are listed, and can be built upon."""
+"""A store that an older flywheel (606a004) made opens: corpus, names, lineage, policies; its runs are listed, and
+can be built upon."""
 
 import tarfile
 from pathlib import Path

@@ -98,7 +98,8 @@ def test_exploration_ends_where_the_table_says(tmp_path, capsys):
 
 
 def test_a_run_that_destroyed_its_policy_is_refused(copied, capsys):
-    """findings F4: what was destroyed is said, and the start handed over; findings C7: success is told on seeds that chose nothing."""
+    """findings F4: what was destroyed is said, and the start handed over; findings C7: success is told on seeds that
+    chose nothing."""
     copy, at = copied
     made = call("pretrain", "algorithm.cadence.improve=600", "policy=tanh_gaussian", "policy.width=32", "policy.depth=2", "score_every=300",
                 "score_episodes=8", "batch_size=32", "algorithm.lag.policy=0.02", *at, capsys=capsys)[1]  # fmt: skip

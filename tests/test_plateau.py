@@ -33,7 +33,8 @@ def test_the_rate_falls_in_cycles_and_the_curve_decides_how_many():
 
 
 def test_a_curve_that_falls_ends_training():
-    """findings F2: 0.9 of 100, and then twice more than three standard errors of a difference, 3 sqrt(2 * 0.9 * 0.1 / 100) = 0.127, below."""
+    """findings F2: 0.9 of 100, and then twice more than three standard errors of a difference, 3 sqrt(2 * 0.9 * 0.1
+    / 100) = 0.127, below."""
     assert falling([0.5, 0.9, 0.77, 0.77], 100) and not falling([0.5, 0.9, 0.77, 0.78], 100)
     assert not falling([0.9, 0.1], 100)
     assert rising([0.5, 0.8, 0.86], 100) and not rising([0.5, 0.8, 0.84], 100)  # sqrt(2 * 0.86 * 0.14 / 100) = 0.049

@@ -85,8 +85,8 @@ def test_wrong_observations_and_files_are_refused(policy, tmp_path):
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_imitation_learns_a_function_of_the_observation(kind):
-    """action = (obs[0], -obs[0]) at every step of the chunk, or which of the two is larger: after some updates samples are close
-    to it."""
+    """action = (obs[0], -obs[0]) at every step of the chunk, or which of the two is larger: after some updates
+    samples are close to it."""
     policy = make(kind, action_low=-15.0, action_high=15.0)
     rng = torch.Generator().manual_seed(0)
     optim = torch.optim.Adam(policy.parameters(), 3e-3)
@@ -196,7 +196,8 @@ def test_best_of_n_cannot_tell_and_takes_a_plain_sample_of_the_policy():
 
 
 def test_a_member_that_disagrees_lowers_the_bound():
-    """Two candidates of equal mean: the one on which the critics agree is taken; exploration noise moves only every second."""
+    """Two candidates of equal mean: the one on which the critics agree is taken; exploration noise moves only every
+    second."""
     policy = make("best_of_n")
     policy.n, policy.k = 2, 1.0
 

@@ -30,7 +30,8 @@ def ingest(folder: Path, count: int, first: int = 900_000_000):
 
 
 def test_a_run_replays_once_the_corpus_has_grown(tmp_path, capsys):
-    """findings A1: `corpus=latest` is resolved once; also in retrain, online and refit, whose config names the version."""
+    """findings A1: `corpus=latest` is resolved once; also in retrain, online and refit, whose config names the
+    version."""
     ingest(tmp_path, 6)
     at = f"store={tmp_path / 'store'}"
     made = call(*PRETRAIN, at, capsys=capsys)[1]
@@ -62,7 +63,8 @@ def test_a_stage_gets_what_its_inputs_found():
 
 
 def test_a_run_that_a_budget_cut_short_replays(tmp_path, capsys):
-    """findings A2: where a budget ended a run is an output of it, and a replay ends there; without a budget the whole is another run."""
+    """findings A2: where a budget ended a run is an output of it, and a replay ends there; without a budget the
+    whole is another run."""
     ingest(tmp_path, 6)
     at = f"store={tmp_path / 'store'}"
     long = [*PRETRAIN, "algorithm.cadence.improve=1000000", at]
@@ -93,7 +95,8 @@ def candidates(night, copied):
 
 
 def test_a_promotion_against_another_incumbent_is_not_made(candidates, capsys, monkeypatch):
-    """findings A3: production moved while the gate played; it asks again, against what production is now, on other seeds."""
+    """findings A3: production moved while the gate played; it asks again, against what production is now, on other
+    seeds."""
     copy, at, name, refs = candidates
     from flywheel.stages import promote
 
@@ -117,7 +120,8 @@ def test_a_promotion_against_another_incumbent_is_not_made(candidates, capsys, m
 
 
 def test_against_measures_and_promotes_nothing(candidates, capsys):
-    """findings A3: `against=` something else than production answers, and moves nothing; with force it does, and is recorded."""
+    """findings A3: `against=` something else than production answers, and moves nothing; with force it does, and is
+    recorded."""
     copy, at, name, refs = candidates
     assert nightly.production(copy, name) == refs[0]
     before = copy.names.log(name)
@@ -130,7 +134,8 @@ def test_against_measures_and_promotes_nothing(candidates, capsys):
 
 
 def test_a_decision_is_never_looked_up(candidates, capsys):
-    """findings A13: force, rollback, force again moves the name again; alpha is bounded, and stands in the log; no two questions share seeds."""
+    """findings A13: force, rollback, force again moves the name again; alpha is bounded, and stands in the log; no
+    two questions share seeds."""
     copy, at, name, refs = candidates
     for _ in range(2):
         assert call("promote", refs[1], "force=again", *at, capsys=capsys)[1]["status"] == "done"
@@ -150,7 +155,8 @@ def test_a_decision_is_never_looked_up(candidates, capsys):
 
 
 def test_a_gate_that_was_killed_after_its_decision_goes_on_with_it(candidates, capsys):
-    """findings A3: the decision of a nightly's gate was written, its record not: the same question, the same answer, no second entry."""
+    """findings A3: the decision of a nightly's gate was written, its record not: the same question, the same answer,
+    no second entry."""
     copy, at, name, refs = candidates
     cfg = config.load("promote", [f"checkpoint={refs[2]}", "episodes=8", *at], copy.root)
     cfg = replace(cfg, asked_by="nightly/x")
@@ -182,7 +188,8 @@ def test_the_kind_of_device_is_part_of_a_run():
 
 
 def test_the_environments_code_is_an_input(copied, tmp_path, monkeypatch):
-    """findings A4: another version of the user's environment is another run; so is another sim/ behind a Gymnasium id."""
+    """findings A4: another version of the user's environment is another run; so is another sim/ behind a Gymnasium
+    id."""
     (tmp_path / "mine.py").write_text(
         "import toy\nclass Reach(toy.Reach):\n    pass\ntoy.gym.register('Mine-v0', entry_point=Reach, max_episode_steps=20)\n"
     )
@@ -202,7 +209,8 @@ def test_the_environments_code_is_an_input(copied, tmp_path, monkeypatch):
 
 
 def test_dry_run_and_run_ask_one_function(night, tmp_path, capsys):
-    """findings A6: what a dry run says of a nightly is what the nightly then does: noop, hits up to the first miss, and nothing else."""
+    """findings A6: what a dry run says of a nightly is what the nightly then does: noop, hits up to the first miss,
+    and nothing else."""
     folder, place, _ = night
     code, out = call(*words(folder), "--dry-run", capsys=capsys)
     assert code == 0 and [s["action"] for s in out["stages"]] == ["hit"] and out["run"].startswith("nightly/")
@@ -245,7 +253,8 @@ def test_a_budget_bounds_gate_and_evaluation_too(candidates, capsys):
 
 
 def test_term_in_the_gate_stops_the_night(tmp_path):
-    """findings A8: TERM saves and stops, exit code 143, no further stage; the same command ends with the same hashes."""
+    """findings A8: TERM saves and stops, exit code 143, no further stage; the same command ends with the same
+    hashes."""
     toy.demonstrations(tmp_path / "demos.hdf5")
     code = (
         "import os, signal, sys\n"
@@ -276,7 +285,8 @@ def test_term_in_the_gate_stops_the_night(tmp_path):
 
 
 def test_weights_are_compared_with_their_hash(candidates, capsys):
-    """findings A9: damaged weights are refused wherever they are loaded, and found by fsck, as are damaged runs, names and ledger."""
+    """findings A9: damaged weights are refused wherever they are loaded, and found by fsck, as are damaged runs,
+    names and ledger."""
     copy, at, name, refs = candidates
     at_store = f"store={copy.root}"
     assert call("fsck", at_store, capsys=capsys)[1]["metrics"]["findings"] == 0
@@ -306,7 +316,8 @@ def test_weights_are_compared_with_their_hash(candidates, capsys):
 
 
 def test_the_reports_lineage_is_the_commands(tmp_path, capsys):
-    """findings A10: a second file with the same rows is no parent; both ask one function, which follows who added the episodes."""
+    """findings A10: a second file with the same rows is no parent; both ask one function, which follows who added
+    the episodes."""
     from flywheel.runs import ancestry
 
     ingest(tmp_path, 6)
@@ -325,7 +336,8 @@ def test_the_reports_lineage_is_the_commands(tmp_path, capsys):
 
 
 def test_nights_never_share_a_number(night, tmp_path, capsys):
-    """findings A11: the ledger gives each night its number for ever, also where a folder was deleted; gc waits for the lock."""
+    """findings A11: the ledger gives each night its number for ever, also where a folder was deleted; gc waits for
+    the lock."""
     folder, place, done = night
     copy = lineage.scratch(place, tmp_path / "store", set())
     shutil.rmtree(copy.root / "runs" / "nightly" / done["key"])
@@ -351,7 +363,8 @@ def test_the_newest_is_what_the_record_says(night, tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_is_left_out_and_ends_no_run_for_good(tmp_path, capsys, monkeypatch):
-    """findings B4: single updates are left out; ten in a row end the run, which hands over the best of its curve and says why."""
+    """findings B4: single updates are left out; ten in a row end the run, which hands over the best of its curve and
+    says why."""
     import torch
 
     from flywheel.policy.flow import Flow
@@ -388,7 +401,8 @@ def test_whatever_happens_there_is_a_sentence_a_line_and_a_code(error, capsys, m
 
 
 def test_a_crash_of_a_stage_leaves_its_traceback_beside_the_run(candidates, capsys, monkeypatch):
-    """findings B6: an exception that nobody foresaw names the file with its traceback; a damaged saved state begins again."""
+    """findings B6: an exception that nobody foresaw names the file with its traceback; a damaged saved state begins
+    again."""
     copy, at, _, refs = candidates
 
     def score(*given, **more):
@@ -421,7 +435,8 @@ def test_damaged_leftovers_block_nothing(copied, capsys):
 
 
 def test_a_nightly_without_demonstrations_has_failed(tmp_path, capsys):
-    """findings B7: all recordings quarantined, or none usable, is exit code 1; the sentence says which filter took how many."""
+    """findings B7: all recordings quarantined, or none usable, is exit code 1; the sentence says which filter took
+    how many."""
     toy.demonstrations(tmp_path / "demos.hdf5", 3)
     at = [w for w in words(tmp_path) if not w.startswith("ingest.obs_keys")]
     code, out = call(*at, "ingest.obs_keys=[position]", capsys=capsys)
@@ -492,7 +507,8 @@ def test_values_are_refused_by_their_key(capsys):
 
 
 def test_one_spelling_of_one_act(tmp_path):
-    """findings E2: options that no YAML lists, and dictionaries, are given like any other; a nightly hands a key to the stage that has it."""
+    """findings E2: options that no YAML lists, and dictionaries, are given like any other; a nightly hands a key to
+    the stage that has it."""
     cfg = config.load(
         "pretrain",
         ["algorithm.compile=true", "policy.activation=relu", "task=gym", "task.id=x", "task.kwargs={a: 1}"],
@@ -518,7 +534,8 @@ def test_a_name_is_refused_before_the_training(tmp_path, capsys):
 
 
 def test_the_base_is_the_best_imitation_there_is(tmp_path, capsys):
-    """findings F1: each class is trained, compared on the same seeds by successive halving, and the winner is what all is compared with."""
+    """findings F1: each class is trained, compared on the same seeds by successive halving, and the winner is what
+    all is compared with."""
     toy.demonstrations(tmp_path / "demos.hdf5")
     four = ["policy=[flow,deterministic,diffusion,gaussian]", "choose.episodes=16"]
     at = [w for w in words(tmp_path) if w != "policy=flow"]
@@ -561,7 +578,8 @@ def test_the_better_half_goes_on():
 
 
 def test_the_gate_is_asked_about_the_best_candidate_and_a_refused_night_is_not_lost(night, tmp_path, capsys):
-    """findings F6: retrained, best-of-N and, beside an incumbent, the base are compared; after a refusal rounds=+N goes on from what was refused."""
+    """findings F6: retrained, best-of-N and, beside an incumbent, the base are compared; after a refusal rounds=+N
+    goes on from what was refused."""
     folder, place, done = night
     assert done["result"]["status"] == "refused"
     choice = next(r for r in place.runs("choose"))
@@ -576,7 +594,8 @@ def test_the_gate_is_asked_about_the_best_candidate_and_a_refused_night_is_not_l
 
 
 def test_what_no_seed_decides_is_tested_unpaired_and_not_compared(tmp_path, monkeypatch, capsys):
-    """findings C4: an environment that ignores its seeds: the gate takes Fisher's test and says so; a replay says what it cannot compare."""
+    """findings C4: an environment that ignores its seeds: the gate takes Fisher's test and says so; a replay says
+    what it cannot compare."""
     (tmp_path / "restless.py").write_text(
         "import numpy as np, toy\n"
         "class Restless(toy.Reach):\n"

@@ -1,4 +1,5 @@
-"""Recordings as they come: nested, empty, of choices, with outcomes, with wrong words about themselves; one bad one stops nothing."""
+"""Recordings as they come: nested, empty, of choices, with outcomes, with wrong words about themselves; one bad one
+stops nothing."""
 
 import json
 import os
@@ -120,7 +121,8 @@ def test_an_episode_that_the_corpus_cannot_keep_stops_no_other(tmp_path):
 
 
 def test_a_value_far_from_all_others_is_named(tmp_path):
-    """findings B5: one observation of 1e6 among 60 demonstrations is taken, counted and named with episode, row and column."""
+    """findings B5: one observation of 1e6 among 60 demonstrations is taken, counted and named with episode, row and
+    column."""
     toy.demonstrations(tmp_path / "a.hdf5", 60)
     plain = take(tmp_path / "one", tmp_path / "a.hdf5", "robomimic_hdf5", "obs_keys=[position,goal]", task=toy.TASK)
     assert (plain["metrics"]["added"], plain["metrics"]["far_values"]) == (60, 0)
@@ -279,7 +281,8 @@ def test_a_key_decides_in_every_format(tmp_path, name):
 
 @pytest.mark.parametrize("name", [n for n in fuzz_inputs.GOOD if n not in ("ros2_mcap", "hand_dapg_policy")])
 def test_whole_numbers_are_one_hot_for_a_discrete_task(tmp_path, name):
-    """findings C5: integer actions of every format in a task with 2 choices from 1 on and 5 cells; a 7 is quarantined."""
+    """findings C5: integer actions of every format in a task with 2 choices from 1 on and 5 cells; a 7 is
+    quarantined."""
     lengths = (5, 3, 4)
     rng = np.random.default_rng(0)
     choices = [rng.integers(1, 3, n) for n in lengths]
@@ -365,7 +368,8 @@ def edited(root, change):
 
 
 def test_lerobots_data_counts_where_its_index_is_wrong(tmp_path):
-    """findings C10: a stale file_index, wrong lengths and from/to, no `tasks`, an episode that the index does not know."""
+    """findings C10: a stale file_index, wrong lengths and from/to, no `tasks`, an episode that the index does not
+    know."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -435,7 +439,8 @@ def test_hdf5_that_opens_other_files_or_explodes_is_refused_by_name(tmp_path, da
 @pytest.mark.parametrize("write", [written.lerobot_v21, written.lerobot_v3], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("way", ["absolute", "climbs", "link", "format"])
 def test_lerobot_reads_nothing_outside_of_its_folder(tmp_path, write, way):
-    """findings D1: a data_path that is absolute, climbs or pads to a billion letters, and a link that leaves the data set."""
+    """findings D1: a data_path that is absolute, climbs or pads to a billion letters, and a link that leaves the
+    data set."""
     traps = canary(tmp_path / "theirs")
     path = write(tmp_path / "a", written.rows())
     told = json.loads(path.read_text())
@@ -552,7 +557,8 @@ print(source.batch("improve")["obs"].shape[0])
 
 
 def test_a_full_disk_names_the_file_and_a_store_to_be_read_needs_no_writing(tmp_path, monkeypatch):
-    """findings E1: the message of ENOSPC has the path; corpus stats and its quantiles work where nothing can be written."""
+    """findings E1: the message of ENOSPC has the path; corpus stats and its quantiles work where nothing can be
+    written."""
     import errno
 
     from corpus_cases import episode

@@ -1,5 +1,5 @@
-"""The tables against plain references: equal parameters after 20 updates from one seed, to 1e-8 in float64 and 1e-4 in float32.
-Catches a silent change."""
+"""The tables against plain references: equal parameters after 20 updates from one seed, to 1e-8 in float64 and 1e-4
+in float32. Catches a silent change."""
 
 import copy
 
@@ -130,7 +130,8 @@ def test_dqn(name, dtype):
 
 
 def test_ppo(dtype):
-    """Whole episodes through the source: their noise, their GAE, four passes in its order; one terminated, one cut off by time."""
+    """Whole episodes through the source: their noise, their GAE, four passes in its order; one terminated, one cut
+    off by time."""
     torch.manual_seed(3)
     policy = base.build({"kind": "gaussian", **SHAPE, "action_steps": 1}).to(dtype).explores(1.0)
     algorithm = {**table("ppo"), "critic": {"members": 1, "width": 16, "depth": 2}}

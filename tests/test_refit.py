@@ -1,4 +1,5 @@
-"""refit: only the normaliser moves, to the statistics of the named version; what moved is told, and the run is one like others."""
+"""refit: only the normaliser moves, to the statistics of the named version; what moved is told, and the run is one
+like others."""
 
 import numpy as np
 import torch

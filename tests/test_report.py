@@ -726,7 +726,8 @@ def test_where_failures_start_has_the_names_of_what_is_observed():
 
 
 def test_the_curve_is_that_of_the_base(tmp_path):
-    """findings F1: of several classes that were pretrained the page shows how the one was trained that all is compared with."""
+    """findings F1: of several classes that were pretrained the page shows how the one was trained that all is
+    compared with."""
 
     def made(ref):
         return {"result": {"outputs": {"checkpoint": ref}}}
@@ -755,7 +756,8 @@ def test_where_seeds_decide_nothing_the_page_says_which_test_was_done(tmp_path, 
 
 
 def test_an_older_record_of_a_score_says_its_test(tmp_path):
-    """Nightlies recorded `p` before they recorded `paired` or `unpaired`: the scores' records say whether seeds decide."""
+    """Nightlies recorded `p` before they recorded `paired` or `unpaired`: the scores' records say whether seeds
+    decide."""
     scored = {"x@1": {"seeded": False}, "x@2": {"seeded": True}}
     night = {"table": [{"checkpoint": ref, "p": 0.1} for ref in (*scored, "x@3")] + [{"checkpoint": "x@4"}]}
     assert [row["test"] for row in results.table(night, scored)] == ["unpaired", "paired", "paired", None]

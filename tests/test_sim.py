@@ -67,7 +67,8 @@ def test_the_robot_has_the_makers_limits_and_no_mesh():
     np.testing.assert_array_equal(model.jnt_range[:7], limits)
     np.testing.assert_array_equal(model.actuator_forcerange[:7, 1], [87, 87, 87, 87, 12, 12, 12])
     assert model.nmesh == 0
-    # the hand's position by hand, all joints at zero: x = 0.0825 - 0.0825 + 0.088; z = 0.333 + 0.316 + 0.384 - 0.107 - 0.1034
+    # the hand's position by hand, all joints at zero: x = 0.0825 - 0.0825 + 0.088; z = 0.333 + 0.316 + 0.384 - 0.107 -
+    # 0.1034
     data = mujoco.MjData(model)
     data.qpos[:7] = 0.0
     mujoco.mj_kinematics(model, data)
@@ -297,7 +298,8 @@ def test_shipped_demonstrations_match_their_card(name):
 
 @every_task
 def test_shipped_demonstrations_replay_from_their_start(name):
-    """Open loop, from the stored state: success is reproduced, and observations to the last bit on the recording machine."""
+    """Open loop, from the stored state: success is reproduced, and observations to the last bit on the recording
+    machine."""
     task, data = flywheel_sim.load(name), demos(name)
     chosen = [data[f"demo_{k}"] for k in range(24)]
     batch = Batch(name, len(chosen), autoreset=False)

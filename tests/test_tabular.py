@@ -37,7 +37,8 @@ def table():
 
 @pytest.mark.parametrize(("task", "options"), TASKS)
 def test_q_learning_equals_value_iteration(task, options):
-    """A batch of every outcome of every action, as often as it is likely, at a rate that moves each cell all the way."""
+    """A batch of every outcome of every action, as often as it is likely, at a rate that moves each cell all the
+    way."""
     gamma, outcomes = 0.95, gym.make(task, **options).unwrapped.P
     states, actions, ways = len(outcomes), len(outcomes[0]), max(len(w) for o in outcomes.values() for w in o.values())
     rows = [

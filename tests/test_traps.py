@@ -1,8 +1,8 @@
 """Bugs that others have had, each by name. Those with a proper place elsewhere are only pointed to.
 
-terminated against truncated: test_source.py (time-outs, whole episodes), test_env.py; a deterministic last step scored as a Gaussian:
-test_policy.py; a base that never succeeds: test_cells.py; success at any step against at the end: test_env.py.
-"""
+terminated against truncated: test_source.py (time-outs, whole episodes), test_env.py; a deterministic last step scored
+as a Gaussian: test_policy.py; a base that never succeeds: test_cells.py; success at any step against at the end:
+test_env.py."""
 
 import numpy as np
 import pytest

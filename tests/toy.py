@@ -76,7 +76,8 @@ class Keyed(Reach):
 
 
 class Corridor(gym.Env):
-    """obs: the cell, one of 5; action: left or right; -1 a step until cell 4, which ends the episode; says nothing about success."""
+    """obs: the cell, one of 5; action: left or right; -1 a step until cell 4, which ends the episode; says nothing
+    about success."""
 
     metadata = {"render_modes": [], "render_fps": 10}
     observation_space, action_space = gym.spaces.Discrete(5), gym.spaces.Discrete(2, start=1)

@@ -23,7 +23,8 @@ def tables() -> dict[str, dict[str, Any]]:
 
 
 def cadence(table: dict[str, Any]) -> str:
-    """one-step: the data is evaluated, then the policy improved, once; multi-step: a few rounds of it; iterative: many."""
+    """one-step: the data is evaluated, then the policy improved, once; multi-step: a few rounds of it; iterative:
+    many."""
     rounds = table["cadence"]["rounds"]
     return "one-step" if rounds == 1 else "multi-step" if rounds <= 20 else "iterative"
 
@@ -83,12 +84,14 @@ def svg(known: dict[str, dict[str, Any]]) -> str:
     heights = {c: 26 + line * max(1, *(len(grid[c, s]) for s in SOURCES)) for c in CADENCES}
     left, total = 130, head + sum(heights.values())
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + 3 * width} {total}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + 3 * width} {total}" '
+        'font-family="sans-serif" font-size="13">',
         f'<rect width="{left + 3 * width}" height="{total}" fill="#ffffff"/>',
     ]
     for i, words in enumerate(SOURCES.values()):
         out.append(
-            f'<text x="{left + i * width + 14}" y="28" font-size="16" font-weight="bold" fill="#1f3044">{escape(words)}</text>'
+            f'<text x="{left + i * width + 14}" y="28" font-size="16" font-weight="bold" '
+            f'fill="#1f3044">{escape(words)}</text>'
         )
     top = head
     for c, often in CADENCES.items():

@@ -25,13 +25,14 @@ OPTIONS = """
   --cfg        print what was composed, as YAML, and do nothing
   --help       after a command: what it takes
 
-Exit code: 0 done, noop or refused; 1 failed; 2 not understood; 130 or 143 stopped by a signal. README has all on one page.
+Exit code: 0 done, noop or refused; 1 failed; 2 not understood; 130 or 143 stopped by a signal (README).
 """
 FLAGS = ("--json", "--dry-run", "--cfg", "--help", "-h", "--version")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; its exit code (ending.py): 0 done, noop or refused, 1 failed, 2 bad usage, 128 + n stopped by signal n."""
+    """Run a command; its exit code (ending.py): 0 done, noop or refused, 1 failed, 2 bad usage, 128 + n stopped by
+    signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:2] == ["complete", "--"]:  # a shell asks what may stand next
         from flywheel.cli.complete import candidates
@@ -77,7 +78,8 @@ def _named(words: list[str], flags: set[str]) -> int:
 
 
 def _ended(command: str, words: list[str], flags: set[str]) -> int:
-    """Run a command that exists and tell how it ended, whatever happened: a line for people or for programs, and the exit code."""
+    """Run a command that exists and tell how it ended, whatever happened: a line for people or for programs, and the
+    exit code."""
     from flywheel import ending
 
     asked = ending.Signals() if command in (*stages(), "replay") and ending.Signals.now is None else nullcontext()
@@ -131,7 +133,8 @@ def _help(command: str) -> str:
             from flywheel.cli.commands import CORPUS
 
             text += "".join(f"\n  {words:36} {what}" for words, what in CORPUS.items())
-            text += "\n\nAll take store=DIR and --json. FLYWHEEL_CORPUS=s3://BUCKET/PREFIX (gs://, az://): the corpus is there.\n"
+            text += "\n\nAll take store=DIR and --json. "
+            text += "FLYWHEEL_CORPUS=s3://BUCKET/PREFIX (gs://, az://): the corpus is there.\n"
         return text
     return help_of(command)
 
@@ -187,7 +190,8 @@ def _stage(stage: str, words: list[str], place, flags: set[str]) -> dict[str, An
 
 
 def _where_it_was_trained(args, stage: str, words: list[str], place):
-    """The arguments with a checkpoint's own task, where none was named, and with the name that an older flywheel gave it here."""
+    """The arguments with a checkpoint's own task, where none was named, and with the name that an older flywheel
+    gave it here."""
     from flywheel import log, selection
     from flywheel.cli import config
 

@@ -1,4 +1,5 @@
-"""The commands that look things up or keep house: each `name(words, place) -> result`, printing for people as it goes."""
+"""The commands that look things up or keep house: each `name(words, place) -> result`, printing for people as it
+goes."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def _summary(path: Path) -> str:
 
 
 def algorithms(words, place) -> dict[str, Any]:
-    """The map: where the data comes from x how often the policy is updated, each algorithm in its cell; out=map.svg draws it."""
+    """The map: where the data comes from x how often the policy is updated, each algorithm in its cell; out=map.svg
+    draws it."""
     from flywheel.cli import algorithms as atlas
 
     known = atlas.tables()
@@ -105,7 +107,8 @@ def runs(words, place) -> dict[str, Any]:
         success = result["metrics"].get("success")
         figure = f"success {success:.3f}" if isinstance(success, float) else ""
         print(
-            f"{done['finished']}  {done['stage'] + '/' + done['key']:28} {result['status']:8} {result['seconds']:>8} s  {figure}"
+            f"{done['finished']}  {done['stage'] + '/' + done['key']:28} {result['status']:8} {result['seconds']:>8} s "
+            f" {figure}"
         )
     if not rows:
         print(f"no finished runs in {place.root}")
@@ -146,9 +149,9 @@ def report(words, place) -> dict[str, Any]:
 CORPUS = {
     "log [last=N]": "the versions, or the newest N: when, what was done, how many episodes came, went and are there",
     "show [VERSION] [episodes=true]": "what a version holds",
-    "stats [field=action] [at=VERSION]": "counts, outcomes, lengths and quality by task and origin; or the numbers of a stream",
+    "stats [field=action] [at=VERSION]": "counts, outcomes, lengths, quality by task and origin; or of a stream",
     "diff A B": "what came and went, what that changed, ranked by size, and the policies trained on A and on B",
-    'query "SELECT ..." [at=VERSION]': "SQL over the table `episodes`: its columns and the quality of each (docs/corpus.md)",
+    'query "SELECT ..." [at=VERSION]': "SQL over the table `episodes`: its columns, and quality (docs/corpus.md)",
     'view NAME "CONDITION" [at=VERSION]': "a name for the episodes that pass, for good; use it as corpus=NAME",
     "export out=DIR format=lerobot_v3": "episodes as files for others; the same as `flywheel export`, see its --help",
     "tag TAG VERSION": "a name for a version, for good",
@@ -175,7 +178,8 @@ def corpus(words, place) -> dict[str, Any]:
         for e in lines:
             tags = f" ({', '.join(e['tags'])})" if e["tags"] else ""
             print(
-                f"{e['version']:6} {e['time']} {e['op']:9} +{e['added']} -{e['removed']} = {e['live']}{tags}  {e['message']}"
+                f"{e['version']:6} {e['time']} {e['op']:9} +{e['added']} -{e['removed']} = {e['live']}{tags}  "
+                f"{e['message']}"
             )
         return _result(log=lines)
     if act == "show":
@@ -193,7 +197,8 @@ def corpus(words, place) -> dict[str, Any]:
                 strict=True,
             ):
                 print(
-                    f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  {('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
+                    f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  "
+                    f"{('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
                 )
         summary = version.summary()
         if cameras := version.cameras():
@@ -324,7 +329,8 @@ def _gc(place, apply: bool) -> dict[str, Any]:
         if apply:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     print(
-        f"{freed / 1e6:.1f} MB in {places + len(found)} places{'' if apply or not places + len(found) else '; apply=true removes them'}"
+        f"{freed / 1e6:.1f} MB in {places + len(found)} "
+        f"places{'' if apply or not places + len(found) else '; apply=true removes them'}"
     )
     return _result(metrics={"bytes": freed, "places": places + len(found), "applied": apply})
 

@@ -1,4 +1,5 @@
-"""Completion in a shell: what may stand next on a command line of flywheel. `flywheel completion bash` prints the script that asks here."""
+"""Completion in a shell: what may stand next on a command line of flywheel. `flywheel completion bash` prints the
+script that asks here."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ compdef _flywheel flywheel
 
 
 def candidates(line: str, root: Path) -> list[str]:
-    """The words that may stand at the end of `line` ("flywheel pretrain pol"): commands, keys=, choices of a group, names of checkpoints."""
+    """The words that may stand at the end of `line` ("flywheel pretrain pol"): commands, keys=, choices of a group,
+    names of checkpoints."""
     stages = config.stages()
     words = line.split(" ")[1:]
     last, before = words[-1] if words else "", words[:-1]

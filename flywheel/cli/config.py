@@ -1,9 +1,10 @@
-"""Configuration: what was typed -> the arguments of a stage. Hydra composes; a command seen before is not composed again.
+"""Configuration: what was typed -> the arguments of a stage. Hydra composes; a command seen before is not composed
+again.
 
-The dataclass `Args` of a stage's module is its schema; groups of conf/ (task, policy, algorithm, log) and `GROUPS` of the module say
-what stands where at first. Paths and free text are taken as typed, before Hydra's grammar sees them. What was composed is kept in
-<store>/cache/commands/, keyed by its words, the files of conf/ and the environment that it names: a look-up needs no hydra.
-"""
+The dataclass `Args` of a stage's module is its schema; groups of conf/ (task, policy, algorithm, log) and `GROUPS` of
+the module say what stands where at first. Paths and free text are taken as typed, before Hydra's grammar sees them.
+What was composed is kept in <store>/cache/commands/, keyed by its words, the files of conf/ and the environment that it
+names: a look-up needs no hydra."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ def about(stage: str) -> str:
 
 
 def commands() -> dict[str, str]:
-    """{command: what it does} of those that are no stages: the public functions of commands.py, and replay; read without importing."""
+    """{command: what it does} of those that are no stages: the public functions of commands.py, and replay; read
+    without importing."""
     tree = ast.parse(Path(__file__).with_name("commands.py").read_text(encoding="utf-8"))
     made = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
     return {
@@ -108,8 +110,8 @@ def folder() -> Path:
 
 
 def folders() -> list[Path]:
-    """conf/, a conf/ beside you, and the folder that $FLYWHEEL_CONF names: tables of one's own in task/, policy/, algorithm/,
-    experiment/, and stages in stage/."""
+    """conf/, a conf/ beside you, and the folder that $FLYWHEEL_CONF names: tables of one's own in task/, policy/,
+    algorithm/, experiment/, and stages in stage/."""
     own = os.environ.get("FLYWHEEL_CONF")
     if own and not Path(own).is_dir():
         raise UsageError(
@@ -151,7 +153,8 @@ def _conf_state() -> str:
 
 
 def load(stage: str, words: list[str], root: Path) -> Any:
-    """The arguments of `stage` for the typed words; composed, or as composed before. UsageError for what is not understood."""
+    """The arguments of `stage` for the typed words; composed, or as composed before. UsageError for what is not
+    understood."""
     digest = hashlib.sha256(json.dumps([stage, words, _conf_state(), str(Path.cwd())]).encode())
     digest.update((os.environ.get("FLYWHEEL_DEMOS") or "").encode())
     kept = root / "cache" / "commands" / f"{digest.hexdigest()[:24]}.json"
@@ -253,7 +256,8 @@ def policies(words: list[str], default: list[str], laid_over: dict[str, Any]) ->
 
 
 def routed(word: str) -> str:
-    """A word of a nightly's command line; a key that only one of its stages has goes to that stage: obs_keys= is ingest.obs_keys=."""
+    """A word of a nightly's command line; a key that only one of its stages has goes to that stage: obs_keys= is
+    ingest.obs_keys=."""
     word = word.lstrip("+")
     top = word.partition("=")[0].split(".")[0]
     if top in fields("nightly") or (top in GROUPS and top != "algorithm"):
@@ -265,7 +269,8 @@ def routed(word: str) -> str:
 
 
 def handed_down(part: str, told: dict[str, Any]) -> Any:
-    """A stage's arguments inside a nightly: its defaults, what the nightly shares, what the nightly says under its name."""
+    """A stage's arguments inside a nightly: its defaults, what the nightly shares, what the nightly says under its
+    name."""
     own = dict(told[part])
     overrides = [f"algorithm={own.pop('algorithm')}"] if isinstance(own.get("algorithm"), str) else []
     base = _hydra(part, overrides)
@@ -424,7 +429,8 @@ def _words(error: Exception, stage: str) -> str:
     if override := getattr(error, "override", None) or getattr(
         cause, "override", None
     ):  # Hydra's grammar could not read it
-        return f"{stage}: cannot read {override}; text with spaces or signs in a list or a dict needs quotes of its own: key='{{a: \"b > c\"}}'"
+        quoted = "text with spaces or signs in a list or a dict needs quotes of its own: key='{a: \"b > c\"}'"
+        return f"{stage}: cannot read {override}; {quoted}"
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     if "FLYWHEEL_DEMOS" in str(error):
         return "the variable FLYWHEEL_DEMOS does not name the folder of demonstrations; export it first"
@@ -435,7 +441,8 @@ def _words(error: Exception, stage: str) -> str:
     if "not in struct" in text or "not in '" in text or "Could not override" in str(error):
         key = str(key or text).split("'")[1] if "'" in str(key or text) else str(key or text)
         near = difflib.get_close_matches(key.split(".")[0], fields(stage), 1)
-        return f"{stage} does not know {key}{f'; did you mean {near[0]}=?' if near else '.'} `flywheel {stage} --help` lists its keys"
+        hint = f"; did you mean {near[0]}=?" if near else "."
+        return f"{stage} does not know {key}{hint} `flywheel {stage} --help` lists its keys"
     return f"{stage}: {text}"
 
 
@@ -450,7 +457,8 @@ def help_of(stage: str) -> str:
         kind = _kind(arguments.hints(module(stage).Args)[name])
         default = first[name] if name in first else _default(field)
         lines.append(
-            f"  {f'{name}: {kind} = {default}' if default is not None else f'{name}: {kind}, required':44} {_meaning(field)}"
+            f"  {f'{name}: {kind} = {default}' if default is not None else f'{name}: {kind}, required':44} "
+            f"{_meaning(field)}"
         )
         nested = arguments.hints(module(stage).Args)[name]
         if dataclasses.is_dataclass(nested) and name in ("demos", "collect"):

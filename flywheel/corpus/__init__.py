@@ -58,7 +58,8 @@ class Appended:
 
 
 class Corpus:
-    """A corpus in a folder, or at an s3://, gs:// or az:// URL (corpus.objects). Cheap to open; reads the log when first asked and then only what is new in it."""
+    """A corpus in a folder, or at an s3://, gs:// or az:// URL (corpus.objects). Cheap to open; reads the log when
+    first asked and then only what is new in it."""
 
     def __init__(self, path: str | Path, create: bool = False):
         self.files = files_at(path)
@@ -226,12 +227,14 @@ class Corpus:
         return {one for one in hashes if self._refusal(one, False)}
 
     def holding(self, hashes: Sequence[str]) -> Version:
-        """The episodes with these hashes, in this order, also where they were removed since; CorpusError for one that was never there."""
+        """The episodes with these hashes, in this order, also where they were removed since; CorpusError for one
+        that was never there."""
         head = self.history.refresh()
         rows = self.history.state.newest(list(hashes))
         if len(rows) and rows.min() < 0:
             raise CorpusError(
-                f"{self.path}: no version has episode {hashes[int(rows.argmin())][:12]}; is it another copy of the corpus?"
+                f"{self.path}: no version has episode {hashes[int(rows.argmin())][:12]}; is it another copy of the "
+                "corpus?"
             )
         return Version(self, head, rows)
 
@@ -286,29 +289,31 @@ class Corpus:
         progress: Callable[[str, int], Any] | None = None,
         resident: int = RESIDENT,
     ) -> Windows:
-        """The memory-mapped rows of `version` (or a selection) for training, or the frames of one camera, decoded: see
-        corpus.windows, and corpus.align for `align`. A camera takes rows * H * W * 3 bytes below `cache`, which may be deleted.
-        Of the rows `resident` bytes stay in memory at most."""
+        """The memory-mapped rows of `version` (or a selection) for training, or the frames of one camera, decoded:
+        see corpus.windows, and corpus.align for `align`. A camera takes rows * H * W * 3 bytes below `cache`, which
+        may be deleted. Of the rows `resident` bytes stay in memory at most."""
         if version.corpus.id != self.id:
             raise CorpusError(f"windows: version {version.number} is of {version.corpus.path}, this is {self.path}")
         return Windows(version, tuple(fields), Path(cache), resident, align, progress)
 
     def orphans(self) -> dict[str, tuple[int, float]]:
-        """{name: (bytes, when written)} of folders in segments/ that no version names: of a writer that was killed, or of
-        one that is at work now."""
+        """{name: (bytes, when written)} of folders in segments/ that no version names: of a writer that was killed,
+        or of one that is at work now."""
         found = self.files.children("segments")
         self.history.refresh()
         used = set(self.history.state.segments())
         return {name: weight for name, weight in sorted(found.items()) if name not in used}
 
-    # -- for Version, Windows and maintenance --------------------------------------------------------------------------------------
+    # -- for Version, Windows and maintenance
+    # --------------------------------------------------------------------------------------
 
     def not_freed(self, parts: list[dict[str, Any]]) -> None:
         """CorpusError where one of the new segments of a version to be made is no longer there."""
         for part in parts:
             if not self.files.exists(f"segments/{part['segment']}/episodes.json"):
                 raise CorpusError(
-                    f"{self.path}: gc freed the new segment {part['segment']} before its version was made (its grace is "
+                    f"{self.path}: gc freed the new segment {part['segment']} before its version was made (its grace "
+                    "is "
                     "shorter than this took); nothing was added, do it again"
                 )
 
@@ -320,7 +325,8 @@ class Corpus:
         except OSError as error:
             raise CorpusError(
                 f"{self.path}: {what} failed, the storage says: {error}. Every version is as it was. Make room or make "
-                f"it writable and {what} again; if the failed one was recorded at the last moment, that adds nothing twice"
+                f"it writable and {what} again; if the failed one was recorded at the last moment, that adds nothing "
+                "twice"
             ) from error
 
     def _refusal(self, hash_: str, restore: bool) -> str | None:
@@ -346,7 +352,8 @@ class Corpus:
         message = self.history.entry(gone[0])["message"] if gone else ""
         why = f"was removed in version {gone[0]} ({message!r})" if gone else "is in no version"
         raise CorpusError(
-            f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {state.living_count} episodes at head"
+            f"episode {prefix!r} {why}; `flywheel corpus show episodes=true` lists the {state.living_count} episodes "
+            "at head"
         )
 
     def _tagged(self, name: str) -> int:

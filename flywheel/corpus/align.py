@@ -1,12 +1,11 @@
 """Episodes of several robots in rows of one width: which of a row's columns each robot's numbers go to.
 
     action   robot A  a0 a1 a2 a3 a4      align="pad"                          a0 a1 a2 a3 a4
-             robot B  b0 b1 b2            each robot's from the left           b0 b1 b2  0  0      action.mask  1 1 1 0 0
-                                          {B: {"action": [0, 1, 4]}}           b0 b1  0  0 b2      action.mask  1 1 0 0 1
+         robot B  b0 b1 b2            each robot's from the left           b0 b1 b2  0  0      action.mask  1 1 1 0 0
+                                      {B: {"action": [0, 1, 4]}}           b0 b1  0  0 b2      action.mask  1 1 0 0 1
 
-A robot is known by its schema (corpus.segment.robot). What is not mapped is padded. The field NAME.mask is 1 in the columns
-that hold a number of the episode's robot.
-"""
+A robot is known by its schema (corpus.segment.robot). What is not mapped is padded. The field NAME.mask is 1 in the
+columns that hold a number of the episode's robot."""
 
 from __future__ import annotations
 
@@ -64,7 +63,8 @@ def layout(version: Version, fields: tuple[str, ...], align: str | dict[str, dic
             ):
                 has = f"{len(own[field])} numbers" if field in own else f"no such field among {', '.join(own)}"
                 raise CorpusError(
-                    f"align: {robot}.{field} is mapped to {columns}; schema {robot} (task {segment.columns['task'][0]}) has {has}: "
+                    f"align: {robot}.{field} is mapped to {columns}; schema {robot} (task "
+                    f"{segment.columns['task'][0]}) has {has}: "
                     "expected a different column, from 0 on, for each of its numbers"
                 )
             own[field] = np.asarray(columns)

@@ -11,7 +11,14 @@ import numpy as np
 from flywheel.corpus.pages import PAGE, Column
 
 TEXT = ("task", "origin")
-NUMBERS = {"seed": np.int64, "success": np.int8, "terminated": np.int8, "fps": np.float64, "length": np.int32, "return_": np.float64}  # fmt: skip
+NUMBERS = {
+    "seed": np.int64,
+    "success": np.int8,
+    "terminated": np.int8,
+    "fps": np.float64,
+    "length": np.int32,
+    "return_": np.float64,
+}
 KEYS = PAGE // 8  # sorted keys in a page
 ROWS = ("hash", "local", "born", *NUMBERS)
 PARTS = ("version", "name", "sha256", "known")
@@ -24,7 +31,8 @@ class Block:
     """The versions first..last: what they added and removed.
 
     a row    hash [N, 32] uint8, local (index in its segment), born (version that first added it), and where its part is
-             `known` the episode's task, origin (codes into *_values, JSON text), seed, success, terminated, fps, length, return_
+             `known` the episode's task, origin (codes into *_values, JSON text), seed, success, terminated, fps,
+             length, return_
     a part   (segment) start (its first row), version, name [P, 26] and sha256 [P, 32] uint8, known
     key      [N] uint64, first 8 bytes of the hashes, sorted; order [N] their rows; fence, each page's first key
     gone     rows of this or an earlier block that these versions removed, sorted; gone_version; gone_moved (compact)

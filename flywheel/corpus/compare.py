@@ -18,10 +18,9 @@ Quality = dict[str, np.ndarray]
 def stats(version: Version, quality: Quality) -> list[dict[str, Any]]:
     """A row for each task, origin and schema (a robot's, see quality), and one for all ("*"), largest first.
 
-    {"task", "origin", "schema", "episodes", "steps", "length": [min, median, max], "success", "failure", "unknown": episodes,
-    "near": episodes with a near-duplicate, each of quality.METRICS: mean over the episodes where it is known, or None,
-    "cameras": the names of those that any has}
-    """
+    {"task", "origin", "schema", "episodes", "steps", "length": [min, median, max], "success", "failure", "unknown":
+    episodes, "near": episodes with a near-duplicate, each of quality.METRICS: mean over the episodes where it is known,
+    or None, "cameras": the names of those that any has}"""
     table = version.table
     (tasks, task_names), (origins, origin_names) = table.codes("task"), table.codes("origin")
     schema_names, schemas = np.unique(quality["schema"], return_inverse=True)
@@ -53,11 +52,11 @@ def _about(version: Version, quality: Quality, which: np.ndarray) -> dict[str, A
 def changes(a: tuple[Version, Quality], b: tuple[Version, Quality]) -> list[dict[str, Any]]:
     """What differs from version a to version b, largest first: {"task", "by", "value", "a", "b", "size"}.
 
-    by "task", "source" (the origin before its colon), "origin", "outcome": a and b are shares of the episodes, of that task
-    where it is not "*", and `size` is how far they lie apart. by "length" or one of quality.METRICS: a and b are medians
-    and `size` is the largest distance of the two distributions (Kolmogorov-Smirnov). Inside a task it counts as much as
-    the task does: times its larger share of the two versions. So a size is a share of all episodes, from 0 to 1.
-    """
+    by "task", "source" (the origin before its colon), "origin", "outcome": a and b are shares of the episodes, of that
+    task where it is not "*", and `size` is how far they lie apart. by "length" or one of quality.METRICS: a and b are
+    medians and `size` is the largest distance of the two distributions (Kolmogorov-Smirnov). Inside a task it counts as
+    much as the task does: times its larger share of the two versions. So a size is a share of all episodes, from 0 to
+    1."""
     (left, left_quality), (right, right_quality) = a, b
     columns = [_columns(*side) for side in (a, b)]
     rows = _shares("*", "task", columns[0]["task"], columns[1]["task"], 1.0)

@@ -1,7 +1,7 @@
 """Local copies of objects that never change, at most so many bytes of them: the one used longest ago goes first.
 
-$FLYWHEEL_CACHE (default ~/.cache/flywheel) holds them, $FLYWHEEL_CACHE_GB bounds all that is there (default 32). When they were
-used stands in the files' times, so that processes that share the folder agree. It may be deleted at any time.
+$FLYWHEEL_CACHE (default ~/.cache/flywheel) holds them, $FLYWHEEL_CACHE_GB bounds all that is there (default 32). When
+they were used stands in the files' times, so that processes that share the folder agree. It may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Where a corpus lies: the few things that it asks of a folder on a disk. corpus.objects answers them on an object store.
+"""Where a corpus lies: the few things that it asks of a folder on a disk. corpus.objects answers them on an object
+store.
 
 Names are relative, with slashes. A file's bytes never change under a name, except through `replace`.
 """

@@ -1,8 +1,8 @@
 """The version log: one small file a version, made by link, chained by hash. It only grows.
 
-    log/0000/00000042.json   {"version", "parent", "op": "append" | "tombstone" | "compact" | "expire", "add": [{"segment",
+    log/0000/00000042.json   {"version", "parent", "op": append | tombstone | compact | expire, "add": [{"segment",
                              "sha256", "steps", "hashes"}], "remove": [hash], "time", "author", "message", "hash"}
-    checkpoints/00000001-00004096-<digest>.safetensors     what a stretch of the log comes to (corpus.state, corpus.pages)
+    checkpoints/00000001-00004096-<digest>.safetensors   what a stretch of the log comes to (corpus.state)
 
 `compact` removes episodes from old segments and adds the same ones in a new segment; `expire` has "expired": [segment],
 which no kept version shows and gc may free.
@@ -12,8 +12,8 @@ applies, and try again. The highest number is the head; there is no pointer that
 sha256 of its own text before that key, which names its parent's hash: version 42 proves the bytes of versions 1 to 42.
 
 Checkpoints are a tree over the log: files of 32, 128, 512 ... versions, of which a reader takes the largest that follow
-each other and then reads the few entries behind them. They are only a copy. One is used if its chain of hashes meets the
-log's; one that is lost or damaged is made again from smaller ones or from the log; all may be deleted at any time.
+each other and then reads the few entries behind them. They are only a copy. One is used if its chain of hashes meets
+the log's; one that is lost or damaged is made again from smaller ones or from the log; all may be deleted at any time.
 """
 
 from __future__ import annotations

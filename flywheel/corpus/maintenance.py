@@ -50,8 +50,8 @@ def fsck(corpus: Corpus, progress: Callable[[str, int], Any] | None = None) -> l
 
     The log (numbers, chain of hashes, what each entry does to the one before), every file of every segment that any
     version names (if not expired), each episode's content hash, the tags, and every page of the checkpoints. Caches are
-    derived and orphans are no damage: neither is looked at. Whether the newest entries were lost no later entry can tell, only a tag of them.
-    `progress` is flywheel.log.progress or the like. Memory is bounded by the largest segment.
+    derived and orphans are no damage: neither is looked at. Whether the newest entries were lost no later entry can
+    tell, only a tag of them. `progress` is flywheel.log.progress or the like. Memory is bounded by the largest segment.
     """
     findings: list[Finding] = []
 

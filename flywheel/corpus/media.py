@@ -1,6 +1,7 @@
-"""What a segment keeps of cameras: raw frames as any stream; encoded ones as their source's own bytes, and where each row is.
+"""What a segment keeps of cameras: raw frames as any stream; encoded ones as their source's own bytes, and where each
+row is.
 
-frames.obs.<key>   [R, 2] int64   pictures: where a row's bytes begin and end in the one file; video: which file, which frame
+frames.obs.<key>   [R, 2] int64   pictures: where a row's bytes begin and end; video: which file, which frame
 media/...          pictures side by side; each video once, under its hash, whatever number of episodes it shows
 """
 
@@ -26,7 +27,8 @@ def of(episode: Episode) -> dict[str, Frames]:
 
 
 def weight(episode: Episode) -> int:
-    """Bytes that an episode adds to a segment before compression; a video counts nothing, others in the segment share it."""
+    """Bytes that an episode adds to a segment before compression; a video counts nothing, others in the segment
+    share it."""
     sizes = [
         value.nbytes for value in (*episode.obs.values(), *episode.extras.values()) if isinstance(value, np.ndarray)
     ]

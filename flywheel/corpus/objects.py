@@ -1,9 +1,9 @@
 """A corpus on an object store, at an s3://, gs:// or az:// URL: what corpus.files asks of a folder, through obstore.
 
-Commit is a conditional create (PUT with If-None-Match), which of several writers lets exactly one win. Nothing is renamed: the
-files of a segment are put one by one and count from the moment that the log names them. Credentials come from the
-environment (AWS_*, AZURE_*, GOOGLE_*) and go nowhere else. What never changes is kept on this machine (corpus.copies), with its sha256.
-"""
+Commit is a conditional create (PUT with If-None-Match), which of several writers lets exactly one win. Nothing is
+renamed: the files of a segment are put one by one and count from the moment that the log names them. Credentials come
+from the environment (AWS_*, AZURE_*, GOOGLE_*) and go nowhere else. What never changes is kept on this machine
+(corpus.copies), with its sha256."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Objects:
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES or parts.username or parts.password or parts.query or not parts.hostname:
             raise CorpusError(
-                f"a corpus at a {parts.scheme}:// URL: expected {', '.join(SCHEMES)}://BUCKET/PREFIX and nothing else in it; "
+                f"a corpus at a {parts.scheme}:// URL: expected {', '.join(SCHEMES)}://BUCKET/PREFIX and nothing else "
+                "in it; "
                 "credentials are taken from the environment only (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCOUNT_KEY, ...)"
             )
         try:

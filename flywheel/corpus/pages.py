@@ -1,10 +1,9 @@
 """Columns of numbers in one immutable file that is read through a memory map, page by page.
 
-The layout is safetensors: 8 bytes length of the header, a JSON header, the columns one after the other. A page is 64 KiB of
-one column. Its crc32 is compared when it is first touched; the crcs are a column themselves, whose crc32 stands in the
-header, and the header's sha256 is in the file's name. So a flipped byte anywhere is found before it is used, and opening a
-file of a gigabyte costs a few kilobytes.
-"""
+The layout is safetensors: 8 bytes length of the header, a JSON header, the columns one after the other. A page is 64
+KiB of one column. Its crc32 is compared when it is first touched; the crcs are a column themselves, whose crc32 stands
+in the header, and the header's sha256 is in the file's name. So a flipped byte anywhere is found before it is used, and
+opening a file of a gigabyte costs a few kilobytes."""
 
 from __future__ import annotations
 
@@ -18,7 +17,15 @@ from typing import Any
 import numpy as np
 
 PAGE = 65536
-DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "U32": np.uint32, "U64": np.uint64, "F64": np.float64}  # fmt: skip
+DTYPES = {
+    "U8": np.uint8,
+    "I8": np.int8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "U32": np.uint32,
+    "U64": np.uint64,
+    "F64": np.float64,
+}
 
 
 class Column:

@@ -1,19 +1,18 @@
 """How good an episode is as data: a few numbers computed once from its low-dimensional streams, cached by content hash.
 
     jerk        mean over steps of |third difference of the action|^2, in action units and steps
-    sparc       spectral arc length of the speed |a_t+1 - a_t|: about -1.6 for one smooth stroke, lower for each correction,
+    sparc       spectral arc length of the speed |a_t+1 - a_t|: about -1.6 for one stroke, lower for each correction,
                 whatever the speed (Balasubramanian et al. 2015, doi:10.1186/s12984-015-0090-9); needs fps
     idle        share of steps in which no dimension of the state moves by more than 0.1 % of its range in the episode
     saturation  share of action components at the end of the range -1..1; unknown where an action lies outside of it
     tracking    root mean square of what was executed less what was proposed (extras.proposed)
-    skew        seconds between a control tick and the sample that stands for it, the largest of any stream; of recordings
+    skew        seconds between a control tick and the sample that stands for it, the largest of any stream; of
                 with clocks (meta.skew_s: {stream: [median, largest]}, see docs/formats.md)
 
-NaN where unknown. Near-duplicates are found by hashes of the coarse trajectory (`coarse`): 16 points of states and actions
-on random lines, cut into cells (Datar et al. 2004, p-stable hashing). Two episodes at a distance of 0.01 over all these
-numbers share a hash in about 99 of 100 cases, two at a distance of 3 in fewer than one of a million; distances are in the units of
-the streams. Equal episodes are refused by `append` already.
-"""
+NaN where unknown. Near-duplicates are found by hashes of the coarse trajectory (`coarse`): 16 points of states and
+actions on random lines, cut into cells (Datar et al. 2004, p-stable hashing). Two episodes at a distance of 0.01 over
+all these numbers share a hash in about 99 of 100 cases, two at a distance of 3 in fewer than one of a million;
+distances are in the units of the streams. Equal episodes are refused by `append` already."""
 
 from __future__ import annotations
 
@@ -44,7 +43,8 @@ PARTS = 16  # files in the cache before they become one
 def measure(
     state: np.ndarray, action: np.ndarray, proposed: np.ndarray | None, fps: float, meta: dict[str, Any] | None = None
 ) -> tuple[float, ...]:
-    """METRICS of one episode: state [T+1, Do], action [T, Da], proposed [T, Da] or None, fps in Hz (0: unknown), its meta."""
+    """METRICS of one episode: state [T+1, Do], action [T, Da], proposed [T, Da] or None, fps in Hz (0: unknown), its
+    meta."""
     if not state.shape[1]:
         state = np.full((len(state), 1), np.nan)
     state, action = state.astype(np.float64), action.astype(np.float64)
@@ -70,7 +70,8 @@ def skew(meta: dict[str, Any]) -> float:
 
 
 def sparc(speed: np.ndarray, fps: float) -> float:
-    """Spectral arc length of a speed profile [N] sampled at `fps` Hz: <= 0, nearer to 0 is smoother. NaN without motion.
+    """Spectral arc length of a speed profile [N] sampled at `fps` Hz: <= 0, nearer to 0 is smoother. NaN without
+    motion.
 
     - integral over [0, w] of sqrt((1/w)^2 + (dV/df)^2) df, V the amplitude spectrum over its value at 0, w the last
     frequency below 10 Hz at which V is above 0.05.
@@ -108,7 +109,8 @@ def _lines() -> tuple[np.ndarray, np.ndarray]:
 
 
 def groups(labels: np.ndarray) -> np.ndarray:
-    """Which episodes hang together: labels [E, L], equal ones in a column connect; a group's first position for each [E]."""
+    """Which episodes hang together: labels [E, L], equal ones in a column connect; a group's first position for each
+    [E]."""
     group = np.arange(len(labels))
     columns = [np.unique(column, return_inverse=True)[1] for column in labels.T]
     while True:
@@ -127,9 +129,8 @@ def measured(
     """{metric: [E] float64} of a version's episodes, and "near": how many episodes of it are near-duplicates of each.
 
     Only episodes that are not in the cache below `folder` are read, a segment at a time and without images. The cache
-    may be deleted. "near_group" [E] is the hash of one episode of each group, "schema" [E] names what robots are told apart
-    by (corpus.segment.robot).
-    """
+    may be deleted. "near_group" [E] is the hash of one episode of each group, "schema" [E] names what robots are told
+    apart by (corpus.segment.robot)."""
     folder = Path(folder) / f"quality-{REVISION}"
     known = _load(folder)
     hashes = np.asarray(version.hashes, "S64")

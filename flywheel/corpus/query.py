@@ -1,8 +1,8 @@
 """SQL over the episodes of a version: one Arrow table of their columns and quality, asked through DuckDB.
 
-Columns: hash task origin seed success terminated fps length return_ added cameras meta (JSON text) of Version.table, NULL where
-unknown; schema jerk sparc idle saturation tracking skew near near_group of corpus.quality; bucket of corpus.splits.
-"""
+Columns: hash task origin seed success terminated fps length return_ added cameras meta (JSON text) of Version.table,
+NULL where unknown; schema jerk sparc idle saturation tracking skew near near_group of corpus.quality; bucket of
+corpus.splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def table(version: Version, quality: dict[str, np.ndarray]) -> pa.Table:
-    """The Arrow table `episodes`, a row an episode in the version's order; `quality` is quality.measured(version, ...)."""
+    """The Arrow table `episodes`, a row an episode in the version's order; `quality` is quality.measured(version,
+    ...)."""
     import pyarrow as pa
 
     columns = {}

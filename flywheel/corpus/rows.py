@@ -52,9 +52,8 @@ class Rows:
         """Rows `index + offset`, clipped to [low, high] (both included): [B, L, W], contiguous.
 
         index [B] row numbers, offsets [L], low and high [B]: the bounds of each row's episode, so that a window repeats
-        the first or last row instead of reaching into a neighbour. `columns` (such as self.columns["action"]) gives these
-        of the W columns only.
-        """
+        the first or last row instead of reaching into a neighbour. `columns` (such as self.columns["action"]) gives
+        these of the W columns only."""
         low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
         if len(low) and (low.min() < 0 or high.max() >= len(self.rows) or (low > high).any()):
             found = f"low {low.min()} to {low.max()}, high {high.min()} to {high.max()}"

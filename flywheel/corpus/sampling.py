@@ -56,7 +56,8 @@ class Pool:
 
 
 def divided(mixture: dict[str, float], pools: dict[str, Pool], size: int) -> dict[str, int]:
-    """Divide `size` samples among pools by share; shares of pools without a step go to the others, the rest to the last."""
+    """Divide `size` samples among pools by share; shares of pools without a step go to the others, the rest to the
+    last."""
     shares = {name: share for name, share in mixture.items() if share > 0 and len(pools[name])}
     if not shares:
         raise ValueError(f"nothing to draw from: {', '.join(mixture)} hold no step")

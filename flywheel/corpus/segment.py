@@ -4,9 +4,9 @@
         zarr.json  obs.state/ action/ reward/ ...   rows of all episodes one after the other, T+1 an episode in every
                                                     stream (the last row of action and reward is zero, never sampled)
         start.<key>/ statistics/                    one row an episode
-        frames.obs.<key>/                           two numbers a row of an encoded camera: where its bytes begin and end in
+        frames.obs.<key>/                           a row of an encoded camera: where its bytes begin and end in
                                                     its pictures, or which video it is in and as which frame
-        media/obs.<key>.jpeg  media/<sha256>.mp4    the bytes of a camera's pictures side by side; a video as it came, once
+        media/obs.<key>.jpeg  media/<sha256>.mp4    a camera's pictures side by side; a video as it came, once
         episodes.json                               schema, per-episode columns, sha256 of every other file
 
 zarr is imported only to encode or decode. Both go through memory: what is decoded are exactly the bytes whose sha256
@@ -48,9 +48,8 @@ def ulid() -> str:
 def schema(episode: Episode) -> dict[str, Any]:
     """What episodes of one segment share.
 
-    {"rows": {stream: [dtype, shape of a row, 0 for T rows or 1 for T+1]}, "start": {key: [dtype, shape]}} and, where there
-    are encoded frames, "frames": {stream: [codec, [H, W, 3], channels]}
-    """
+    {"rows": {stream: [dtype, shape of a row, 0 for T rows or 1 for T+1]}, "start": {key: [dtype, shape]}} and, where
+    there are encoded frames, "frames": {stream: [codec, [H, W, 3], channels]}"""
     steps = len(episode)
     rows = {}
     for name, value in _streams(episode).items():
@@ -64,8 +63,8 @@ def schema(episode: Episode) -> dict[str, Any]:
 
 
 def robot(shape: dict[str, Any]) -> str:
-    """8 digits for what the episodes of one robot share in a `schema`: names, dtypes and shapes of action and observations,
-    cameras aside."""
+    """8 digits for what the episodes of one robot share in a `schema`: names, dtypes and shapes of action and
+    observations, cameras aside."""
     rows = [
         [name, *row[:2]]
         for name, row in sorted(shape["rows"].items())
@@ -158,7 +157,8 @@ class Segment:
         index = json.loads(data)
         if index["format"] not in (FORMAT, WITH_FRAMES):
             raise CorpusError(
-                f"{files}/{self.folder}: segment format {index['format']}, this flywheel reads {FORMAT} and {WITH_FRAMES};"
+                f"{files}/{self.folder}: segment format {index['format']}, this flywheel reads {FORMAT} and "
+                f"{WITH_FRAMES};"
                 " update it"
             )
         self.schema: dict[str, Any] = index["schema"]
@@ -186,8 +186,8 @@ class Segment:
         return None if row is None else int(np.prod(row, dtype=np.int64))
 
     def cameras(self) -> dict[str, dict[str, Any]]:
-        """{stream: {"codec", "channels", "shape": [H, W, 3], "bytes": encoded}} of the cameras; of raw frames codec is "raw"
-        and the bytes are those before compression."""
+        """{stream: {"codec", "channels", "shape": [H, W, 3], "bytes": encoded}} of the cameras; of raw frames codec
+        is "raw" and the bytes are those before compression."""
         found: dict[str, dict[str, Any]] = {}
         rows = sum(self.columns["length"]) + len(self.columns["length"])
         for name, (dtype, row, _) in self.schema["rows"].items():
@@ -226,8 +226,8 @@ class Segment:
         return Episode(obs=groups["obs"], extras=groups["extras"], **groups[""], start=start, **columns)
 
     def frames(self, name: str, places: np.ndarray, index: int) -> Frames:
-        """The frames of episode `index` out of an encoded camera, whose bytes are read when they are asked for; `places` is the
-        array frames.<name>."""
+        """The frames of episode `index` out of an encoded camera, whose bytes are read when they are asked for;
+        `places` is the array frames.<name>."""
         codec, (height, width, _), channels = self.schema["frames"][name]
         mine = places[self.first[index] : self.first[index + 1]]
         if codec == "mp4":

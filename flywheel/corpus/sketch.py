@@ -1,10 +1,10 @@
-"""Quantiles that merge exactly: counts in buckets of equal relative width (DDSketch: Masson, Rim, Lee 2019, arXiv 1908.10693).
+"""Quantiles that merge exactly: counts in buckets of equal relative width (DDSketch: Masson, Rim, Lee 2019, arXiv
+1908.10693).
 
-A number x > 0 falls into bucket k = ceil(log_g x) with g = (1 + a) / (1 - a), and 2 g^k / (g + 1) is within a |x| of all
-numbers there; negative numbers have buckets of their own, what is nearer to 0 than 1e-12 is 0. Merging adds counts, so the
-sketch of a union is the same however it was cut: a quantile is wrong by at most a = 1 % of its own value, whatever was
-merged. Mean, deviation and extremes are in corpus.statistics, exactly.
-"""
+A number x > 0 falls into bucket k = ceil(log_g x) with g = (1 + a) / (1 - a), and 2 g^k / (g + 1) is within a |x| of
+all numbers there; negative numbers have buckets of their own, what is nearer to 0 than 1e-12 is 0. Merging adds counts,
+so the sketch of a union is the same however it was cut: a quantile is wrong by at most a = 1 % of its own value,
+whatever was merged. Mean, deviation and extremes are in corpus.statistics, exactly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ SPAN = 2**17  # more than all buckets of a column: float64 ends in bucket 35,489
 
 @dataclass(frozen=True)
 class Sketch:
-    """Counts of D columns: `keys` [K] int64, ascending (column and bucket, in the order of the numbers), `counts` [K]."""
+    """Counts of D columns: `keys` [K] int64, ascending (column and bucket, in the order of the numbers), `counts`
+    [K]."""
 
     width: int
     keys: np.ndarray

@@ -1,8 +1,7 @@
 """Splits that never move: on which side an episode lies follows from its content hash alone.
 
-So a version and all that grow from it agree, on every machine, whatever was added, removed or added again. What is nearly
-the same (quality "near") may lie on both sides; drop it first where that matters.
-"""
+So a version and all that grow from it agree, on every machine, whatever was added, removed or added again. What is
+nearly the same (quality "near") may lie on both sides; drop it first where that matters."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ def bucket(hashes: Sequence[str], salt: str = "") -> np.ndarray:
 def split(version: Version, shares: dict[str, float], salt: str = "") -> dict[str, Version]:
     """{"train": 0.9, "val": 0.1} -> the episodes of each part; in expectation that share of them.
 
-    A part begins where the one before it ends, in the order given. ValueError unless the shares are positive with sum 1.
-    """
+    A part begins where the one before it ends, in the order given. ValueError unless the shares are positive with sum
+    1."""
     ends = np.cumsum(list(shares.values()))
     if not shares or min(shares.values()) <= 0 or abs(ends[-1] - 1) > 1e-9:
         raise ValueError(f"split: shares {shares}; expected positive numbers with sum 1, such as train: 0.9, val: 0.1")

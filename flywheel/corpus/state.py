@@ -3,10 +3,10 @@
     versions   1 ............................. 4096 | 4097 .... 5120 | ... | 5345 .. 5350
                block: columns in arrays or in a mapped file of pages         tail: lists of the newest entries
 
-A block is immutable and follows from its stretch of the log alone. Every BASE versions the tail becomes a block, and FAN
-blocks of one size become one, so there are few, and each row is written log(n) times. Nothing is kept for an episode
-outside of them: a hash is found by bisection in a block's sorted keys, of which only the pages touched are read.
-"""
+A block is immutable and follows from its stretch of the log alone. Every BASE versions the tail becomes a block, and
+FAN blocks of one size become one, so there are few, and each row is written log(n) times. Nothing is kept for an
+episode outside of them: a hash is found by bisection in a block's sorted keys, of which only the pages touched are
+read."""
 
 from __future__ import annotations
 
@@ -49,16 +49,27 @@ class Tail:
         taken["success"] = [-1 if done is None else done for done in taken["success"]]
         gone = sorted(self.gone.items())
         arrays = {
-            "hash": digests(self.hashes), "local": local, "born": born, **sorted_keys(digests(self.hashes)),
+            "hash": digests(self.hashes),
+            "local": local,
+            "born": born,
+            **sorted_keys(digests(self.hashes)),
             **{column: np.asarray(taken[column], dtype) for column, dtype in NUMBERS.items()},
-            "start": np.asarray(start, np.int64), "version": np.asarray(version, np.int32),
-            "name": letters(list(name)), "sha256": digests(list(sha256)),
+            "start": np.asarray(start, np.int64),
+            "version": np.asarray(version, np.int32),
+            "name": letters(list(name)),
+            "sha256": digests(list(sha256)),
             "known": np.asarray([part is not None for part in known], np.int8),
             "gone": np.asarray([row for row, _ in gone], np.int64),
             "gone_version": np.asarray([entry[0] for _, entry in gone], np.int32),
             "gone_moved": np.asarray([entry[1] for _, entry in gone], np.int8),
-            **sorted_by({"expired": letters([*self.expired]), "expired_version": np.asarray([*self.expired.values()], np.int32)}, "expired"),
-        }  # fmt: skip
+            **sorted_by(
+                {
+                    "expired": letters([*self.expired]),
+                    "expired_version": np.asarray([*self.expired.values()], np.int32),
+                },
+                "expired",
+            ),
+        }
         for column in TEXT:
             values = list(dict.fromkeys(taken[column]))
             codes = {text: code for code, text in enumerate(values)}
@@ -212,7 +223,8 @@ class State:
         return self.tail.row0 + len(self.tail.hashes) - sum(len(b.columns["gone"]) for b in self.everything())
 
     def split(self, numbers: np.ndarray, base: str = "row0") -> Iterator[tuple[Block, Any, np.ndarray]]:
-        """For each block that has some of these rows (base "part0": parts): it, their positions, their numbers in it."""
+        """For each block that has some of these rows (base "part0": parts): it, their positions, their numbers in
+        it."""
         ordered = len(numbers) < 2 or bool((numbers[1:] >= numbers[:-1]).all())
         order = slice(None) if ordered else np.argsort(numbers, kind="stable")
         sequence, at = numbers[order], 0

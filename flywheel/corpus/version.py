@@ -114,7 +114,7 @@ class Version:
         """The episodes that pass every condition, in the same order.
 
         where     a boolean mask [E], positions [N], or a function of `table` that returns one of them
-        filters   column=value; text columns take a pattern or a list of them (origin="human:*", cameras="*wrist*"), `success` and
+        filters   column=value; text takes a pattern or a list (origin="human:*", cameras="*wrist*"), `success` and
                   `terminated` True, False (or None), others a value or a list of values
         """
         keep = np.ones(len(self), bool)
@@ -163,8 +163,8 @@ class Version:
         return counts
 
     def cameras(self) -> dict[str, dict[str, Any]]:
-        """{name: {"codec", "shape", "episodes", "bytes"}} of the cameras, a list where codecs or shapes differ; bytes are those
-        of the segments that the episodes lie in (see Segment.cameras)."""
+        """{name: {"codec", "shape", "episodes", "bytes"}} of the cameras, a list where codecs or shapes differ;
+        bytes are those of the segments that the episodes lie in (see Segment.cameras)."""
         found: dict[str, dict[str, Any]] = {}
         parts, counts = np.unique(self.corpus.history.state.parts(self.rows), return_counts=True)
         for part, count in zip(parts.tolist(), counts.tolist(), strict=True):

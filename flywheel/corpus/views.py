@@ -1,9 +1,8 @@
 """A view: a name for some episodes of a version, chosen once by an SQL condition and the same for ever.
 
-A view is a tag (tags/<name>.json) that keeps, beside the version, the condition, which of the version's episodes passed it
-(a bit each), and the sha256 over their hashes. So it is read without running the query again, never moves, keeps its
-version from `expire`, and a copy in which it would stand for other episodes is noticed.
-"""
+A view is a tag (tags/<name>.json) that keeps, beside the version, the condition, which of the version's episodes passed
+it (a bit each), and the sha256 over their hashes. So it is read without running the query again, never moves, keeps its
+version from `expire`, and a copy in which it would stand for other episodes is noticed."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 def name(corpus: Corpus, title: str, version: Version, keep: np.ndarray, where: str) -> Version:
     """Name the episodes `keep` [E] (bool) of a version for good; they, as `corpus.at(title)` gives them from now on.
 
-    The same name for the same episodes and condition again is no error. CorpusError for no episode, a name that is taken.
-    """
+    The same name for the same episodes and condition again is no error. CorpusError for no episode, a name that is
+    taken."""
     if not keep.any():
         raise CorpusError(f"view {title!r}: none of the {len(keep)} episodes passes {where!r}; nothing was named")
     every = np.isin(corpus.at(version.number).rows, version.rows[keep])  # `version` may be a view itself

@@ -6,14 +6,13 @@
 
     <cache>/windows-<key>/     key = corpus id, fields, their widths, dtype
         index.json             how far the two files are whole, with checksums; published by rename
-        rows-<ulid>.f32        only ever grows (.u8 of a camera); bytes beyond the index are a killed writer's and are overwritten
-        rows-<ulid>.i64        four numbers an episode: its row in the corpus, where its rows begin here, how many, their crc32
+        rows-<ulid>.f32        only ever grows (.u8 of a camera); bytes beyond the index are a killed writer's
+        rows-<ulid>.i64        an episode: its row in the corpus, where its rows begin here, how many, their crc32
 
 Since the log only appends, one file serves every version: a version is a list of (first row, length). Segments are
 added when a version first needs them, under a lock. A cache that fails its check is built again beside the old file,
-which stays mapped where it is in use. In memory an episode takes 24 bytes; the pages of a file larger than `resident` are
-given back as they pile up, so that a corpus may be larger than RAM.
-"""
+which stays mapped where it is in use. In memory an episode takes 24 bytes; the pages of a file larger than `resident`
+are given back as they pile up, so that a corpus may be larger than RAM."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ class Windows(Rows):
     length    [E] int64, its number of steps T (it has T+1 rows: start .. start + T)
     version   the Version, and with it the table of its episodes
     decoded   how many segments this opening had to decode
-    layout    where each robot's numbers are, with `align` (corpus.align): without it all episodes must have equal widths
+    layout    where each robot's numbers are, with `align` (corpus.align); without it all have equal widths
     """
 
     def __init__(
@@ -102,7 +101,8 @@ class Windows(Rows):
         return self.table["terminated"]
 
     def _give_back(self, size: int) -> None:
-        """Before `size` more bytes may come in: the pages so far leave this process (not the page cache) near the limit."""
+        """Before `size` more bytes may come in: the pages so far leave this process (not the page cache) near the
+        limit."""
         self._touched += size
         if self._touched > self.resident and self.rows.nbytes > self.resident:
             self._touched = _mapped() - self._others + size  # as it is, not as it may be
@@ -111,8 +111,8 @@ class Windows(Rows):
                 self._touched = size
 
     def extend(self, version: Version) -> Windows:
-        """The windows of another version over the same file; only segments that it lacks are decoded, and what this opening has
-        checked is not checked again: the episodes that a round has added cost what they are."""
+        """The windows of another version over the same file; only segments that it lacks are decoded, and what this
+        opening has checked is not checked again: the episodes that a round has added cost what they are."""
         return Windows(version, self.fields, self.cache, self.resident, self.align, self.progress, self)
 
     def same(self, other: Windows) -> bool:
@@ -120,7 +120,8 @@ class Windows(Rows):
         return (self.folder, self._index["file"]) == (other.folder, other._index["file"])
 
     def _open(self, seen: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray, int]:
-        """The index, start and length, and how many segments had to be decoded for them; `seen` is an index that was checked."""
+        """The index, start and length, and how many segments had to be decoded for them; `seen` is an index that was
+        checked."""
         state, rows = self.version.corpus.history.state, self.version.rows
         index = self._read(seen)
         start, length = self._find(index, seen)
@@ -137,7 +138,8 @@ class Windows(Rows):
         return index, start, length, decoded
 
     def _find(self, index: dict[str, Any] | None, seen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Start and length of each episode of the version; length -1 where the cache lacks it. First among what is not in `seen`."""
+        """Start and length of each episode of the version; length -1 where the cache lacks it. First among what is
+        not in `seen`."""
         rows = self.version.rows
         begin = seen["episodes"] if index and index["file"] == seen["file"] else 0
         if not index or index["episodes"] == begin == 0:
@@ -158,8 +160,8 @@ class Windows(Rows):
         return kept[at, 1], np.where(at < 0, -1, kept[at, 2] - 1)
 
     def _extend(self, index: dict[str, Any], missing: np.ndarray) -> None:
-        """Decode the segments of rows, one at a time: memory is bounded by the largest. A camera's only as far as it is wanted,
-        and an encoded one's an episode at a time."""
+        """Decode the segments of rows, one at a time: memory is bounded by the largest. A camera's only as far as it
+        is wanted, and an encoded one's an episode at a time."""
         log = self.version.corpus.history
         wanted = {part: log.state.rows(part) for part in np.unique(log.state.parts(missing)).tolist()}
         if self.row:
@@ -214,7 +216,8 @@ class Windows(Rows):
                     pixels = np.ascontiguousarray(frames)
                 except EpisodeError as error:
                     raise CorpusError(
-                        f"windows: {self.fields[0]} of episode {segment.columns['hash'][one][:12]}: {error}; its source gave it so: "
+                        f"windows: {self.fields[0]} of episode {segment.columns['hash'][one][:12]}: {error}; its "
+                        "source gave it so: "
                         "tombstone the episode, or select others"
                     ) from error
                 yield pixels.reshape(len(pixels), self.width)
@@ -258,8 +261,8 @@ class Windows(Rows):
 
 
 class Steps:
-    """A field of all steps of windows, one episode after the other: [R, D], of which only the slice that is asked for is read, and
-    that a quarter of what may be in memory at once."""
+    """A field of all steps of windows, one episode after the other: [R, D], of which only the slice that is asked
+    for is read, and that a quarter of what may be in memory at once."""
 
     def __init__(self, windows: Windows, field: str):
         self.windows, self.columns, self.ends = windows, windows.columns[field], np.cumsum(windows.length)

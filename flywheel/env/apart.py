@@ -4,17 +4,18 @@
     Apart.reset_at(i, seed)  --  ("reset_at", i // W, seed) --> GymBatch.reset_at
                             <--  obs                     --
     Apart.step(action, rows) --  which are active        -->    GymBatch.step
-                                 shared memory: action, obs, reward, flags, and marks: since when each environment is being stepped
+                                 shared memory: action, obs, reward, flags, and marks: since when each environment is
+                                 being stepped
 
-A step (or reset) that lasts longer than `limit` seconds cannot be ended from within: C code that holds the interpreter's lock
-listens to nobody. So the worker is killed, a new one made, and `Lost` says which environments were to blame: their episodes
-failed, all others begin anew at their seeds, and come out equal to the bit. Where several were being stepped at that moment
-(two threads, and one may only have waited for the other) nobody is blamed yet, and the next worker steps them one by one.
+A step (or reset) that lasts longer than `limit` seconds cannot be ended from within: C code that holds the
+interpreter's lock listens to nobody. So the worker is killed, a new one made, and `Lost` says which environments were
+to blame: their episodes failed, all others begin anew at their seeds, and come out equal to the bit. Where several were
+being stepped at that moment (two threads, and one may only have waited for the other) nobody is blamed yet, and the
+next worker steps them one by one.
 
-Workers are kept for the next batch of the same process: one interpreter's start (half a second) a stage, not one a batch.
-Whoever waits looks again and again for a moment before it sleeps: a virtual machine may take longer to wake a processor than
-an environment takes for a step.
-"""
+Workers are kept for the next batch of the same process: one interpreter's start (half a second) a stage, not one a
+batch. Whoever waits looks again and again for a moment before it sleeps: a virtual machine may take longer to wake a
+processor than an environment takes for a step."""
 
 from __future__ import annotations
 
@@ -127,7 +128,8 @@ class Apart:
         return self._parts[0].ask("drawing")
 
     def run(self, function: Callable, *args: Any) -> Any:
-        """function(batch, *args) in the first worker, for what needs the environments themselves; a function of a module."""
+        """function(batch, *args) in the first worker, for what needs the environments themselves; a function of a
+        module."""
         return self._parts[0].ask("run", function, args)
 
     def close(self) -> None:
@@ -191,7 +193,8 @@ class _Part:
             self._lose({i: f"its process died: {worker.ended()}" for i in worker.late(None)})
 
     def _answer(self, limit: float | None = None) -> Any:
-        """Wait for the answer to what was sent; `limit` is for all of it, in seconds, by default self.limit for an environment's step."""
+        """Wait for the answer to what was sent; `limit` is for all of it, in seconds, by default self.limit for an
+        environment's step."""
         worker, since = self._worker, time.monotonic()
         try:
             while not _comes(worker.poll) and not worker.poll.poll(1000 * min(5.0, self.limit / 4)):
@@ -219,7 +222,8 @@ class _Part:
         self._unexplained = 0 if causes else self._unexplained + 1
         if self._unexplained > UNEXPLAINED or self._told is None:
             raise TaskError(
-                f"task.id={self._options.get('id')!r}: the process of its environments ended while none was being stepped: {told}. "
+                f"task.id={self._options.get('id')!r}: the process of its environments ended while none was being "
+                f"stepped: {told}. "
                 "Look for its own words above; task.step_seconds=0 steps them in this process, for a debugger"
             )
         self._open()
@@ -228,7 +232,8 @@ class _Part:
 
 
 class _Board:
-    """The arrays of a batch in shared memory: action [N, Da], obs [N, Do], reward [N], flags [3, N] (terminated, truncated, success)."""
+    """The arrays of a batch in shared memory: action [N, Da], obs [N, Do], reward [N], flags [3, N] (terminated,
+    truncated, success)."""
 
     def __init__(self, file: int, num_envs: int, obs_dim: int, action_dim: int):
         parts = {

@@ -1,8 +1,8 @@
 """A bad rollout is data, not death: what an environment did wrong, how often, and when that is too often. numpy only.
 
-An environment that raises, hangs, dies, says what is not finite, changes its shapes or talks nonsense about success makes a failed
-episode with its cause in meta["cause"]. Nobody imitates it or learns from it; the environment is made anew, the others go on.
-"""
+An environment that raises, hangs, dies, says what is not finite, changes its shapes or talks nonsense about success
+makes a failed episode with its cause in meta["cause"]. Nobody imitates it or learns from it; the environment is made
+anew, the others go on."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ class Tally:
         self.seeds: dict[str, list[int]] = {}
 
     def add(self, seed: int, cause: str) -> None:
-        """Count a fault; FaultsError where there are more than `share` of the episodes that were begun, and more than ALWAYS."""
+        """Count a fault; FaultsError where there are more than `share` of the episodes that were begun, and more
+        than ALWAYS."""
         self.seeds.setdefault(re.sub(r"\d+(\.\d+)?", "#", cause), []).append(seed)
         count = sum(map(len, self.seeds.values()))
         if count > max(ALWAYS, self.share * self.begun):
             common = sorted(self.seeds.items(), key=lambda item: -len(item[1]))[:3]
             named = "; ".join(f"{len(seeds)} x {cause!r} (seeds {listed(seeds)})" for cause, seeds in common)
             raise FaultsError(
-                f"{self.task}: {count} of {self.begun} episodes failed by the environment's fault, more than task.faults="
+                f"{self.task}: {count} of {self.begun} episodes failed by the environment's fault, more than "
+                "task.faults="
                 f"{self.share:g} allows. Most common: {named}. Mend the environment, or bear more: task.faults=0.2"
             )
 

@@ -11,10 +11,10 @@ import numpy as np
 class Guard:
     """Clips to [low, high] [Da] and replaces an action that is not finite by the last one executed in the same episode.
 
-    Before an episode's first action that is `rest(slot)` [Da], what moves nothing: by default zero, clipped into the range (no motion
-    where actions are steps or velocities). Where actions are positions, zero is one: such an environment offers `hold_action()`.
-    `count` holds how often it had to: steps "clipped" (in any dimension by more than `tolerance` of its own range) and "held".
-    """
+    Before an episode's first action that is `rest(slot)` [Da], what moves nothing: by default zero, clipped into the
+    range (no motion where actions are steps or velocities). Where actions are positions, zero is one: such an
+    environment offers `hold_action()`. `count` holds how often it had to: steps "clipped" (in any dimension by more
+    than `tolerance` of its own range) and "held"."""
 
     def __init__(
         self,

@@ -32,7 +32,8 @@ AGAIN = 5000  # calls after which both are timed again: a busy neighbour may hav
 
 
 class Faster:
-    """Whether threads shall step, by timing both ways: what holds the interpreter's lock for long only loses by them."""
+    """Whether threads shall step, by timing both ways: what holds the interpreter's lock for long only loses by
+    them."""
 
     def __init__(self):
         self.calls, self.lasted, self.best = [0, 0], [0.0, 0.0], [float("inf")] * 2  # without threads, with
@@ -54,7 +55,8 @@ class Faster:
 
 
 class Helper(threading.Thread):
-    """A thread that calls what lies in its inbox, (function, argument), and puts the exception, or None, into its outbox."""
+    """A thread that calls what lies in its inbox, (function, argument), and puts the exception, or None, into its
+    outbox."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -73,12 +75,14 @@ class Helper(threading.Thread):
 
 
 class GymBatch:
-    """N copies of a registered Gymnasium environment with Box, Dict of Box or Discrete observations, Box or Discrete actions.
+    """N copies of a registered Gymnasium environment with Box, Dict of Box or Discrete observations, Box or Discrete
+    actions.
 
-    Discrete(n) is one-hot, [n]: the largest entry of an action is the one that is taken. Of a Dict, `obs_keys` names the keys to
-    take, in order (default: all, in the space's). Threads step them: MuJoCo lets go of the interpreter's lock in mj_step, and
-    nothing is pickled. `success_key` names the entry of `info`, by default the first there is of SUCCESS; where `reward` is "env"
-    the environment may be silent about success. A copy is made when it is first needed, and anew after a fault.
+    Discrete(n) is one-hot, [n]: the largest entry of an action is the one that is taken. Of a Dict, `obs_keys` names
+    the keys to take, in order (default: all, in the space's). Threads step them: MuJoCo lets go of the interpreter's
+    lock in mj_step, and nothing is pickled. `success_key` names the entry of `info`, by default the first there is of
+    SUCCESS; where `reward` is "env" the environment may be silent about success. A copy is made when it is first
+    needed, and anew after a fault.
 
     `marks` [N] float64, if given, says since when each environment has been stepped (time.monotonic(), 0: it is not);
     `limit` is how long that may take, for those who watch.
@@ -169,7 +173,8 @@ class GymBatch:
                 raise TaskError(
                     f"task.id={self.id!r} is not a registered Gymnasium environment here: {error}. Adroit, Fetch and "
                     "Kitchen come with the extra [adroit], Meta-World with [metaworld]; one of your own is "
-                    "task.id=module:id, where importing `module` (an installed package, or a file in the current folder) registers it"
+                    "task.id=module:id, where importing `module` (an installed package, or a file in the current "
+                    "folder) registers it"
                 ) from error
             finally:
                 self.marks[i] = began
@@ -212,7 +217,8 @@ class GymBatch:
         if self.success_key == NONE or (self.reward == "env" and not self.success_key and self._silent(tuple(info))):
             return False
         raise TaskError(
-            f"{self.task}: info has no {self.success_key or ', '.join(SUCCESS)!r}; it has: {', '.join(info) or 'nothing'}. "
+            f"{self.task}: info has no {self.success_key or ', '.join(SUCCESS)!r}; it has: "
+            f"{', '.join(info) or 'nothing'}. "
             "Name the right one with task.success_key=..., or learn from the environment's own reward: task.reward=env"
         )
 
@@ -221,7 +227,8 @@ class GymBatch:
         if keys not in self._infos:
             if like := [key for key in keys if re.search("succe|solved|goal_achieved", str(key), re.I)]:
                 raise TaskError(
-                    f"{self.task}: info has {like[0]!r}, which looks like success. Say which it is: task.success_key={like[0]}, or "
+                    f"{self.task}: info has {like[0]!r}, which looks like success. Say which it is: "
+                    f"task.success_key={like[0]}, or "
                     f"task.success_key={NONE} where the environment says nothing about success"
                 )
             self._infos.add(keys)
@@ -232,7 +239,8 @@ class GymBatch:
         return np.stack([self.reset_at(i, seed) for i, seed in enumerate(seeds)])
 
     def reset_at(self, i: int, seed: int, state: dict[str, np.ndarray] | None = None) -> np.ndarray:
-        """Begin an episode in environment `i`, at its own random start or at `state`; [Do] float32. Fault where it cannot."""
+        """Begin an episode in environment `i`, at its own random start or at `state`; [Do] float32. Fault where it
+        cannot."""
         self.marks[i] = time.monotonic()
         try:
             obs = self._flat(self._env(i).reset(seed=int(seed))[0])
@@ -368,7 +376,8 @@ class GymBatch:
         return {"render_mode": "rgb_array"} if "rgb_array" in modes else None
 
     def frame(self, i: int, width: int = 320, height: int = 240) -> np.ndarray:
-        """What environment `i` looks like now; [H, W, 3] uint8, of its own size where it draws itself. RuntimeError where nothing can."""
+        """What environment `i` looks like now; [H, W, 3] uint8, of its own size where it draws itself. RuntimeError
+        where nothing can."""
         how, env = self.draws, self._env(i)
         if how == "render":
             picture = np.asarray(env.render())

@@ -13,7 +13,8 @@ from typing import Any
 
 
 def find(id: str) -> None:
-    """Import what registers `id`: our own tasks, the packages of the extras, or the module of "module:id", from the current folder too."""
+    """Import what registers `id`: our own tasks, the packages of the extras, or the module of "module:id", from the
+    current folder too."""
     import flywheel_sim
     import gymnasium as gym
 
@@ -36,7 +37,8 @@ def title(id: str, kwargs: dict[str, Any] | None = None, obs_keys: Sequence[str]
 
 
 def short(title: str) -> str:
-    """A title as part of a checkpoint's name: "gym_pusht:gym_pusht/PushT-v0{obs_type=state}" -> "PushT-v0-obs_type-state"."""
+    """A title as part of a checkpoint's name: "gym_pusht:gym_pusht/PushT-v0{obs_type=state}" ->
+    "PushT-v0-obs_type-state"."""
     id, brace, more = title.partition("{")
     id = id.rpartition(":")[2].rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{id}-{more.rstrip('}')}" if brace else id)
@@ -53,9 +55,8 @@ def _word(value: Any) -> str:
 def identity(id: str, kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
     """Which code decides what the environment does: {"id", "kwargs", "entry_point", "distribution", "version", "code"}.
 
-    `code` is the sha256 over the source files of the class (its bases too) that belong to no installed distribution; for a task of sim/ over
-    that folder. Quick, and without torch unless the environment's own module imports it.
-    """
+    `code` is the sha256 over the source files of the class (its bases too) that belong to no installed distribution;
+    for a task of sim/ over that folder. Quick, and without torch unless the environment's own module imports it."""
     import gymnasium as gym
 
     find(id)

@@ -14,7 +14,8 @@ from flywheel.episode import Episode
 
 @dataclass(frozen=True)
 class Replay:
-    """What came back: `obs` [T+1, Do] beside the recorded one, `success`, and the simulator's state before each step."""
+    """What came back: `obs` [T+1, Do] beside the recorded one, `success`, and the simulator's state before each
+    step."""
 
     obs: np.ndarray
     success: bool
@@ -25,8 +26,8 @@ def replay(env, episode: Episode, keep_states: bool = False) -> Replay:
     """Set environment 0 of `env` to the episode's start and execute its actions; success is as `env.success` counts it.
 
     A start without velocities that were measured (`qpos_next`, see `solve_velocity`) is completed first. ValueError
-    where the episode has no start and no seed, where a state of the environment cannot be set again, or where it is at fault.
-    """
+    where the episode has no start and no seed, where a state of the environment cannot be set again, or where it is at
+    fault."""
     name = f"episode {episode.hash[:12]} ({episode.meta})"
     if not episode.start and episode.seed is None:
         raise ValueError(f"{name} holds neither a start state nor a seed: it cannot be replayed")

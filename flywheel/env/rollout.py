@@ -1,11 +1,11 @@
 """Environments in batches, and the one rollout that makes episodes: collection, gate, report and tests all use it.
 
-A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in processes of its own: `Apart`) offers: task, num_envs,
-obs_shapes (flywheel.obs: what is observed, packed in this order), obs_dim, obs_names and obs_units [Do], action_dim, action_low,
-action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da], active) -> obs, reward, terminated,
-truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width, height), close(). `make` adds `reward`, what is
-learnt from: "success" or "env" (the environment's own); `success`, which steps count (flywheel.success); and `tally` of faults.
-"""
+A batch (a task of sim/, or any Gymnasium environment: `GymBatch`, in processes of its own: `Apart`) offers: task,
+num_envs, obs_shapes (flywheel.obs: what is observed, packed in this order), obs_dim, obs_names and obs_units [Do],
+action_dim, action_low, action_high, max_steps, fps, reset_at(i, seed, state=None) -> obs [Do], step(action [N, Da],
+active) -> obs, reward, terminated, truncated, info["success"] [N], get_state(i), set_state(i, state), frame(i, width,
+height), close(). `make` adds `reward`, what is learnt from: "success" or "env" (the environment's own); `success`,
+which steps count (flywheel.success); and `tally` of faults."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ STEP_SECONDS = 30.0
 def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
     """The batch of a task: Task(name="lift"), Task(name="gym", id=...), or what says so in a plain dict.
 
-    With `reward: env` the return that counts as success may be given as `solved`. `step_seconds` is how long a step of a Gymnasium
-    environment may take (0: it is stepped in this process, and nothing ends it).
-    """
+    With `reward: env` the return that counts as success may be given as `solved`. `step_seconds` is how long a step of
+    a Gymnasium environment may take (0: it is stepped in this process, and nothing ends it)."""
     task = task if isinstance(task, Task) else build(Task, task, "task.")
     if task.solved is not None and task.learns != "env":
         raise ValueError(
-            f"task.reward={task.learns} task.solved={task.solved:g}; expected solved, a return, only with reward=env, the environment's own"
+            f"task.reward={task.learns} task.solved={task.solved:g}; expected solved, a return, only with reward=env, "
+            "the environment's own"
         )
     if task.name == "gym":
         batch = _gym(task, num_envs, threads)
@@ -65,7 +65,8 @@ def opened(args: Acting, num_envs: int | None = None):
 
 
 def drawn(env):
-    """A batch like `env` whose `frame` works: itself, or one environment in render_mode rgb_array. RuntimeError where it has none."""
+    """A batch like `env` whose `frame` works: itself, or one environment in render_mode rgb_array. RuntimeError
+    where it has none."""
     if not hasattr(env, "drawing"):
         return env
     more = env.drawing()
@@ -110,16 +111,17 @@ def rollout(
 ) -> tuple[list[Episode], dict[str, int]]:
     """One episode for each seed, in the order of the seeds, and the guard's counts.
 
-    Every episode counts, whenever it ends (no bias to short ones). reward is 1 at the step that decides success (`env.success`:
-    any, last or held:N), which terminates the episode for the learner; `stop_at_success=False` goes on to the time limit to see
-    whether success lasts (meta["success_at_end"]). The environment's own reward is kept in extras["env_reward"]; where that is
-    learnt from, an episode ends only where the environment says so. `terminated` is the environment's own end, or success.
-    `starts[k]`: {"state": ..., "meta": ...} to begin at a state, not at a reset. With `steps` no episode is begun once so many
-    steps were made in all, with `late(k)` none from the first k on for which it is true: every one that was begun is finished and returned.
+    Every episode counts, whenever it ends (no bias to short ones). reward is 1 at the step that decides success
+    (`env.success`: any, last or held:N), which terminates the episode for the learner; `stop_at_success=False` goes on
+    to the time limit to see whether success lasts (meta["success_at_end"]). The environment's own reward is kept in
+    extras["env_reward"]; where that is learnt from, an episode ends only where the environment says so. `terminated` is
+    the environment's own end, or success. `starts[k]`: {"state": ..., "meta": ...} to begin at a state, not at a reset.
+    With `steps` no episode is begun once so many steps were made in all, with `late(k)` none from the first k on for
+    which it is true: every one that was begun is finished and returned.
 
-    An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps before, or,
-    where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is one of too many.
-    `watch(k, obs)` is called before each step of the first environment's first episode.
+    An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps
+    before, or, where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is
+    one of too many. `watch(k, obs)` is called before each step of the first environment's first episode.
 
     A policy is given the parts that it was trained on, by name. An episode keeps all that the environment observes, as
     obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
@@ -135,7 +137,8 @@ def rollout(
 
 
 class _Rollout:
-    """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps of it."""
+    """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps
+    of it."""
 
     def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late=None):
         self.env, self.policy, self.seeds, self.origin, self.starts = env, policy, seeds, origin, starts

@@ -14,9 +14,10 @@ Columns = dict[str, np.ndarray]
 
 
 def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> Columns:
-    """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (until success is decided, or all), first
-    observation and, where the environment's own reward is learnt from, return; where an environment was at fault, cause ("" for the others);
-    each [n]. `also` [{name, obs, above}]: did column `obs` ever pass `above`, as also.NAME."""
+    """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (until success is decided,
+    or all), first observation and, where the environment's own reward is learnt from, return; where an environment
+    was at fault, cause ("" for the others); each [n]. `also` [{name, obs, above}]: did column `obs` ever pass
+    `above`, as also.NAME."""
     from flywheel.env import rollout
 
     with progress(f"evaluate {what}", len(seeds)) as tick:
@@ -69,7 +70,8 @@ def summary(result: Columns, task: Task) -> dict[str, Any]:
 
 
 def film(policy, env, seed: int, path: str, every: int = 2) -> int:
-    """Write one episode as a video (mp4) of what the environment draws; the number of frames, 0 where nothing can draw."""
+    """Write one episode as a video (mp4) of what the environment draws; the number of frames, 0 where nothing can
+    draw."""
     frames = clip(policy, env, seed, every)
     if not frames:
         return 0
@@ -89,8 +91,8 @@ def film(policy, env, seed: int, path: str, every: int = 2) -> int:
 def clip(policy, env, seed: int, every: int = 2, width: int = 320, height: int = 240) -> list[np.ndarray]:
     """Frames [H, W, 3] uint8 of one episode, every `every` steps.
 
-    [] where nothing can draw. H and W are even, and the environment's own where it draws itself (render_mode rgb_array).
-    """
+    [] where nothing can draw. H and W are even, and the environment's own where it draws itself (render_mode
+    rgb_array)."""
     from flywheel.env import drawn, rollout
 
     frames: list[np.ndarray] = []
@@ -126,9 +128,9 @@ def _rate(env, every: int) -> int:
 def scored(
     run, env, policies: dict[str, Any], seeds: list[int], what: dict[str, str], *, played: int = 0, **options
 ) -> dict[str, Columns]:
-    """One episode a seed and policy; {kind: columns [n]}. Once the run's budget is spent no further block of seeds is begun, so that
-    n is less than asked for; all policies have the same n, and at least one block. `played` seeds of
-    the same question came before.
+    """One episode a seed and policy; {kind: columns [n]}. Once the run's budget is spent no further block of seeds is
+    begun, so that n is less than asked for; all policies have the same n, and at least one block. `played` seeds of the
+    same question came before.
 
     An episode depends on weights and seed alone, so blocks change nothing in what comes out.
     """

@@ -33,13 +33,15 @@ def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
     for key, box in chosen.items():
         if not isinstance(box, gym.spaces.Box):
             raise TaskError(
-                f"{id}: observation space {obs if len(there) == 1 else f'{key}: {box}'} is neither Box, Dict of Box nor Discrete; "
+                f"{id}: observation space {obs if len(there) == 1 else f'{key}: {box}'} is neither Box, Dict of Box "
+                "nor Discrete; "
                 f"flywheel learns from arrays. {others}"
             )
         if _is_picture(box):
             what = f"observation {key}" if there is getattr(obs, "spaces", None) else "the observation"
             raise TaskError(
-                f"{id}: {what} is a picture, {list(box.shape)} {box.dtype}: policies that see come with a later version. {others}"
+                f"{id}: {what} is a picture, {list(box.shape)} {box.dtype}: policies that see come with a later "
+                f"version. {others}"
             )
     if not chosen:
         raise TaskError(f"{id}: observation space {obs} is empty; flywheel learns from arrays")
@@ -47,7 +49,8 @@ def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
 
 
 def units(id: str, space, shapes: Shapes, given: Any) -> list[str]:
-    """Read metadata's obs_units, {key: unit} of a Dict, else a list: a unit for each number observed, "" where it has none.
+    """Read metadata's obs_units, {key: unit} of a Dict, else a list: a unit for each number observed, "" where it has
+    none.
 
     TaskError where they are something else.
     """
@@ -64,7 +67,8 @@ def units(id: str, space, shapes: Shapes, given: Any) -> list[str]:
 
 
 def _is_picture(box) -> bool:
-    """Whether a box holds pixels: bytes in two dimensions or more, or [..., H, W, C] or [..., C, H, W] of 1 to 4 channels."""
+    """Whether a box holds pixels: bytes in two dimensions or more, or [..., H, W, C] or [..., C, H, W] of 1 to 4
+    channels."""
     shape = box.shape
     if len(shape) == 2:
         return box.dtype == np.uint8 and min(shape) >= 8

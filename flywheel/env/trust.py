@@ -1,4 +1,5 @@
-"""What an environment promises, tried before anybody relies on it: that a seed decides an episode, that a state can be set."""
+"""What an environment promises, tried before anybody relies on it: that a seed decides an episode, that a state can
+be set."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ STEPS = 5
 
 
 def honours_seeds(env) -> tuple[bool, str]:
-    """(whether one seed makes one episode, what was found): two resets with it, another between them, and a few equal steps.
+    """(whether one seed makes one episode, what was found): two resets with it, another between them, and a few equal
+    steps.
 
-    Pairing, replay and the gate's paired test rest on it; Meta-World's MT1 is one that ignores seeds. Tried once a batch, and said
-    where it does not hold.
-    """
+    Pairing, replay and the gate's paired test rest on it; Meta-World's MT1 is one that ignores seeds. Tried once a
+    batch, and said where it does not hold."""
     return _once(
         env,
         "honours_seeds",
@@ -71,7 +72,8 @@ def _keeps_state(env) -> str:
 
 
 def _play(env, begin, steps: int = STEPS) -> list[np.ndarray]:
-    """Observations [Do + 3] (with reward, terminated, success) of environment 0: at the beginning, and after each of a few fixed actions."""
+    """Observations [Do + 3] (with reward, terminated, success) of environment 0: at the beginning, and after each of
+    a few fixed actions."""
     rng, action = np.random.default_rng(0), np.zeros((env.num_envs, env.action_dim), np.float32)
     obs = np.zeros(env.obs_dim, np.float32) if begin is None else begin()
     seen: list[np.ndarray] = [np.append(obs, [0.0, 0.0, 0.0])]

@@ -1,4 +1,5 @@
-"""What of a recording may enter the corpus, and what is set aside with its reason: nothing is lost, and one bad episode stops no other."""
+"""What of a recording may enter the corpus, and what is set aside with its reason: nothing is lost, and one bad
+episode stops no other."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def failure(tally: Counter, quarantined: list[dict[str, Any]], source: str) -> s
     if waiting:
         names = ", ".join(dict.fromkeys(one["file"] for one in waiting))[:500]
         return (
-            f"ingest: {names} could not be read now ({waiting[0]['reason'][:300]}); {tally['good']} episodes were taken. "
+            f"ingest: {names} could not be read now ({waiting[0]['reason'][:300]}); {tally['good']} episodes were "
+            "taken. "
             "Nothing is decided about it: run the same again when it can be read"
         )
     if tally["good"]:
@@ -44,14 +46,17 @@ def tell(rows: list[tuple], refused: list, tally: Counter, strange: list[dict[st
         say(f"  {hash_[:12]} was removed before ({message}); restore=true brings it back")
     if tally["clipped"]:
         say(
-            f"  {tally['clipped']} action values lay outside the range: clipped in `action`, kept in extras['recorded_action']"
+            f"  {tally['clipped']} action values lay outside the range: clipped in `action`, kept in "
+            "extras['recorded_action']"
         )
     if tally["dropped"]:
         say(f"  {tally['dropped']} episodes: a seed or a reward that is none was dropped; meta.dropped says what")
     for one in strange[:5]:
         say(
-            f"  WARNING {one['file']}, episode {one['episode']}: {one['stream']}[row {one['row']}, column {one['column']}] is "
-            f"{one['value']:.4g}; the others stay within {one['usual']:.3g} of {one['centre']:.3g}. Taken: `flywheel corpus "
+            f"  WARNING {one['file']}, episode {one['episode']}: {one['stream']}[row {one['row']}, column "
+            f"{one['column']}] is "
+            f"{one['value']:.4g}; the others stay within {one['usual']:.3g} of {one['centre']:.3g}. Taken: `flywheel "
+            "corpus "
             "tombstone` removes it if it is an error"
         )
     if len(strange) > 5:
@@ -59,7 +64,8 @@ def tell(rows: list[tuple], refused: list, tally: Counter, strange: list[dict[st
 
 
 def accepted(recording, name: str, options: dict[str, Any], env, run, quarantined: list, tally: Counter, far: Far):
-    """The episodes of a recording that may enter the corpus, one at a time; the others are quarantined. `tally` counts."""
+    """The episodes of a recording that may enter the corpus, one at a time; the others are quarantined. `tally`
+    counts."""
     for number, (found, own) in enumerate(recording):
         where = f"{name}, episode {number}"
         try:

@@ -13,7 +13,8 @@ from flywheel.log import progress, say
 
 
 def back(env, episodes: list[Episode], task: Task) -> list[dict[str, Any]]:
-    """Replay each episode open-loop; how far it strays, by the task's `compare` (default: all columns, in their std)."""
+    """Replay each episode open-loop; how far it strays, by the task's `compare` (default: all columns, in their
+    std)."""
     from flywheel.env.playback import replay
 
     rows = []

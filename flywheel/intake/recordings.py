@@ -42,8 +42,8 @@ def reader(name: str):
 
 
 def matches(source: str, module=None) -> list[Path]:
-    """The files that `source` names: itself, a data set's folder (by the module's `unit`), the files and data sets of a folder,
-    or a glob of these; ValueError if none."""
+    """The files that `source` names: itself, a data set's folder (by the module's `unit`), the files and data sets
+    of a folder, or a glob of these; ValueError if none."""
     source = os.path.expanduser(str(source))
     unit = getattr(module, "unit", lambda folder: None)
 
@@ -74,7 +74,8 @@ def title(path: Path, module) -> str:
 
 
 def content(path: Path) -> str:
-    """What a file's content is known by; of one that cannot be read now, that: `run` says so, and it is another input then."""
+    """What a file's content is known by; of one that cannot be read now, that: `run` says so, and it is another
+    input then."""
     try:
         return files.sha256_file(path)
     except OSError as error:

@@ -1,9 +1,10 @@
-"""What an episode must be to enter the corpus of a task: shapes, numbers that can be, a choice as one-hot, sensors that live.
+"""What an episode must be to enter the corpus of a task: shapes, numbers that can be, a choice as one-hot, sensors that
+live.
 
-Far values are looked for over all episodes of an ingest: |value - centre| beyond 30 times how far the column usually goes
-(the median over the episodes, a tenth of the ninth decile, or a thirtieth of 1 + |centre|, whichever is most). They are
-told, not kept out: an unusual demonstration is no error. Kept out is what no sensor says: beyond 1e18 (its square is no float32).
-"""
+Far values are looked for over all episodes of an ingest: |value - centre| beyond 30 times how far the column usually
+goes (the median over the episodes, a tenth of the ninth decile, or a thirtieth of 1 + |centre|, whichever is most).
+They are told, not kept out: an unusual demonstration is no error. Kept out is what no sensor says: beyond 1e18 (its
+square is no float32)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ FAR, FEW = 30.0, 5  # times the usual reach; episodes below which nothing is usu
 
 
 def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
-    """The episode as it may enter the corpus, and how many action values had to be clipped; EpisodeError if it may not."""
+    """The episode as it may enter the corpus, and how many action values had to be clipped; EpisodeError if it may
+    not."""
     check(episode, where)
     episode = _without_nonsense(_choices(_packed(episode, env, where), env, where))
     width = episode.obs["state"].shape[1] if "state" in episode.obs else None
@@ -41,7 +43,8 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
     if (median > 2 * reach).any():
         column = int(np.argmax(median / np.maximum(reach, 1e-9)))
         raise EpisodeError(
-            f"{where}: the median of |action[{column}]| is {median[column]:.3g}, over twice the range [{low[column]:.3g}, "
+            f"{where}: the median of |action[{column}]| is {median[column]:.3g}, over twice the range "
+            f"[{low[column]:.3g}, "
             f"{high[column]:.3g}] of {env.task}; are these other units (degrees, millimetres)?"
         )
     _alive(episode, where)
@@ -51,10 +54,11 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
 
 
 def _packed(episode: Episode, env, where: str) -> Episode:
-    """Put the numbers of a Dict observation into `state`, in the environment's order; meta["obs_shapes"] keeps keys and shapes.
+    """Put the numbers of a Dict observation into `state`, in the environment's order; meta["obs_shapes"] keeps keys and
+    shapes.
 
-    They are found by name: as streams of their own, or in a `state` of which the reader told the keys in meta["obs_shapes"].
-    """
+    They are found by name: as streams of their own, or in a `state` of which the reader told the keys in
+    meta["obs_shapes"]."""
     shapes, told = env.obs_shapes, episode.meta.get("obs_shapes")
     meta = {key: value for key, value in episode.meta.items() if key != "obs_shapes"}
     if list(shapes) == [observed.STATE]:
@@ -73,7 +77,8 @@ def _packed(episode: Episode, env, where: str) -> Episode:
 
 
 def _in_order(state: np.ndarray, told: Any, env, where: str) -> np.ndarray:
-    """Take the task's keys from `state` [T+1, D], in the task's order; all as it is where the recording has other names."""
+    """Take the task's keys from `state` [T+1, D], in the task's order; all as it is where the recording has other
+    names."""
     try:
         shapes = observed.read(told)
         known = env.obs_shapes.keys() <= shapes.keys() and observed.size(shapes) == state.shape[1]
@@ -92,7 +97,8 @@ def _in_order(state: np.ndarray, told: Any, env, where: str) -> np.ndarray:
 
 
 def _choices(episode: Episode, env, where: str) -> Episode:
-    """Whole numbers as what the task takes: one-hot float32 for a Discrete action or observation, else plain float32."""
+    """Whole numbers as what the task takes: one-hot float32 for a Discrete action or observation, else plain
+    float32."""
     space, seen, action = getattr(env, "discrete", None), getattr(env, "one_hot", None), episode.action
     if space is not None and action.shape[1] == 1 and env.action_dim != 1:
         action = one_hot(action, int(space.start), env.action_dim, f"{where}: action", env.task)
@@ -108,13 +114,15 @@ def one_hot(chosen: np.ndarray, start: int, count: int, where: str, task: str) -
     number = chosen[:, 0].astype(np.float64) - start
     if wrong := [float(n + start) for n in number if n != int(n) or not 0 <= n < count]:
         raise EpisodeError(
-            f"{where} has {wrong[0]:g}; expected a whole number from {start} to {start + count - 1}, of the {count} choices of {task}"
+            f"{where} has {wrong[0]:g}; expected a whole number from {start} to {start + count - 1}, of the {count} "
+            f"choices of {task}"
         )
     return (np.arange(count) == number[:, None]).astype(np.float32)
 
 
 def _without_nonsense(episode: Episode) -> Episode:
-    """Less what only its own user needs: an own reward that is not finite, and such numbers in meta; meta.dropped says so."""
+    """Less what only its own user needs: an own reward that is not finite, and such numbers in meta; meta.dropped
+    says so."""
     meta, own = _finite(episode.meta), episode.extras.get("env_reward")
     dropped = [] if meta == episode.meta else ["numbers in meta that are not finite"]
     extras = episode.extras

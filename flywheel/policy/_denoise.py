@@ -2,9 +2,9 @@
 
     x_0 ~ N(0, I),   x_{k+1} ~ N(mean_k(x_k, obs), sigma^2 I),   action = x_K         sigma = explore (0: deterministic)
 
-Each step has a density then, the last one too, and a policy gradient can be taken through the chain (DPPO, 2409.00588). With
-`learn_noise` sigma is a net's, between half and twice `explore`, and is thrown away with it (ReinFlow, 2505.22094).
-"""
+Each step has a density then, the last one too, and a policy gradient can be taken through the chain (DPPO, 2409.00588).
+With `learn_noise` sigma is a net's, between half and twice `explore`, and is thrown away with it (ReinFlow,
+2505.22094)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A policy: observations in, action chunks out, with its own normaliser inside its weights.
 
     time          t-1   t   t+1  t+2  t+3
-    observation    o    o                     obs_steps (To) = 2, the newest last; before t = 0 the first one is repeated
+    observation    o    o                     obs_steps (To) = 2, the newest last; before t = 0 the first again
     action              a    a    a    a      action_steps (Ta) = 4, all executed before the next chunk is asked for
 
 `act` is the one way to use a policy: a robot, `flywheel evaluate` and collection all call it.
@@ -40,17 +40,18 @@ FEWEST = 16  # rows that are worked out at once: an action then has the same bit
 class Policy(Normalised):
     """Base of all policies. A member of the folder defines `noise_shape`, `sample` and `bc_loss`.
 
-    One that is `ahead` 2 predicts the chunk after the next as well, and executes the first: it clones better, for what it does now has to
-    lead where it wants to be (`bc_loss` is given both chunks; Chi et al., 2303.04137, predict 16 steps and execute 8).
+    One that is `ahead` 2 predicts the chunk after the next as well, and executes the first: it clones better, for what
+    it does now has to lead where it wants to be (`bc_loss` is given both chunks; Chi et al., 2303.04137, predict 16
+    steps and execute 8).
 
-    obs {key: shape of a row}, Do numbers in all; action_dim Da, obs_steps To, action_steps Ta; action_low and action_high
-    bound what is executed. obs_dim Do, for short, is one array without keys; older files have it, some with `obs_keys`.
-    `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1 good, -1 bad,
-    0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian). `explore` is 0 but for
-    collection: what it means is the member's business. A `discrete` policy makes one-hot actions; a `fixed` one makes the same action of any noise. `robot` says which columns
-    {"obs": [n], "action": [m]} are those of the robot that acts, where the policy learnt from several (corpus.align), and
-    its "keys" are what that robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes.
-    """
+    obs {key: shape of a row}, Do numbers in all; action_dim Da, obs_steps To, action_steps Ta; action_low and
+    action_high bound what is executed. obs_dim Do, for short, is one array without keys; older files have it, some with
+    `obs_keys`. `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1
+    good, -1 bad, 0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian).
+    `explore` is 0 but for collection: what it means is the member's business. A `discrete` policy makes one-hot
+    actions; a `fixed` one makes the same action of any noise. `robot` says which columns {"obs": [n], "action": [m]}
+    are those of the robot that acts, where the policy learnt from several (corpus.align), and its "keys" are what that
+    robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes."""
 
     discrete, fixed = False, False
     explore = 0.0
@@ -140,29 +141,33 @@ class Policy(Normalised):
         raise NotImplementedError
 
     def sample_with_log_prob(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """As `sample`, and log pi of what was sampled [B], differentiable; only policies that have a density define it."""
+        """As `sample`, and log pi of what was sampled [B], differentiable; only policies that have a density define
+        it."""
         raise ValueError(
-            f"a {self.spec['kind']} policy has no log pi(a): SAC and CQL need policy=tanh_gaussian; with {self.spec['kind']} "
+            f"a {self.spec['kind']} policy has no log pi(a): SAC and CQL need policy=tanh_gaussian; with "
+            f"{self.spec['kind']} "
             f"use algorithm={'dqn, iql or ppo' if self.discrete else 'iql, rounds, recap or dppo'}"
         )
 
     def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """The steps by which `noise` becomes an action: [B, K + 1, ...], or [B, 1, ...] where there is one; what they are is the
-        member's business."""
+        """The steps by which `noise` becomes an action: [B, K + 1, ...], or [B, 1, ...] where there is one; what
+        they are is the member's business."""
         raise ValueError(
-            f"a {self.spec['kind']} policy has no log pi of the steps to its action: on-policy algorithms need policy=gaussian, "
+            f"a {self.spec['kind']} policy has no log pi of the steps to its action: on-policy algorithms need "
+            "policy=gaussian, "
             "tanh_gaussian, categorical, diffusion or flow"
         )
 
     def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi of each step of a chain [B, K], and their entropy [B, K], both differentiable (DPPO, arXiv 2409.00588)."""
+        """log pi of each step of a chain [B, K], and their entropy [B, K], both differentiable (DPPO, arXiv
+        2409.00588)."""
         return self.chain(obs, chain)
 
     # -- shared --------------------------------------------------------------------------------------------------
 
     def fit_normaliser(self, obs, action, obs_mask=None, action_mask=None) -> None:
-        """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]; None (of one-hot numbers) leaves them as they are.
-        The masks, as large, say which numbers count."""
+        """Freeze the normaliser on training rows: obs [R, Do], action [R, Da]; None (of one-hot numbers) leaves them
+        as they are. The masks, as large, say which numbers count."""
         if obs is not None:
             _tell(observed.names(self.encoder.shapes), self.encoder.fit(obs, obs_mask))
         if action is not None:
@@ -195,13 +200,14 @@ class Policy(Normalised):
         return self.low.device
 
     def explores(self, amount: float) -> Policy:
-        """From now on act with exploration (what `amount` means is the member's business), or, at 0, as when deployed."""
+        """From now on act with exploration (what `amount` means is the member's business), or, at 0, as when
+        deployed."""
         self.explore, self.spec["greedy"] = amount, amount == 0
         return self
 
     def collecting(self, explore: float) -> Policy:
-        """A copy that acts by chance, as it was trained to: for collection before there are critics. One that knows no chance (`fixed`)
-        gets noise of `explore`, in half action ranges."""
+        """A copy that acts by chance, as it was trained to: for collection before there are critics. One that knows
+        no chance (`fixed`) gets noise of `explore`, in half action ranges."""
         made = copy.deepcopy(self)
         made.spec["greedy"] = False
         if self.fixed:
@@ -209,7 +215,8 @@ class Policy(Normalised):
         return made
 
     def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
-        """Forget the past. For a batch of environments: begin an episode in each of `slots`, its noise drawn from its seed.
+        """Forget the past. For a batch of environments: begin an episode in each of `slots`, its noise drawn from its
+        seed.
 
         An episode is a function of (weights, seed): it does not depend on which others run beside it.
         """
@@ -235,11 +242,13 @@ class Policy(Normalised):
             self._noise[slot] = _Noise(seed, self.noise_shape)
 
     def noises(self, seed: int, count: int) -> np.ndarray:
-        """The noise that `act` draws for the first `count` chunks of the episode with this seed; [count, *noise_shape]."""
+        """The noise that `act` draws for the first `count` chunks of the episode with this seed; [count,
+        *noise_shape]."""
         return _Noise(seed, self.noise_shape, count).ahead
 
     def _packed(self, obs: Any) -> tuple[np.ndarray, bool]:
-        """Pack an observation, or N, into rows [1 or N, Do] float32; say also whether it was one. ValueError as `act`."""
+        """Pack an observation, or N, into rows [1 or N, Do] float32; say also whether it was one. ValueError as
+        `act`."""
         if isinstance(obs, Mapping):
             return observed.pack(obs, self.obs_shapes, "this policy was trained on")
         obs = np.asarray(obs, np.float32)
@@ -291,7 +300,8 @@ def _tell(names: list[str], out: dict[int, int]) -> None:
     """Say which columns {column: how many} hold values that are no part of their distribution."""
     for column, count in out.items():
         say(
-            f"  {names[column]}: {count} {'value lies' if count == 1 else 'values lie'} far outside all others, and {'does' if count == 1 else 'do'} not count "
+            f"  {names[column]}: {count} {'value lies' if count == 1 else 'values lie'} far outside all others, and "
+            f"{'does' if count == 1 else 'do'} not count "
             "in the normaliser; `flywheel corpus query` finds the episode"
         )
 
@@ -304,7 +314,8 @@ def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class _Noise:
-    """The random numbers of one episode, drawn some chunks ahead; how many ahead makes no difference to what they are."""
+    """The random numbers of one episode, drawn some chunks ahead; how many ahead makes no difference to what they
+    are."""
 
     def __init__(self, seed: int, shape: tuple[int, ...], count: int = 32):
         self.rng, self.shape = np.random.default_rng([0x0F17, seed]), (count, *shape)

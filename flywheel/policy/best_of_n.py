@@ -1,4 +1,5 @@
-"""Best of N at decision time: draw candidates from a policy and its anchor, take the one whose value is surest to be high.
+"""Best of N at decision time: draw candidates from a policy and its anchor, take the one whose value is surest to be
+high.
 
     a* = argmax_i  mean_e Q_e(s, a_i) - k std_e Q_e(s, a_i)         (IDQL, arXiv 2304.10573, with a lower bound)
 
@@ -18,8 +19,8 @@ class BestOfN(Policy):
     """`n` candidates, the first half from `base`, the second from `anchor` (none: all from `base`).
 
     `explore` adds N(0, explore^2), in units of half the action range, to every second candidate: for collection; a
-    policy that is evaluated or deployed has 0, and its `jitter`, without which a deterministic policy would have nothing to choose among.
-    """
+    policy that is evaluated or deployed has 0, and its `jitter`, without which a deterministic policy would have
+    nothing to choose among."""
 
     def __init__(
         self,

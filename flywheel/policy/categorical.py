@@ -1,7 +1,7 @@
 """One of n actions at each step, by softmax of an MLP's logits; its imitation loss is the cross-entropy.
 
-An action is a one-hot row. Gumbel's trick makes one from normal noise z:  argmax(logits - log(-log Phi(z)))  ~  softmax(logits).
-"""
+An action is a one-hot row. Gumbel's trick makes one from normal noise z:  argmax(logits - log(-log Phi(z)))  ~
+softmax(logits)."""
 
 from __future__ import annotations
 

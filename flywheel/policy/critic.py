@@ -1,4 +1,5 @@
-"""Critics of observation stacks and action chunks, and a model of where these lead: ensembles that return every member's opinion."""
+"""Critics of observation stacks and action chunks, and a model of where these lead: ensembles that return every
+member's opinion."""
 
 from __future__ import annotations
 
@@ -14,9 +15,8 @@ from flywheel.policy.nets import Ensemble, Normalised, Normaliser
 class Critic(Normalised):
     """E members; Q(obs [B, To, Do], action [B, Ta, Da]) -> [E, B]; with action_dim 0 a state value V(obs) -> [E, B].
 
-    A call may ask only the members `which`. A `discrete` critic has an output for each of Da actions, one-hot; `every` gives them all.
-    `obs` {key: shape of a row} is what it observes; obs_dim Do, for short, one array of numbers.
-    """
+    A call may ask only the members `which`. A `discrete` critic has an output for each of Da actions, one-hot; `every`
+    gives them all. `obs` {key: shape of a row} is what it observes; obs_dim Do, for short, one array of numbers."""
 
     def __init__(
         self,
@@ -36,9 +36,17 @@ class Critic(Normalised):
         super().__init__()
         self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps)
         self.spec = dict(
-            obs=observed.spec(self.encoder.shapes), obs_steps=obs_steps,
-            action_dim=action_dim, action_steps=action_steps, members=members, width=width, depth=depth, activation=activation, norm=norm, discrete=discrete,
-        )  # fmt: skip
+            obs=observed.spec(self.encoder.shapes),
+            obs_steps=obs_steps,
+            action_dim=action_dim,
+            action_steps=action_steps,
+            members=members,
+            width=width,
+            depth=depth,
+            activation=activation,
+            norm=norm,
+            discrete=discrete,
+        )
         self.discrete = discrete
         self.action_norm = Normaliser(action_dim, floor=2e-2)
         inputs = self.encoder.features + (0 if discrete else action_steps * action_dim)

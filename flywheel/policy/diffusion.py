@@ -2,9 +2,9 @@
 
 x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   loss = || net(x_t, t, obs) - x_0 ||^2,   or eps in the place of x_0
 
-The net predicts the action x_0: with ten steps and a small net that clones better than predicting the noise, whose error is divided by
-sqrt(abar_t) (`flywheel pretrain task=lift policy=diffusion algorithm.cadence.improve=4000`, seed 1: 86 of 100; policy.predict=eps: 27).
-"""
+The net predicts the action x_0: with ten steps and a small net that clones better than predicting the noise, whose
+error is divided by sqrt(abar_t) (`flywheel pretrain task=lift policy=diffusion algorithm.cadence.improve=4000`, seed 1:
+86 of 100; policy.predict=eps: 27)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def cosine_alphas(steps: int) -> Tensor:
 
 
 class Diffusion(Denoiser):
-    """`train_steps` noise levels in training, `steps` deterministic DDIM steps in sampling (eta = 0); `predict` x0 or eps."""
+    """`train_steps` noise levels in training, `steps` deterministic DDIM steps in sampling (eta = 0); `predict` x0
+    or eps."""
 
     def __init__(
         self,
@@ -61,12 +62,14 @@ class Diffusion(Denoiser):
         self.register_buffer("after", torch.cat([abar[levels[1:]], torch.ones(1)]), persistent=False)  # abar after it
 
     def predicted(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
-        """x [B, Ta, Da], t [B] in 0..train_steps-1, features [B, F] -> what the net predicts, x_0 or eps [B, Ta, Da]."""
+        """x [B, Ta, Da], t [B] in 0..train_steps-1, features [B, F] -> what the net predicts, x_0 or eps [B, Ta,
+        Da]."""
         embedded = time_embedding(t.to(x.dtype) / self.train_steps)
         return self.net(torch.cat([x.flatten(1), embedded, features], dim=1)).view_as(x)
 
     def step_mean(self, x: Tensor, k: Tensor, features: Tensor) -> Tensor:
-        """DDIM with variance `explore`^2 (2010.02502, eq. 12): mean = sqrt(abar') x_0 + sqrt(1 - abar' - sigma^2) eps."""
+        """DDIM with variance `explore`^2 (2010.02502, eq. 12): mean = sqrt(abar') x_0 + sqrt(1 - abar' - sigma^2)
+        eps."""
         t = self.levels[k]
         abar, after = (level[:, None, None] for level in (self.abar[t], self.after[k]))
         guess = self.predicted(self.hidden(x), t, features)

@@ -2,10 +2,9 @@
 
     obs [B, To, Do]  --  frozen normaliser, side by side  -->  features [B, F], F = To * Do
 
-Do are the numbers of all keys, packed (flywheel/obs.py). No policy, critic or loss looks inside an observation: of `obs` they
-use `len`, `repeat_interleave`, `device` and `dtype`. So an encoder that sees is another class with these methods, whose `obs`
-holds {key: [B, To, ...]} (tests/test_obs.py has one).
-"""
+Do are the numbers of all keys, packed (flywheel/obs.py). No policy, critic or loss looks inside an observation: of
+`obs` they use `len`, `repeat_interleave`, `device` and `dtype`. So an encoder that sees is another class with these
+methods, whose `obs` holds {key: [B, To, ...]} (tests/test_obs.py has one)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from flywheel.policy.nets import mlp
 
 
 class Gaussian(Policy):
-    """Mean and log standard deviation from one MLP; the latter begins at about `log_std` and stays within 2.5 of it, in normalised units."""
+    """Mean and log standard deviation from one MLP; the latter begins at about `log_std` and stays within 2.5 of it,
+    in normalised units."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
-"""The policy of Q-learning and DQN: the action of the highest value; exploring, one drawn uniformly with probability `explore`.
+"""The policy of Q-learning and DQN: the action of the highest value; exploring, one drawn uniformly with probability
+`explore`.
 
-Improvement needs no update here: who moves the critic has moved the policy. depth=0 is a table over one-hot observations.
-"""
+Improvement needs no update here: who moves the critic has moved the policy. depth=0 is a table over one-hot
+observations."""
 
 from __future__ import annotations
 

@@ -31,11 +31,12 @@ def multiplies_bf16(device: str | torch.device) -> bool:
 
 
 class Rounded(nn.Module):
-    """A stack of layers that can compute its hidden ones in bfloat16: with half the memory, and on processors that multiply it,
-    at twice the rate or more. What goes into a product is then rounded to 8 bits; sums, the last layer and all that is kept are not.
+    """A stack of layers that can compute its hidden ones in bfloat16: with half the memory, and on processors that
+    multiply it, at twice the rate or more. What goes into a product is then rounded to 8 bits; sums, the last layer and
+    all that is kept are not.
 
-    Its owner gives it the copies, `twins` {parameter: in bfloat16}, and keeps them equal (rl/learner.py); they are used while `on`.
-    """
+    Its owner gives it the copies, `twins` {parameter: in bfloat16}, and keeps them equal (rl/learner.py); they are used
+    while `on`."""
 
     on = False  # for all, while a learner learns
     twins: dict[Tensor, Tensor] | None = None
@@ -52,8 +53,9 @@ class Rounded(nn.Module):
 def mlp(
     inputs: int, outputs: int, width: int = 256, depth: int = 3, activation: str = "silu", last_scale: float = 1.0
 ) -> MLP:
-    """`depth` hidden layers of `width` units; [B, inputs] -> [B, outputs]. The last layer begins `last_scale` times its usual size:
-    0.01 in a policy begins near its middle whatever it observes (Andrychowicz et al., 2006.05990, section 3.2)."""
+    """`depth` hidden layers of `width` units; [B, inputs] -> [B, outputs]. The last layer begins `last_scale` times
+    its usual size: 0.01 in a policy begins near its middle whatever it observes (Andrychowicz et al., 2006.05990,
+    section 3.2)."""
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [nn.Linear(inputs if i == 0 else width, width), hidden(activation)]
@@ -88,9 +90,8 @@ class MLP(Rounded, nn.Sequential):
 class Ensemble(Rounded):
     """E independent MLPs computed together; [B, inputs] -> [E, B], or with `outputs` [E, B, outputs].
 
-    `norm`: LayerNorm before each activation bounds what a critic says far from its data (RLPD, arXiv 2302.02948). `depth` 0
-    is a table over one-hot inputs: linear, without bias, zero at first.
-    """
+    `norm`: LayerNorm before each activation bounds what a critic says far from its data (RLPD, arXiv 2302.02948).
+    `depth` 0 is a table over one-hot inputs: linear, without bias, zero at first."""
 
     def __init__(
         self,
@@ -176,10 +177,10 @@ class Normaliser(nn.Module):
     def fit(self, rows, mask=None) -> dict[int, int]:
         """Set mean and std from `rows` [R, size]; a column that hardly moves gets the floor, not a huge gain.
 
-        With `mask` [R, size] from its 1s only; a column without any gets mean 0 and std 1. Values far outside all others of their
-        column (`usual`) do not count, since one of them would make all others look alike; {column: how many} of these. Rows and mask are
-        read a slice at a time, three times: they may be larger than memory (corpus.windows.Steps).
-        """
+        With `mask` [R, size] from its 1s only; a column without any gets mean 0 and std 1. Values far outside all
+        others of their column (`usual`) do not count, since one of them would make all others look alike; {column: how
+        many} of these. Rows and mask are read a slice at a time, three times: they may be larger than memory
+        (corpus.windows.Steps)."""
         low, high = self.usual(rows)
         count, mean, m2, far = (torch.zeros(len(self.mean), dtype=torch.float64) for _ in range(4))
         for part, piece in self._pieces(rows):
@@ -196,8 +197,8 @@ class Normaliser(nn.Module):
         return {column: int(n) for column, n in enumerate(far.tolist()) if n}
 
     def usual(self, rows) -> tuple[Tensor, Tensor]:
-        """(least, most) [size] each that is not far outside: FAR times the width of the column from it, where the width leaves out the
-        outermost value (of many: thousandth) on each side. No bounds for fewer than 20 rows."""
+        """(least, most) [size] each that is not far outside: FAR times the width of the column from it, where the
+        width leaves out the outermost value (of many: thousandth) on each side. No bounds for fewer than 20 rows."""
         ends = torch.full((2, len(self.mean)), torch.inf, dtype=torch.float64)
         if len(rows) < 20:
             return -ends[0], ends[1]

@@ -15,8 +15,9 @@ from flywheel.policy.nets import mlp
 
 
 class TanhGaussian(Policy):
-    """Mean and log standard deviation of the chunk before the squashing, from one MLP; the latter begins at about `log_std` and stays
-    within `log_std_span` of it; the wider, the faster it moves at first: log_std + span * tanh(output)."""
+    """Mean and log standard deviation of the chunk before the squashing, from one MLP; the latter begins at about
+    `log_std` and stays within `log_std_span` of it; the wider, the faster it moves at first: log_std + span *
+    tanh(output)."""
 
     def __init__(
         self,
@@ -44,8 +45,8 @@ class TanhGaussian(Policy):
         return torch.addcmul(self.middle.to(u), self.half_range.to(u), torch.tanh(u))
 
     def slope(self, u: Tensor) -> Tensor:
-        """log of d squash(u) / du, summed over the chunk, [B]; 1 - tanh(u)^2 = 4 exp(2u) / (1 + exp(2u))^2, written so that it cannot
-        round to 0."""
+        """log of d squash(u) / du, summed over the chunk, [B]; 1 - tanh(u)^2 = 4 exp(2u) / (1 + exp(2u))^2, written
+        so that it cannot round to 0."""
         rest = torch.add(F.softplus(u, beta=-2.0), u, alpha=-0.5)  # log(1 + exp(-2u)) / -2 - u / 2
         return 4 * rest.sum((1, 2)) + self.steepest
 

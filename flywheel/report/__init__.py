@@ -1,8 +1,8 @@
 """The page that tells a person in the morning what a store has learnt: `page.render` makes it of `facts.look`.
 
 `facts`, `results` and `episodes` read the store; `sections` chooses what each section says; `starts`, `charts`, `clips`
-and `rails` make what it shows; `templates/` holds every word of HTML, a file a section. The page is a function of the store alone.
-"""
+and `rails` make what it shows; `templates/` holds every word of HTML, a file a section. The page is a function of the
+store alone."""
 
 from __future__ import annotations
 

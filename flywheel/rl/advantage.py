@@ -1,8 +1,7 @@
 """How much better than expected was it? Made once a round from what was collected (gae), or for each batch (resample).
 
-A function `name(nets, batch, **args)` returns what the clipped surrogate asks for: chain, log_prob [B, K] under the policy
-that acted, advantage [B]; and the `return` that V is fitted to.
-"""
+A function `name(nets, batch, **args)` returns what the clipped surrogate asks for: chain, log_prob [B, K] under the
+policy that acted, advantage [B]; and the `return` that V is fitted to."""
 
 from __future__ import annotations
 
@@ -13,7 +12,8 @@ from flywheel.rl.evaluate import noise_like
 
 @torch.no_grad()
 def gae(nets, batch, *, lam=0.95):
-    """Generalised advantage estimation (1506.02438, eq. 16) over chunks, discount = gamma**n * (1 - terminated) of each:
+    """Generalised advantage estimation (1506.02438, eq. 16) over chunks, discount = gamma**n * (1 - terminated) of
+    each:
 
         delta_t = R_t + discount_t V(s_{t+n}) - V(s_t),      A_t = delta_t + discount_t lam A_{t+n}
 
@@ -40,7 +40,8 @@ def gae(nets, batch, *, lam=0.95):
 
 @torch.no_grad()
 def resample(nets, batch):
-    """A = min_e Q_e(s, a) - V(s) of an action that the round's first policy draws at a state of the data (RL-100, 2510.14830)."""
+    """A = min_e Q_e(s, a) - V(s) of an action that the round's first policy draws at a state of the data (RL-100,
+    2510.14830)."""
     old, obs = nets["policy.old"], batch["obs"]
     noise = noise_like(old, batch)
     chain = old.chain(obs, noise)

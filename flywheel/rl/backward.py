@@ -1,10 +1,10 @@
 """Where the base never succeeds: episodes start along replayed demonstrations, and the start moves backwards.
 
-Where that cannot be, for recordings hold neither seed nor start or the environment cannot be put back to a state, it is said once, and
-episodes begin at the task's own resets.
+Where that cannot be, for recordings hold neither seed nor start or the environment cannot be put back to a state, it is
+said once, and episodes begin at the task's own resets.
 
-A window of each demonstration's length, at first near its end; it moves towards the beginning as episodes from it succeed
-(reverse curriculum: Florensa et al., arXiv 1707.05300; along demonstrations: Salimans and Chen, 1812.03381).
+A window of each demonstration's length, at first near its end; it moves towards the beginning as episodes from it
+succeed (reverse curriculum: Florensa et al., arXiv 1707.05300; along demonstrations: Salimans and Chen, 1812.03381).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Backward:
             self.memory.window = self.rule.begin
 
     def starts(self, n: int) -> list[dict[str, Any] | None] | None:
-        """n starts, one in `own_every` from the task's own reset (None), the others along demonstrations; None: not needed."""
+        """n starts, one in `own_every` from the task's own reset (None), the others along demonstrations; None: not
+        needed."""
         if not self.memory.backward:
             return None
         if self.states is None:
@@ -74,7 +75,8 @@ class Backward:
         self.memory.window = max(0.0, self.memory.window - step)
 
     def _replay(self) -> list[tuple[str, list, int]]:
-        """(hash, the simulator's states, where it ends: its success, or its last step) of each demonstration that can be replayed."""
+        """(hash, the simulator's states, where it ends: its success, or its last step) of each demonstration that
+        can be replayed."""
         from flywheel.env.playback import replay
 
         made, why = [], []

@@ -1,4 +1,5 @@
-"""From a table and a policy to a learner: the nets that a table names, the policy that a task asks for, its frozen normaliser."""
+"""From a table and a policy to a learner: the nets that a table names, the policy that a task asks for, its frozen
+normaliser."""
 
 from __future__ import annotations
 
@@ -48,11 +49,13 @@ def shape(env) -> dict[str, Any]:
 
 
 def suits(policy, env) -> None:
-    """Check that the policy observes what the task gives, in its order, and makes the actions that it takes; else ValueError."""
+    """Check that the policy observes what the task gives, in its order, and makes the actions that it takes; else
+    ValueError."""
     if observed.picked(policy.obs_shapes, env.obs_shapes) is not None:
         gives, wanted = observed.listed(env.obs_shapes), observed.listed(policy.obs_shapes)
         raise ValueError(
-            f"task {env.task} observes {gives}, and the policy was trained on {wanted}: it can be evaluated and promoted, "
+            f"task {env.task} observes {gives}, and the policy was trained on {wanted}: it can be evaluated and "
+            "promoted, "
             "not trained on; name its keys with task.obs_keys=[...]"
         )
     there = bool(getattr(env, "discrete", None))
@@ -60,13 +63,15 @@ def suits(policy, env) -> None:
         kind, takes = policy.spec["kind"], f"one of {env.action_dim}" if there else f"{env.action_dim} numbers"
         fit = "categorical (bc, iql, ppo) or greedy_q (dqn, double_dqn, q_learning)"
         raise ValueError(
-            f"task {env.task} takes {takes} as an action, and a {kind} policy makes {'one-hot' if policy.discrete else 'continuous'} "
+            f"task {env.task} takes {takes} as an action, and a {kind} policy makes "
+            f"{'one-hot' if policy.discrete else 'continuous'} "
             f"actions; use policy={fit if there else 'flow, diffusion, gaussian, tanh_gaussian or deterministic'}"
         )
 
 
 def table_nets(algorithm: Algorithm, policy, reward: str = "success") -> dict[str, Any]:
-    """The policy, and the nets that an algorithm's tables name beside it (rl/beside/), behind the policy's frozen normaliser."""
+    """The policy, and the nets that an algorithm's tables name beside it (rl/beside/), behind the policy's frozen
+    normaliser."""
     known = sorted({path.stem for folder in beside.__path__ for path in Path(folder).glob("[!_]*.py")})
     wanted = {net for act in ("evaluate", "improve") for net in getattr(algorithm, act)} - {"policy"}
     if unknown := wanted - set(known):
@@ -124,7 +129,8 @@ def new_policy(spec: Mapping[str, Any], task: Task, env, windows):
     suits(policy, env)
     if robot and "mask" not in inspect.signature(policy.bc_loss).parameters:
         raise ValueError(
-            f"align: a {policy.spec['kind']} policy cannot leave out what a robot has not got; use policy=flow, diffusion or deterministic"
+            f"align: a {policy.spec['kind']} policy cannot leave out what a robot has not got; use policy=flow, "
+            "diffusion or deterministic"
         )
     if not robot and width != env.obs_dim:
         raise ValueError(

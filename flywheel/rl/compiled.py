@@ -30,7 +30,8 @@ def compiler() -> str | None:
 
 
 class Draws(TorchFunctionMode):
-    """Inside it, random numbers from a generator are noted as `made` [(how, what)]; with `given`, these are what is drawn."""
+    """Inside it, random numbers from a generator are noted as `made` [(how, what)]; with `given`, these are what is
+    drawn."""
 
     def __init__(self, given: Iterator[Tensor] | None = None):
         super().__init__()
@@ -46,10 +47,11 @@ class Draws(TorchFunctionMode):
 
 
 class Traced:
-    """`gradient(batch) -> (loss, stops, gradient, ...)` as a graph of tensor operations, right for batches with these shapes.
+    """`gradient(batch) -> (loss, stops, gradient, ...)` as a graph of tensor operations, right for batches with these
+    shapes.
 
-    Random numbers are drawn outside, from the same generator in the same order; what a loss leaves in the batch is left there.
-    """
+    Random numbers are drawn outside, from the same generator in the same order; what a loss leaves in the batch is left
+    there."""
 
     def __init__(self, gradient: Callable[[dict[str, Any]], tuple], batch: dict[str, Any]):
         rng, after = batch["rng"], dict(batch)
@@ -76,8 +78,8 @@ class Traced:
 
 
 class Compiled:
-    """`gradient(batch)` of one row of a table, compiled once for each shape of batch that it meets. What torch cannot trace or
-    compile runs as it is, and a line says so."""
+    """`gradient(batch)` of one row of a table, compiled once for each shape of batch that it meets. What torch
+    cannot trace or compile runs as it is, and a line says so."""
 
     def __init__(self, name: str, gradient: Callable[[dict[str, Any]], tuple], policy: Any = None):
         self.name, self.gradient, self.policy = name, gradient, policy

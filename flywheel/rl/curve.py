@@ -1,4 +1,5 @@
-"""The curve of a training run: the policy as it was after so many updates, scored on gate seeds; what comes out is its best."""
+"""The curve of a training run: the policy as it was after so many updates, scored on gate seeds; what comes out is
+its best."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ Point = dict[str, Any]  # {"updates", "file", "success", "n", "ci95", the learne
 
 
 class Curve(Watch):
-    """A point each `every` updates of the policy and at the end. `actor()` is who is scored and saved, `score(policy, what)` says how it
-    does ({} where nothing is scored). With the algorithm's schedule "plateau" it decides when training ends, and at which rate it goes."""
+    """A point each `every` updates of the policy and at the end. `actor()` is who is scored and saved,
+    `score(policy, what)` says how it does ({} where nothing is scored). With the algorithm's schedule "plateau" it
+    decides when training ends, and at which rate it goes."""
 
     def __init__(self, learner, run, algorithm: Algorithm, every: int, actor: Callable, score: Callable[..., Point]):
         self.learner, self.run, self.cadence, self.every = learner, run, algorithm.cadence, every
@@ -69,7 +71,8 @@ class Curve(Watch):
         self.run.save_soon()
 
     def best(self, until: int | None = None) -> Point:
-        """The best point of the first `until` updates (null: of all; the first, where none is so early), of equal ones the last."""
+        """The best point of the first `until` updates (null: of all; the first, where none is so early), of equal
+        ones the last."""
         early = [p for p in self.points if until is None or p["updates"] <= until] or self.points[:1]
         return max(early, key=lambda point: (point.get("success", 0), point["updates"]))
 

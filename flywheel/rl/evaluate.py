@@ -1,8 +1,8 @@
 """Losses of evaluation: how good is what the data did, or what the policy would do?
 
-A loss is `name(nets, batch, **args) -> (loss, info)`; info holds functions, each a number to log, called now and then. Only the net that its table names it under moves; `nets["q.lag"]` is
-the slow copy that `lag` keeps. Shapes: B batch, To/Ta horizons, Do/Da sizes, E ensemble.
-"""
+A loss is `name(nets, batch, **args) -> (loss, info)`; info holds functions, each a number to log, called now and then.
+Only the net that its table names it under moves; `nets["q.lag"]` is the slow copy that `lag` keeps. Shapes: B batch,
+To/Ta horizons, Do/Da sizes, E ensemble."""
 
 from __future__ import annotations
 
@@ -35,18 +35,21 @@ def policy_sample(nets, batch):
 
 
 def greedy(nets, batch):
-    """max_a Q_e(s', a), each member its own, of actions that can be counted: Q-learning (Watkins 1989), DQN (1312.5602); [E, B]."""
+    """max_a Q_e(s', a), each member its own, of actions that can be counted: Q-learning (Watkins 1989), DQN
+    (1312.5602); [E, B]."""
     return nets["q.lag"].every(batch["next_obs"]).amax(-1)
 
 
 def double_greedy(nets, batch):
-    """Q'_e(s', argmax_a Q_e(s', a)): the fast net chooses, the slow one judges (Double DQN, 1509.06461, eq. 4); [E, B]."""
+    """Q'_e(s', argmax_a Q_e(s', a)): the fast net chooses, the slow one judges (Double DQN, 1509.06461, eq. 4); [E,
+    B]."""
     best = nets["q"].every(batch["next_obs"]).argmax(-1, keepdim=True)
     return nets["q.lag"].every(batch["next_obs"]).gather(-1, best).squeeze(-1)
 
 
 def smoothed(nets, batch, *, noise=0.2, clip=0.5):
-    """min_e Q_e(s', pi(s') + clipped noise): target policy smoothing (TD3, 1802.09477, eq. 14), in half action ranges; [B]."""
+    """min_e Q_e(s', pi(s') + clipped noise): target policy smoothing (TD3, 1802.09477, eq. 14), in half action
+    ranges; [B]."""
     policy, obs = nets["policy.lag"], batch["next_obs"]
     action = policy.sample(obs, noise_like(policy, batch) * 0)
     jitter = torch.randn(action.shape, generator=batch["rng"], device=action.device, dtype=action.dtype)
@@ -107,9 +110,8 @@ def conservative(nets, batch, *, weight=5.0, samples=10, floor=False):
 
         weight * E_s [ log sum_a exp Q(s, a) - Q(s, a_data) ],  a by importance from uniform, pi(. | s) and pi(. | s')
 
-    Actions that can be counted are summed over as they are. `floor` lets no value of the policy's actions be pushed below
-    the data's return (Cal-QL, 2303.05479, eq. 2).
-    """
+    Actions that can be counted are summed over as they are. `floor` lets no value of the policy's actions be pushed
+    below the data's return (Cal-QL, 2303.05479, eq. 2)."""
     if nets["policy"].discrete:
         every = nets["q"].every(batch["obs"])  # [E, B, Da]
         gap = (every.logsumexp(-1) - nets["q"](batch["obs"], batch["action"])).mean(1).sum()

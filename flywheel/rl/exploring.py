@@ -84,7 +84,8 @@ def worth(scored: dict[str, Any]) -> tuple[float, float]:
 
 
 def begin(args, policy, env, demos) -> tuple[Any, list]:
-    """The policy that online RL begins with, and the episodes that were played to make it: none, or from scratch a warm-up."""
+    """The policy that online RL begins with, and the episodes that were played to make it: none, or from scratch a
+    warm-up."""
     from flywheel.policy import base
 
     first: list = []
@@ -120,7 +121,8 @@ def refuse_hopeless(task: Task, record: dict[str, Any], demos) -> None:
     if never and demos is None and task.learns == "success":
         found = f"{tried['n']} episodes without a success" if tried else "no checkpoint to begin from"
         raise ValueError(
-            f"online: {found}, so success, the only reward, would never be seen. Begin from a policy that sometimes succeeds "
+            f"online: {found}, so success, the only reward, would never be seen. Begin from a policy that sometimes "
+            "succeeds "
             "(flywheel pretrain; flywheel retrain starts along demonstrations), learn from demonstrations as well "
             "(algorithm=rlpd), or from the environment's own reward (task.reward=env)"
         )

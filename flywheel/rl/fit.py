@@ -89,8 +89,8 @@ def loop(
     pause: Callable[[At], None] = lambda at: None,
     each: Callable[[int], bool | None] = lambda round: None,
 ) -> None:
-    """Collect, evaluate, improve, `cadence.rounds` times; the first of the gates that gives a reason undoes the round. An act ends
-    early where a loss says that it is enough.
+    """Collect, evaluate, improve, `cadence.rounds` times; the first of the gates that gives a reason undoes the round.
+    An act ends early where a loss says that it is enough.
 
     `pause(at)` is called where the loop can be left and entered again (`at`); `each(round)` after each round: if it
     returns True the loop ends there (a time budget).
@@ -128,11 +128,12 @@ def loop(
 
 
 def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Gate] = ()) -> At:
-    """The loop as a run does it: it goes on where the run was left, saves, stops when asked to, and ends when its time is up.
+    """The loop as a run does it: it goes on where the run was left, saves, stops when asked to, and ends when its time
+    is up.
 
-    Within a round that a gate may undo nothing is saved: only the round's begin remembers what it would go back to. Before there
-    is anything to hand over (a round where a policy collects, an update where none does) no budget ends it. Returns where it ended.
-    """
+    Within a round that a gate may undo nothing is saved: only the round's begin remembers what it would go back to.
+    Before there is anything to hand over (a round where a policy collects, an update where none does) no budget ends
+    it. Returns where it ended."""
     at = resume(learner, source, run, watch)
 
     def save() -> None:

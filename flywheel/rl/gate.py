@@ -9,9 +9,9 @@ from flywheel.rl.evaluate import noise_like
 
 @torch.no_grad()
 def ope(nets, batch, *, margin=0.05, chunks=20):
-    """Offline policy evaluation in the learnt model (AM-Q of RL-100, 2510.14830): J(pi) is the mean of min_e Q_e(s_t, a_t) along
-    `chunks` steps of the model from the data's states, a_t ~ pi; kept if J(pi) - J(pi_old) >= margin |J(pi_old)|. Both are
-    given the same noise and the same members of the model."""
+    """Offline policy evaluation in the learnt model (AM-Q of RL-100, 2510.14830): J(pi) is the mean of min_e
+    Q_e(s_t, a_t) along `chunks` steps of the model from the data's states, a_t ~ pi; kept if J(pi) - J(pi_old) >=
+    margin |J(pi_old)|. Both are given the same noise and the same members of the model."""
     begin, value = batch["rng"].get_state(), {}
     for name in ("policy", "policy.old"):
         batch["rng"].set_state(begin)
@@ -19,7 +19,8 @@ def ope(nets, batch, *, margin=0.05, chunks=20):
     gain, wanted = value["policy"] - value["policy.old"], margin * abs(value["policy.old"])
     if gain >= wanted:
         return ""
-    return f"the model says J = {value['policy']:.4f}, before {value['policy.old']:.4f}: gained {gain:.4f}, wanted {wanted:.4f}"
+    now, before = value["policy"], value["policy.old"]
+    return f"the model says J = {now:.4f}, before {before:.4f}: gained {gain:.4f}, wanted {wanted:.4f}"
 
 
 def _along(nets, policy, batch, chunks):

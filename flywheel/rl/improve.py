@@ -10,8 +10,9 @@ from flywheel.rl.evaluate import noise_like, temperature
 
 
 def cloning(policy, batch, condition=None, noise=0.0):
-    """The policy's imitation loss of each row [B]; components of the action that a row's robot has not got do not count. A policy
-    that looks `ahead` is given the chunk after the next, too; `noise` is added to what it sees, in its normaliser's deviations."""
+    """The policy's imitation loss of each row [B]; components of the action that a row's robot has not got do not
+    count. A policy that looks `ahead` is given the chunk after the next, too; `noise` is added to what it sees, in
+    its normaliser's deviations."""
     mask = {"mask": batch["action_mask"]} if "action_mask" in batch else {}
     obs, action = batch["obs"], batch["action"]
     if policy.horizon > policy.action_steps:
@@ -22,14 +23,15 @@ def cloning(policy, batch, condition=None, noise=0.0):
 
 
 def imitate(nets, batch, *, net="policy", noise=0.0):
-    """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching. `noise` on the observations keeps
-    a net from learning some hundred episodes by heart (as DART does by noise on the actions, 1703.09327)."""
+    """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching. `noise` on the
+    observations keeps a net from learning some hundred episodes by heart (as DART does by noise on the actions,
+    1703.09327)."""
     return cloning(nets[net], batch, noise=noise).mean(), {}
 
 
 def distil(nets, batch, *, weight=1.0):
-    """weight * || pi(s, z) - teacher(s, z) ||^2 in normalised units, the same noise z for both: a chain of K steps becomes one
-    (consistency distillation, RL-100, 2510.14830; FQL, 2502.02538, eq. 6)."""
+    """weight * || pi(s, z) - teacher(s, z) ||^2 in normalised units, the same noise z for both: a chain of K steps
+    becomes one (consistency distillation, RL-100, 2510.14830; FQL, 2502.02538, eq. 6)."""
     policy, teacher, obs = nets["policy"], nets["teacher"], batch["obs"]
     noise = noise_like(policy, batch)
     with torch.no_grad():
@@ -39,11 +41,11 @@ def distil(nets, batch, *, weight=1.0):
 
 
 def clipped_surrogate(nets, batch, *, clip=0.2, first=None, entropy=0.0, denoise=1.0, target_kl=None):
-    """-E sum_k min(r_k A, clip(r_k, 1 - c, 1 + c) A),  r_k = pi(x_{k+1} | x_k, s) / pi_old: PPO (1707.06347, eq. 7), for a chain
-    of K steps one ratio each and one advantage for all (DPPO, 2409.00588; RL-100, 2510.14830).
+    """-E sum_k min(r_k A, clip(r_k, 1 - c, 1 + c) A),  r_k = pi(x_{k+1} | x_k, s) / pi_old: PPO (1707.06347, eq. 7),
+    for a chain of K steps one ratio each and one advantage for all (DPPO, 2409.00588; RL-100, 2510.14830).
 
-    A is whitened over the batch. In a chain the noisier steps may have less: A * denoise^(K-1-k), and a clip c that grows from
-    `first` to `clip`. `entropy` is the weight of a bonus. Beyond `target_kl` the round's improvement stops.
+    A is whitened over the batch. In a chain the noisier steps may have less: A * denoise^(K-1-k), and a clip c that
+    grows from `first` to `clip`. `entropy` is the weight of a bonus. Beyond `target_kl` the round's improvement stops.
     """
     log_prob, spread = nets["policy"].chain_log_prob(batch["obs"], batch["chain"])  # [B, K]
     deviation, mean = torch.std_mean(batch["advantage"])
@@ -84,7 +86,8 @@ def policy_baseline(nets, batch):
 
 
 def advantage_weighted(nets, batch, *, beta=3.0, limit=100.0, baseline=state_baseline):
-    """Imitation weighted by exp(beta * A), A = min_e Q_e(s, a) - V(s), at most `limit` (IQL, eq. 7; AWR, 1910.00177)."""
+    """Imitation weighted by exp(beta * A), A = min_e Q_e(s, a) - V(s), at most `limit` (IQL, eq. 7; AWR,
+    1910.00177)."""
     with torch.no_grad():
         advantage = nets["q.lag"](batch["obs"], batch["action"]).amin(0) - baseline(nets, batch)
         weight = (beta * advantage).exp().clamp(max=limit)  # [B]
@@ -105,8 +108,9 @@ def advantage_conditioned(nets, batch, *, percentile=30.0, drop=0.2):
 
 
 def maximize_q(nets, batch, *, scale=None, sample=False):
-    """-Q_1(s, pi(s)): the deterministic policy gradient (DDPG, TD3). With `scale` it is weighed scale / mean |Q| (TD3+BC,
-    2106.06860, eq. 5; the imitation is a second row). With `sample` pi's noise is drawn and Q is the members' mean (FQL)."""
+    """-Q_1(s, pi(s)): the deterministic policy gradient (DDPG, TD3). With `scale` it is weighed scale / mean |Q|
+    (TD3+BC, 2106.06860, eq. 5; the imitation is a second row). With `sample` pi's noise is drawn and Q is the
+    members' mean (FQL)."""
     policy, obs = nets["policy"], batch["obs"]
     noise = noise_like(policy, batch) * (1 if sample else 0)
     q = nets["q"](obs, policy.sample(obs, noise), which=None if sample else slice(1)).mean(0)
@@ -115,8 +119,8 @@ def maximize_q(nets, batch, *, scale=None, sample=False):
 
 
 def maximize_soft_q(nets, batch, *, alpha=None, pessimism="min"):
-    """alpha log pi(a | s) - Q(s, a), a ~ pi (SAC, 1812.05905, eq. 7); Q is the members' min, or mean (RLPD). What pi said of its
-    actions stays in the batch for `match_entropy`."""
+    """alpha log pi(a | s) - Q(s, a), a ~ pi (SAC, 1812.05905, eq. 7); Q is the members' min, or mean (RLPD). What pi
+    said of its actions stays in the batch for `match_entropy`."""
     policy, obs = nets["policy"], batch["obs"]
     action, log_prob = policy.sample_with_log_prob(obs, noise_like(policy, batch))
     batch["pi_log_prob"] = log_prob.detach()
@@ -126,8 +130,8 @@ def maximize_soft_q(nets, batch, *, alpha=None, pessimism="min"):
 
 
 def match_entropy(nets, batch, *, target="auto"):
-    """-alpha (log pi + target): the temperature that keeps the policy's entropy at `target`, by default -Ta * Da (SAC, eq. 18), by the
-    actions that the policy was just improved with, if it was."""
+    """-alpha (log pi + target): the temperature that keeps the policy's entropy at `target`, by default -Ta * Da
+    (SAC, eq. 18), by the actions that the policy was just improved with, if it was."""
     policy, obs = nets["policy"], batch["obs"]
     goal = -float(policy.action_steps * policy.action_dim) if target == "auto" else float(target)
     log_prob = batch.get("pi_log_prob")

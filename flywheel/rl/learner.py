@@ -52,8 +52,8 @@ def _function(module, spec: str | dict[str, Any]):
 
 
 def gradient(losses: list[tuple], nets: dict[str, nn.Module], leaves: list[Tensor], batch: dict[str, Any]) -> tuple:
-    """One row of a table: (the sum of its losses, what they say of `stop`, the gradient of the sum with respect to `leaves` and to
-    nothing else, and of each loss its name, value and info)."""
+    """One row of a table: (the sum of its losses, what they say of `stop`, the gradient of the sum with respect to
+    `leaves` and to nothing else, and of each loss its name, value and info)."""
     parts = [(name, *loss(nets, batch, **args)) for name, loss, args in losses]
     total = functools.reduce(torch.add, [value for _, value, _ in parts])
     stops = [info.pop("stop") for *_, info in parts if "stop" in info]
@@ -61,11 +61,12 @@ def gradient(losses: list[tuple], nets: dict[str, nn.Module], leaves: list[Tenso
 
 
 class Flat:
-    """The parameters of a net that can be learnt, from now on views into one vector: clipping, Adam and the slow copy are
-    one kernel each. Each begins at 64 bytes, as if it stood alone: a matrix product may depend on it in the last bit.
+    """The parameters of a net that can be learnt, from now on views into one vector: clipping, Adam and the slow copy
+    are one kernel each. Each begins at 64 bytes, as if it stood alone: a matrix product may depend on it in the last
+    bit.
 
-    With `rounded` the net's stacks compute with bfloat16 copies of their hidden parameters, and gradients are taken of these.
-    """
+    With `rounded` the net's stacks compute with bfloat16 copies of their hidden parameters, and gradients are taken of
+    these."""
 
     def __init__(self, net: nn.Module, rounded: bool = False, learnt: bool = True):
         self.params = [p for p in net.parameters() if p.requires_grad]
@@ -105,15 +106,15 @@ class Flat:
 
 
 class Learner:
-    """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}, `lr` one rate or {net: rate}.
-    `optimiser` adamw, or sgd: plain steps, without decay or a cut gradient.
+    """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}, `lr` one rate or {net:
+    rate}. `optimiser` adamw, or sgd: plain steps, without decay or a cut gradient.
 
-    `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the policy as
-    it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins from the policy as it
-    is now (the anchor), not from the last round's. `precision` bf16 lets a processor that multiplies bfloat16 do so in the hidden
-    layers of an update; weights, losses and all that acts stay float32. `compile` makes each row's gradient one compiled function,
-    where a C++ compiler is there (rl/compiled.py); an update that is told, each eighth, is not.
-    """
+    `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the
+    policy as it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins
+    from the policy as it is now (the anchor), not from the last round's. `precision` bf16 lets a processor that
+    multiplies bfloat16 do so in the hidden layers of an update; weights, losses and all that acts stay float32.
+    `compile` makes each row's gradient one compiled function, where a C++ compiler is there (rl/compiled.py); an update
+    that is told, each eighth, is not."""
 
     def __init__(
         self,
@@ -214,8 +215,10 @@ class Learner:
                 self.skipped[net] += 1
                 if self.skipped[net] >= SKIPS:
                     raise FloatingPointError(
-                        f"{act}: the gradient of {net} was not finite in {SKIPS} updates in a row (loss {float(total):.3g}). Look for "
-                        "values far outside the others in the data (`flywheel corpus stats`), or take a smaller algorithm.lr"
+                        f"{act}: the gradient of {net} was not finite in {SKIPS} updates in a row (loss "
+                        f"{float(total):.3g}). Look for "
+                        "values far outside the others in the data (`flywheel corpus stats`), or take a smaller "
+                        "algorithm.lr"
                     )
                 continue
             self.skipped[net] = 0
@@ -260,8 +263,8 @@ class Learner:
         self.optim["policy"].lr = share * self.rates["policy"]
 
     def begin_improve(self) -> None:
-        """Remember the policy as it is (`policy.old`, where there is one). With an anchor: the policy, its slow copy and its
-        optimiser begin this round where they began the first."""
+        """Remember the policy as it is (`policy.old`, where there is one). With an anchor: the policy, its slow copy
+        and its optimiser begin this round where they began the first."""
         if "policy.old" in self.nets:
             self.nets["policy.old"].load_state_dict(self.nets["policy"].state_dict())
         if self.anchor is not None:
@@ -284,7 +287,8 @@ class Learner:
                     except KeyError as error:
                         raise ValueError(
                             f"{act}.{net}.{name} needs the net or batch entry {error}; nets: {', '.join(self.nets)}; "
-                            f"batch: {', '.join(batch)}. Add it to the algorithm's table (or to lag, for NAME.lag); a teacher comes with `flywheel distil`"
+                            f"batch: {', '.join(batch)}. Add it to the algorithm's table (or to lag, for NAME.lag); a "
+                            "teacher comes with `flywheel distil`"
                         ) from error
         self.rng.set_state(before)
 
@@ -303,10 +307,12 @@ class Learner:
         return {k: v.detach().cpu().clone() for k, v in flat.items()}
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
-        """Take over what `state` returned. ValueError where that was on another kind of device, whose random numbers these are not."""
+        """Take over what `state` returned. ValueError where that was on another kind of device, whose random numbers
+        these are not."""
         if flat["rng"].shape != self.rng.get_state().shape:
             raise ValueError(
-                f"this run was begun on another kind of device than {self.device}: its random numbers go on only there. Name that "
+                f"this run was begun on another kind of device than {self.device}: its random numbers go on only "
+                "there. Name that "
                 "one with device=, or remove the run's folder to begin again"
             )
         for kept in (self.sums, self.counts, self.acts, self.skipped):

@@ -1,5 +1,5 @@
-"""Training on what is there: imitation, offline RL, distillation. What comes out is the best of the curve, and the anchor:
-the best of the curve's first part, from which retraining begins with fewer updates behind it."""
+"""Training on what is there: imitation, offline RL, distillation. What comes out is the best of the curve, and the
+anchor: the best of the curve's first part, from which retraining begins with fewer updates behind it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Training(Bounded):
 
 
 def train(args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the table."""
+    """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the
+    table."""
     import torch
 
     from flywheel.rl.fit import fit

@@ -1,14 +1,14 @@
 """How long to train, and at which rate: until the curve says that no more comes of it.
 
     rate     1 --.
-                  `.           .              a cosine to 0 over the first half of the bound; if the curve still rises there, a
+                  `.           .              a cosine to 0 over the first half of the bound; if it still rises there, a
                     `.        1/2`.           further cycle of a quarter, and another
                       `--.___     `--.___
     updates  0          bound/2    3 bound/4    bound
 
-A rate that falls to nothing takes the noise out of the weights, so that the ends of cycles can be compared (warm restarts: Loshchilov
-and Hutter, arXiv 1608.03983). On a hundred demonstrations longer is worse, not better: the net learns them by heart.
-"""
+A rate that falls to nothing takes the noise out of the weights, so that the ends of cycles can be compared (warm
+restarts: Loshchilov and Hutter, arXiv 1608.03983). On a hundred demonstrations longer is worse, not better: the net
+learns them by heart."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ class Memory:
 
 
 class Practice(Watch):
-    """`inputs` are the hashes of the episodes that are there from the beginning, `demos` {pool: hashes} those of them that are imitated.
+    """`inputs` are the hashes of the episodes that are there from the beginning, `demos` {pool: hashes} those of them
+    that are imitated.
 
     `score(what)`, each `score_every` rounds (0: never), says how it does; `max_steps` ends it.
     """
@@ -67,15 +68,16 @@ class Practice(Watch):
     def play(
         self, actor, seeds: list[int], origin: str, more: Callable[[list], dict], **options: Any
     ) -> tuple[list, list]:
-        """An episode a seed by `actor`, kept: (all of them, those to learn from besides). `more(episodes)` is added to the round's line."""
+        """An episode a seed by `actor`, kept: (all of them, those to learn from besides). `more(episodes)` is added
+        to the round's line."""
         from flywheel.env import rollout
 
         done, counts = rollout(self.env, actor, seeds, origin=origin, **options)
         return done, self.keep(done, counts, more(done))
 
     def keep(self, done: list, counts: dict[str, int], more: dict[str, Any]) -> list:
-        """Remember a round's episodes, for the corpus too; which of them are to be learnt from: not what someone has removed from the
-        corpus, what is known already, or what an environment spoilt."""
+        """Remember a round's episodes, for the corpus too; which of them are to be learnt from: not what someone has
+        removed from the corpus, what is known already, or what an environment spoilt."""
         memory, run = self.memory, self.run
         done = [e.replace(meta={**e.meta, "round": memory.round, "run": run.name}) for e in done]
         self.waiting += done
@@ -104,8 +106,8 @@ class Practice(Watch):
             self.waiting = []
 
     def held(self, hashes: list[str] | None = None, windows=None) -> tuple:
-        """(windows, {pool: positions}) of these episodes, by default of the input episodes and the run's own, in an order that only this
-        run decides; it costs what they cost where `windows` are open already. (None, {}) of none.
+        """(windows, {pool: positions}) of these episodes, by default of the input episodes and the run's own, in an
+        order that only this run decides; it costs what they cost where `windows` are open already. (None, {}) of none.
 
         What is in none of the pools of what is imitated is a rollout.
         """

@@ -52,7 +52,8 @@ class Round:
         return made.eval()
 
     def collect(self, learner) -> list:
-        """Play a round, and return what is to be learnt from it; then the window of starts moves. The first round is whole, whatever the budget."""
+        """Play a round, and return what is to be learnt from it; then the window of starts moves. The first round is
+        whole, whatever the budget."""
         memory, n = self.practice.memory, self.args.collect.episodes
         starts, low, run = self.starts.starts(n), memory.window, self.practice.run
 

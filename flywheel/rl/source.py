@@ -4,14 +4,16 @@
     obs       o    o                          obs      [B, To, Do]
     action         a    a    a    a           action   [B, Ta, Da]
     reward         r    r    r    r           reward   [B]  sum_j gamma^j r_{t+j}, over the n <= Ta steps that are left
-                                              action_mask [B, Da], of several robots: 1 where this one has a number (corpus.align)
+                                              action_mask [B, Da], of several robots: 1 where this one has a number
+                                              (corpus.align)
     next                     o    o           next_obs [B, To, Do] ending at t+n, next_action [B, Ta, Da] from there
-                                              discount [B]  gamma^n * (1 - terminated);  return [B]  to the episode's end
+                                              discount [B]  gamma^n * (1 - terminated);  return [B]  to the episode's
+                                              end
 
-An episode ends for the learner where success was decided: that step has reward 1 and `terminated`; what came after is not used.
-With reward "env" it is the environment's own reward that counts (extras.env_reward), to the episode's end. Where the environment
-ended an episode for good, a fall say, nothing is to come either (discount 0); a time-out is no end.
-"""
+An episode ends for the learner where success was decided: that step has reward 1 and `terminated`; what came after is
+not used. With reward "env" it is the environment's own reward that counts (extras.env_reward), to the episode's end.
+Where the environment ended an episode for good, a fall say, nothing is to come either (discount 0); a time-out is no
+end."""
 
 from __future__ import annotations
 
@@ -37,11 +39,11 @@ PLACE = 2**18  # bytes of a map that come into memory with each sample, about
 class Offline:
     """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: positions among `windows`}.
 
-    Batch k of an act follows from seed and k alone (corpus.sampling), so that `state` is a number an act, and is the same with any
-    number of `workers` (processes that read ahead). Transitions are made once and kept on `device` where there is room for all of
-    them; else they are gathered from the window cache, a few batches at once. `cameras` are windows of a camera each, of the same
-    episodes: batches have their frames too, {"obs.front": [B, To, H, W, 3]} uint8. Of `world_size` readers, this is `rank`.
-    """
+    Batch k of an act follows from seed and k alone (corpus.sampling), so that `state` is a number an act, and is the
+    same with any number of `workers` (processes that read ahead). Transitions are made once and kept on `device` where
+    there is room for all of them; else they are gathered from the window cache, a few batches at once. `cameras` are
+    windows of a camera each, of the same episodes: batches have their frames too, {"obs.front": [B, To, H, W, 3]}
+    uint8. Of `world_size` readers, this is `rank`."""
 
     collects, data = False, {}  # does a policy act for it? what it holds that no corpus has
 
@@ -81,12 +83,14 @@ class Offline:
         self.add(windows, pools, cameras)
 
     def add(self, rows, pools: dict[str, np.ndarray], cameras: Sequence = ()) -> None:
-        """Draw from these episodes too, at the cost of these alone. Where transitions are not kept, rows are Windows over one file."""
+        """Draw from these episodes too, at the cost of these alone. Where transitions are not kept, rows are Windows
+        over one file."""
         if not pools:
             return
         if self.kept is None and not rows.same(self.rows):
             raise ValueError(
-                "the window cache was built anew while it was trained from; give the same command again: it goes on from its last state"
+                "the window cache was built anew while it was trained from; give the same command again: it goes on "
+                "from its last state"
             )
         self.rows, self.read = rows, {}
         for camera in cameras:
@@ -126,8 +130,8 @@ class Offline:
         return self.kept is not None and total * self._bytes(rows) <= packed.room(self.device, rows.resident)
 
     def _decided(self, rows) -> tuple[np.ndarray, np.ndarray]:
-        """Of each episode: the steps that are learnt from, and whether nothing comes after them. What these steps earn, over a chunk and to
-        the end, is kept: 8 bytes a step."""
+        """Of each episode: the steps that are learnt from, and whether nothing comes after them. What these steps
+        earn, over a chunk and to the end, is kept: 8 bytes a step."""
         length, terminated = rows.length.astype(np.int64), np.array(rows.terminated, bool)
         for e, (first, steps) in enumerate(zip(rows.start.tolist(), length.tolist(), strict=True)):
             r = rows.read(first, first + steps, rows.columns[FIELDS[self.reward][-1]]).ravel().astype(np.float64)
@@ -184,7 +188,8 @@ class Offline:
         return self._of(self.steps(act, group * self.group, self.group))
 
     def _of(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """What batches of these steps are made of: the steps themselves where their transitions are kept, and frames."""
+        """What batches of these steps are made of: the steps themselves where their transitions are kept, and
+        frames."""
         if self.kept and self.device == "cpu":
             made = {name: value.numpy() for name, value in self.kept.take(steps).items()}
         else:
@@ -247,9 +252,9 @@ class Offline:
 
 
 class OffPolicy(Offline):
-    """Each round first collects: `play(learner)` rolls out and returns the episodes to learn from besides. `held(hashes, windows)` gives
-    windows (those, extended) and pools of episodes out of the corpus, of all by default: it is asked at first, and once transitions
-    have outgrown the room for them."""
+    """Each round first collects: `play(learner)` rolls out and returns the episodes to learn from besides.
+    `held(hashes, windows)` gives windows (those, extended) and pools of episodes out of the corpus, of all by
+    default: it is asked at first, and once transitions have outgrown the room for them."""
 
     collects = True
 
@@ -279,9 +284,9 @@ class OffPolicy(Offline):
 class OnPolicy:
     """Only what the policy that acts now has just done: `play(learner)` returns the round's whole episodes.
 
-    Advantages are made once a round (`learner.advantage`), then batches go through the round's chunks in a shuffled order, again
-    and again. A chunk's log-probabilities are those of the noise that it was made from, which an episode's seed gives back.
-    """
+    Advantages are made once a round (`learner.advantage`), then batches go through the round's chunks in a shuffled
+    order, again and again. A chunk's log-probabilities are those of the noise that it was made from, which an episode's
+    seed gives back."""
 
     collects = True
 

@@ -1,4 +1,5 @@
-"""An algorithm is a table: where its data comes from, how often what is updated, and which loss moves which net. No torch."""
+"""An algorithm is a table: where its data comes from, how often what is updated, and which loss moves which net. No
+torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where a checkpoint comes from: the runs, checkpoints, corpus versions and files behind it. The report draws it, the command lists it.
+"""Where a checkpoint comes from: the runs, checkpoints, corpus versions and files behind it. The report draws it, the
+command lists it.
 
-A corpus version is traced to the very ingests that added its episodes (the authors of those versions of the corpus), and to the files
-that they read.
-"""
+A corpus version is traced to the very ingests that added its episodes (the authors of those versions of the corpus),
+and to the files that they read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 
 def graph(place, runs: list[dict], ref: str) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Nodes {"node", "kind", "title", "detail"} in an order in which each comes before what it was made from, and {node: made from}."""
+    """Nodes {"node", "kind", "title", "detail"} in an order in which each comes before what it was made from, and
+    {node: made from}."""
     by_name = {f"{r['stage']}/{r['key']}": r for r in runs}
     nodes: dict[str, dict[str, Any]] = {}
     parents: dict[str, list[str]] = {}

@@ -1,4 +1,5 @@
-"""Append-only logs as numbered files, each chained to the one before by its hash: names and the ledger of seeds are kept so.
+"""Append-only logs as numbered files, each chained to the one before by its hash: names and the ledger of seeds are
+kept so.
 
     <folder>/00000007.json   {..., "time", "hash"}   hash = sha256(hash of 00000006 + the rest of this entry)
 
@@ -31,14 +32,16 @@ def entries(folder: Path) -> list[Entry]:
         told = entry.get("hash") if isinstance(entry, dict) else None
         if not isinstance(entry, dict) or (told is None and before) or (told and told != link(before, entry)):
             raise ChainError(
-                f"{path}: this entry is not the one that was written: its hash does not follow from the entry before. Bring the "
+                f"{path}: this entry is not the one that was written: its hash does not follow from the entry before. "
+                "Bring the "
                 "file back from a copy of the store; `flywheel fsck` lists all that differs"
             )
         found.append(entry)
     later = [p.name for p in folder.glob("[0-9]*.json") if p.stem.isdecimal() and int(p.stem) > len(found) + 1]
     if later and not path.exists():  # else somebody appends as we look
         raise ChainError(
-            f"{path}: this entry is gone, and later ones are there ({min(later)}). Bring the file back from a copy of the store"
+            f"{path}: this entry is gone, and later ones are there ({min(later)}). Bring the file back from a copy of "
+            "the store"
         )
     return found
 

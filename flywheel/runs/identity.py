@@ -14,7 +14,8 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent.parent
 LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
-# Steer a run, decide no output. Of `device` its kind decides (fingerprint); what a budget cut short is an output of the run.
+# Steer a run, decide no output. Of `device` its kind decides (fingerprint); what a budget cut short is an output of the
+# run.
 RUNTIME = {"store", "log", "device", "video", "threads", "budget", "resident", "asked_by"}
 
 
@@ -77,7 +78,8 @@ def environment(id: str, kwargs: dict[str, Any] | None) -> str:
 
 
 def fingerprint(code: Path, cfg: dict[str, Any]) -> dict[str, Any]:
-    """Which code (from the stage's file on), libraries, environment and kind of device decide what a stage makes: {"code": sha256, library: version, ...}."""
+    """Which code (from the stage's file on), libraries, environment and kind of device decide what a stage makes:
+    {"code": sha256, library: version, ...}."""
     here = PACKAGE
     files = modules(code)
     for room, user in (("policy", here / "policy" / "base.py"), ("rl/beside", here / "rl" / "build.py")):

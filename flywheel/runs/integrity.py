@@ -1,4 +1,5 @@
-"""Is everything in a store what was written? Runs by the hashes in their records, names and the ledger by their chains, the corpus by its own."""
+"""Is everything in a store what was written? Runs by the hashes in their records, names and the ledger by their
+chains, the corpus by its own."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def _runs(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
             for file in sorted(files):
                 if here.get(file) != files[file]:
                     what = "is missing" if file not in here else "is not what was written"
-                    yield f"{name}: out/{file} {what}; bring it back from a copy, or remove the run's folder and do it again"
+                    yield f"{name}: out/{file} {what}; bring it back from a copy, or remove the run and do it again"
 
 
 def _chains(place: Store) -> Iterator[str]:
@@ -62,6 +63,6 @@ def _weights(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]
             file = place.root / path
             if not file.exists():
                 if any(ref == f"{n}@{place.names.production(n)}" for n in [ref.partition("@")[0]]):
-                    yield f"{ref}: its weights are gone ({path}), and it is in production; bring them back or `flywheel rollback`"
+                    yield f"{ref}: its weights are gone ({path}), and it is in production; bring them back, or rollback"
             elif store.sha256_file(file) != sha256:
                 yield f"{ref}: its weights are damaged ({path}); bring them back from a copy"

@@ -1,6 +1,6 @@
 """The ledger of a store: what may be given out only once. Numbers of nights, and seeds to decide on.
 
-    night   each nightly has a number for ever, and with it its own 10,000 seeds of each block (stages/_inputs.seeds)
+    night   each nightly has a number for ever, and with it its own 10,000 seeds of each block (seeds.py)
     gate    each question to the gate has seeds that no question before it had
 
 The same run asks again and gets what it got. Nothing is ever given back, also when the run's folder is deleted.

@@ -47,8 +47,8 @@ def scratch(place: Store, folder: Path, leave_out: set[str]) -> Store:
 def replay(name: str, place: Store) -> dict[str, Any]:
     """Do a finished run again, in a scratch store, from its config and input versions; compare every output hash.
 
-    A nightly is replayed stage by stage. {"status": done | failed, "metrics": {"equal", "different"}, "different": [...]}.
-    """
+    A nightly is replayed stage by stage. {"status": done | failed, "metrics": {"equal", "different"}, "different":
+    [...]}."""
     import yaml
 
     done = place.find(name)
@@ -106,7 +106,8 @@ def _honours_seeds(args: Any) -> bool:
 
 
 def lineage(ref: str, place: Store) -> list[dict[str, Any]]:
-    """From a checkpoint back to the files of its demonstrations: [{"depth", "what", "run", "detail"}], a walk in depth."""
+    """From a checkpoint back to the files of its demonstrations: [{"depth", "what", "run", "detail"}], a walk in
+    depth."""
     nodes, parents = graph(place, place.runs(), ref)
     known = {node["node"]: node for node in nodes}
     lines: list[dict[str, Any]] = []

@@ -1,9 +1,9 @@
 """Names of checkpoints, such as policy/lift: small append-only logs that a gate moves forward and a person moves back.
 
-    <store>/names/policy/lift/00000007.json   {"op": make | promote | refuse | rollback, "id", "run", "reason", "time", "hash"}
+    <store>/names/policy/lift/00000007.json   {"op": make | promote | ..., "id", "run", "reason", "time", "hash"}
 
-Each entry is chained to the one before (flywheel.chain). Of two writers one takes the number, the other looks again: a promotion
-that was decided against one incumbent is not made over another (`over`).
+Each entry is chained to the one before (flywheel.chain). Of two writers one takes the number, the other looks again: a
+promotion that was decided against one incumbent is not made over another (`over`).
     policy/lift@production    what was promoted last and not rolled back
     policy/lift@9bd1c0        a checkpoint by its id, or a unique beginning of it
     policy/lift               production, or the newest checkpoint made where nothing was promoted yet
@@ -61,8 +61,8 @@ class Names:
         """Make a checkpoint production; the entry. The same run promoting the same id again adds nothing.
 
         So a nightly that was killed and goes on does not undo a rollback made since. run="" (a person) always counts.
-        `over` is the id that production must be at this moment (None: there is none yet): else Moved is raised, nothing added.
-        """
+        `over` is the id that production must be at this moment (None: there is none yet): else Moved is raised, nothing
+        added."""
         more |= {} if over == "any" else {"over": over}
         return self._decide("promote", name, id, run, reason, more, over)
 
@@ -153,7 +153,8 @@ def checked(name: str) -> str:
     """The name, if it is one. NamesError says what a name is; stages ask before they begin."""
     if not NAME.fullmatch(name) or len(name) > 200:
         raise NamesError(
-            f"name {name[:80]!r}; expected letters, digits, '.', '_', '-' and '/', such as policy/lift; at most 200 of them"
+            f"name {name[:80]!r}; expected letters, digits, '.', '_', '-' and '/', such as policy/lift; at most 200 of "
+            "them"
         )
     return name
 

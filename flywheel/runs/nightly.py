@@ -134,7 +134,8 @@ class Plan(Work):
 
 
 def nightly(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str, Any]:
-    """Run, go on with, or look up a nightly; its result. `rounds="+N"` in the config asks for rounds from the incumbent."""
+    """Run, go on with, or look up a nightly; its result. `rounds="+N"` in the config asks for rounds from the
+    incumbent."""
     work = Work(place, budget)
     with nullcontext() if ending.Signals.now else ending.Signals():
         night = look(cfg, place, work)
@@ -151,7 +152,8 @@ def plan(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str,
         night = look(cfg, place, work)
         if "result" in night:
             print(
-                f"hit     {night['result']['run']}  nothing is new: no episode that no policy made, no other incumbent or config"
+                f"hit     {night['result']['run']}  nothing is new: no episode that no policy made, no other incumbent "
+                "or config"
             )
         else:
             _stages(cfg, place, night, work)
@@ -170,7 +172,8 @@ def plan(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str,
 
 
 def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
-    """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or a new one."""
+    """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or
+    a new one."""
     source = default_source(cfg)
     for stage in ("pretrain", "retrain"):  # refused now, not after hours
         selection.belongs(stage, getattr(cfg, stage).algorithm)
@@ -228,7 +231,8 @@ def _more(cfg: Args) -> str | None:
 
 
 def _start(name: str, incumbent: str | None, finished) -> str:
-    """Where further rounds begin: at the incumbent, or at what the last night made and the gate refused, if it was made to beat it."""
+    """Where further rounds begin: at the incumbent, or at what the last night made and the gate refused, if it was
+    made to beat it."""
     if not incumbent:
         raise runs.RunError(f"rounds=+N goes on from the incumbent, but nothing of {name} is in production yet")
     mine = [r for r in finished if r["content"].get("name") == name]
@@ -239,7 +243,8 @@ def _start(name: str, incumbent: str | None, finished) -> str:
 
 
 def _ingest(part: Any, work: Work) -> None:
-    """Take in what is there. Files that failed are said; a source of which nothing at all could be taken is a failure."""
+    """Take in what is there. Files that failed are said; a source of which nothing at all could be taken is a
+    failure."""
     try:
         result = work("ingest", part, lock=True)
     except ending.Failed as error:
@@ -279,13 +284,19 @@ def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> d
         "inputs": {},
         "result": result,
         "content": {
-            "runs": work.done, "table": rows, "night": state["night"], "steps": made["steps"], "tournament": made["tournament"],
-            "name": selection.name_of(cfg), "candidate": made["candidate"], **({"cut": work.stopped} if work.stopped else {}),
+            "runs": work.done,
+            "table": rows,
+            "night": state["night"],
+            "steps": made["steps"],
+            "tournament": made["tournament"],
+            "name": selection.name_of(cfg),
+            "candidate": made["candidate"],
+            **({"cut": work.stopped} if work.stopped else {}),
         },
         "files": {},
         "finished": store.now(),
         "order": 1 + max((done.get("order", 0) for done in place.runs()), default=0),
-    }  # fmt: skip
+    }
     show(rows, made["tournament"])
     say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in made["steps"].items()))
     store.write_json(folder / "_DONE.json", record, indent=1)
@@ -302,7 +313,8 @@ def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> d
 
 
 def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable) -> dict[str, Any]:
-    """The stages after ingest, by whatever `work` does with each: the table, the gate's answer, and what the record tells."""
+    """The stages after ingest, by whatever `work` does with each: the table, the gate's answer, and what the record
+    tells."""
     run, incumbent, start = f"nightly/{state['key']}", state["incumbent"], state.get("start")
     night = {"night": state["night"] if state["night"] is not None else _number(cfg, place)}
     shared = {**night, "corpus": str(state["corpus"]), "demos": cfg.demos, "data": cfg.data}
@@ -340,8 +352,14 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
         "report": sum(row["environment_steps"] for row in table),
     }
     return {
-        "rows": table, "gate": gate, "standing": standing, "retrained": retrained, "steps": steps, "tournament": tournament, "candidate": candidate,
-    }  # fmt: skip
+        "rows": table,
+        "gate": gate,
+        "standing": standing,
+        "retrained": retrained,
+        "steps": steps,
+        "tournament": tournament,
+        "candidate": candidate,
+    }
 
 
 def _number(cfg: Args, place: runs.Store, key: str | None = None) -> int:
@@ -357,7 +375,8 @@ def _number(cfg: Args, place: runs.Store, key: str | None = None) -> int:
 
 
 def _base(cfg: Args, shared: dict[str, Any], work: Callable) -> tuple[str, str, list[dict[str, Any]]]:
-    """The best imitation there is: each class of policy is trained, and they are compared. (base, anchor, the tournament's table)."""
+    """The best imitation there is: each class of policy is trained, and they are compared. (base, anchor, the
+    tournament's table)."""
     made = {}
     for index, (kind, policy) in enumerate(cfg.policies.items()):
         by = SHARE["pretrain"] * (index + 1) / len(cfg.policies)
@@ -395,14 +414,17 @@ def _table(table: list[tuple[str, str]], work: Callable, part: Any, place: runs.
 
 
 def show(rows: list[dict[str, Any]], tournament: list[dict[str, Any]] = ()) -> None:
-    """Print the tables that end a nightly: the classes of policy that were compared, and each policy on report seeds."""
+    """Print the tables that end a nightly: the classes of policy that were compared, and each policy on report
+    seeds."""
     for row in tournament:
         say(
-            f"  {row['policy']:14} {row['checkpoint']:34} {row['success']:7.3f}  of {row['n']} to choose by{'  <- the base' if row['chosen'] else ''}"
+            f"  {row['policy']:14} {row['checkpoint']:34} {row['success']:7.3f}  of {row['n']} to choose "
+            f"by{'  <- the base' if row['chosen'] else ''}"
         )
     say("")
     say(
-        f"  {'policy':12} {'checkpoint':34} success  95 % interval     at the end     n  p (better than {rows[0]['policy']})"
+        f"  {'policy':12} {'checkpoint':34} success  95 % interval     at the end     n  p (better than "
+        f"{rows[0]['policy']})"
     )
     for row in rows:
         low, high = row["ci95"]

@@ -1,11 +1,11 @@
 """A run: one execution of a stage, found again by its key, gone on with after a kill, repeated to compare.
 
     key  = sha256 over stage, config (less what only steers the run), ids of the inputs, code and libraries that decide
-    runs/<stage>/<key>/   config.yaml  inputs.json  log.jsonl  ckpt/  out/  _DONE.json (whole or not at all: the commit point)
+    runs/<stage>/<key>/   config.yaml  inputs.json  log.jsonl  ckpt/  out/  _DONE.json (the commit point)
 
-A stage is a module of flywheel/stages/ with a dataclass `Args`, `inputs(args, store) -> {kind: {"id": ...}}`, which is quick (no
-torch), and `run(args, inputs, run) -> {"outputs": ..., "metrics": ...}`. What `inputs` found is decided: `args` then name that, and no "latest".
-"""
+A stage is a module of flywheel/stages/ with a dataclass `Args`, `inputs(args, store) -> {kind: {"id": ...}}`, which is
+quick (no torch), and `run(args, inputs, run) -> {"outputs": ..., "metrics": ...}`. What `inputs` found is decided:
+`args` then name that, and no "latest"."""
 
 from __future__ import annotations
 
@@ -101,14 +101,17 @@ class Store:
         return {**record, "file": file}
 
     def load(self, ref: str, device: str = "cpu"):
-        """The policy of NAME or NAME@ID, its weights compared with the hash that they are named by (a millisecond a megabyte)."""
+        """The policy of NAME or NAME@ID, its weights compared with the hash that they are named by (a millisecond a
+        megabyte)."""
         from flywheel.policy import base
 
         record = self.checkpoint(ref)
         if (found := store.sha256_file(record["file"])) != record["sha256"]:
             raise RunError(
-                f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is {found[:12]}. Bring the "
-                f"file back from a copy, or remove runs/{record['run']} and give its command again; `flywheel fsck` checks all"
+                f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is "
+                f"{found[:12]}. Bring the "
+                f"file back from a copy, or remove runs/{record['run']} and give its command again; `flywheel fsck` "
+                "checks all"
             )
         return base.load(record["file"], device)
 
@@ -116,9 +119,8 @@ class Store:
 class Run:
     """What a stage is given: its folder, its inputs, a log, and a place to save its state.
 
-    What is decided when a run is planned is decided: `args` name the very versions and checkpoints of `inputs`. `recorded` is the
-    record of the run that this one repeats; it ends where that one was ended.
-    """
+    What is decided when a run is planned is decided: `args` name the very versions and checkpoints of `inputs`.
+    `recorded` is the record of the run that this one repeats; it ends where that one was ended."""
 
     def __init__(
         self,
@@ -182,7 +184,8 @@ class Run:
             return None
         try:
             with safe_open(path, "pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+                state = json.loads(file.metadata()["state"])
+                return {k: file.get_tensor(k) for k in file.keys()}, state  # noqa: SIM118
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             log.say(f"  {path} cannot be read ({error}): the run begins again")
             return None
@@ -205,8 +208,8 @@ class Run:
         check()
 
     def out_of_time(self, at: Any) -> bool:
-        """Is the budget spent? `at` says how far the run is (a number, or a list of them, that grows): it becomes an output of the
-        run, and a replay is out of time at the same place."""
+        """Is the budget spent? `at` says how far the run is (a number, or a list of them, that grows): it becomes an
+        output of the run, and a replay is out of time at the same place."""
         before = self.recorded.get("stopped")
         if self.recorded:
             late = before is not None and before["why"] == "budget" and at >= before["at"]
@@ -218,7 +221,8 @@ class Run:
 
     @contextmanager
     def ended_early(self, at: Callable[[], Any]) -> Iterator[None]:
-        """What ends learning early is no error: a spent budget, or gradients that are not finite; it is said, and an output of the run.
+        """What ends learning early is no error: a spent budget, or gradients that are not finite; it is said, and an
+        output of the run.
 
         `at()` says how far it came, as `out_of_time` is told.
         """
@@ -245,7 +249,8 @@ class Run:
 
 
 def pinned(args: Any, inputs: dict[str, Any]) -> Any:
-    """The arguments with the versions and checkpoints that `inputs` found in the place of names that may come to mean others."""
+    """The arguments with the versions and checkpoints that `inputs` found in the place of names that may come to
+    mean others."""
     fixed = {kind: value["ref"] for kind, value in inputs.items() if hasattr(args, kind) and "ref" in value}
     if getattr(args, "data", None):  # views are named for good
         fixed.pop("corpus", None)
@@ -268,8 +273,8 @@ def source_commit() -> str | None:
 def plan(stage: str, args: Any, place: Store, bounded: bool = False) -> dict[str, Any]:
     """What `execute` would do: {"action": hit | resume | miss, "run", "inputs", "why"}.
 
-    A run that its budget cut short is found again by commands that are `bounded` by one too, until the whole, another run, is done.
-    """
+    A run that its budget cut short is found again by commands that are `bounded` by one too, until the whole, another
+    run, is done."""
     inputs = config.module(stage).inputs(args, place)
     what = identity(stage, config.stages()[stage], plain(args), inputs)
     for what in (what, {**what, "whole": True}):  # noqa: B020 (the first is the run itself)

@@ -1,7 +1,8 @@
-"""choose: the best of some checkpoints, by successive halving on the same seeds; which classes of policy a night begins from.
+"""choose: the best of some checkpoints, by successive halving on the same seeds; which classes of policy a night begins
+from.
 
-All play the first seeds; the better half goes on to as many new ones as were played so far, until one is left or the seeds are used
-up (Karnin et al., ICML 2013). These seeds are no one else's, and what is chosen is reported on others.
+All play the first seeds; the better half goes on to as many new ones as were played so far, until one is left or the
+seeds are used up (Karnin et al., ICML 2013). These seeds are no one else's, and what is chosen is reported on others.
 """
 
 from __future__ import annotations

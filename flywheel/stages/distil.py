@@ -1,4 +1,5 @@
-"""distil: a policy that needs K passes of its net for an action becomes one that needs one, taught on the demonstrations' states."""
+"""distil: a policy that needs K passes of its net for an action becomes one that needs one, taught on the
+demonstrations' states."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """evaluate: how often does a checkpoint succeed, on seeds that no other stage touches?
 
-Success is what the task says (task.success: at any step, at the last, or held for so many); the rate at the last step is printed beside it.
-An episode that the environment spoilt (flywheel.faults) counts as a failure, and says why.
-"""
+Success is what the task says (task.success: at any step, at the last, or held for so many); the rate at the last step
+is printed beside it. An episode that the environment spoilt (flywheel.faults) counts as a failure, and says why."""
 
 from __future__ import annotations
 

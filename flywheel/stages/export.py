@@ -58,7 +58,8 @@ def choose(args: Args, store, ref):
         here = ", ".join(f"{t} ({n})" for t, n in version.summary()["task"].items()) or "nothing"
         origins = f" of origin {args.origin}" if args.origin else ""
         raise ValueError(
-            f"corpus@{version.number} has no episode of {selection.title(args.task)}{origins}. It holds: {here}. Name a task="
+            f"corpus@{version.number} has no episode of {selection.title(args.task)}{origins}. It holds: {here}. Name "
+            "a task="
         )
     return chosen.canonical()
 
@@ -78,7 +79,8 @@ def inputs(args: Args, store) -> dict[str, Any]:
     present = (out / MARK).exists()
     if present and (there := {k: files.read_json(out / MARK).get(k) for k in mark(args, chosen)}) != mark(args, chosen):
         raise ValueError(
-            f"out={out}: it holds another export ({there['format']} of corpus {there['corpus']!s:.12}); name a new folder"
+            f"out={out}: it holds another export ({there['format']} of corpus {there['corpus']!s:.12}); name a new "
+            "folder"
         )
     if not present and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={out}: it exists and is no export of flywheel; name a new folder")

@@ -1,4 +1,5 @@
-"""ingest: recordings of any format in datasets/ into the corpus; each episode is committed or quarantined with a reason.
+"""ingest: recordings of any format in datasets/ into the corpus; each episode is committed or quarantined with a
+reason.
 
 A bad file never stops the good ones; the same file twice adds nothing.
 """

@@ -3,10 +3,10 @@
     off_policy    each round makes `algorithm.collect.steps` steps in whole episodes, then learns from all that there is
     on_policy     then learns from this round's episodes only
 
-Every episode goes into the corpus. What is handed over is the best of the score curve on gate seeds, the checkpoint that it began
-from included (score_every=0: of the first and the last point), and is then scored once on other seeds: that is the success told. A
-run that nothing came of is refused, and its start handed over. From scratch, a warm-up of random actions comes first; it sets the normaliser, for good.
-"""
+Every episode goes into the corpus. What is handed over is the best of the score curve on gate seeds, the checkpoint
+that it began from included (score_every=0: of the first and the last point), and is then scored once on other seeds:
+that is the success told. A run that nothing came of is refused, and its start handed over. From scratch, a warm-up of
+random actions comes first; it sets the normaliser, for good."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
         parts = practice.named(demos, parts)
     elif args.data:
         raise ValueError(
-            f"data={args.data}: algorithm {algorithm.name} draws from no demonstrations; take algorithm=rlpd, or leave data out"
+            f"data={args.data}: algorithm {algorithm.name} draws from no demonstrations; take algorithm=rlpd, or leave "
+            "data out"
         )
     start = inputs["checkpoint"]["ref"] if "checkpoint" in inputs else None
     record = run.store.checkpoint(start) if start else {}
@@ -122,7 +123,8 @@ def _handed_over(
     if record and now.scoring and kept["steps"] == 0 and memory.steps:
         rounds.env.close()
         why = (
-            f"no point of the curve was as good as the start: {exploring.words(kept)} before, {exploring.words(last)} after {memory.steps:,} "
+            f"no point of the curve was as good as the start: {exploring.words(kept)} before, {exploring.words(last)} "
+            f"after {memory.steps:,} "
             "steps; the start is handed over. A smaller algorithm.lr, or another algorithm, may keep what it has"
         )
         say(f"  refused: {why}")

@@ -1,7 +1,7 @@
 """pretrain: imitation or offline RL from the demonstrations of a corpus version.
 
-The policy is scored along its own training curve on gate seeds; what comes out is the best of that curve, and the anchor.
-"""
+The policy is scored along its own training curve on gate seeds; what comes out is the best of that curve, and the
+anchor."""
 
 from __future__ import annotations
 

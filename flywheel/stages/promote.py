@@ -1,8 +1,8 @@
 """promote: the gate. Candidate against production on the same seeds; only a better one moves the name.
 
-Production is what the name means at the moment it moves: if that changed meanwhile, the question is asked again. Every question has
-seeds of its own (ledger.py), so no answer is looked up. `against=` measures against something else and moves nothing.
-"""
+Production is what the name means at the moment it moves: if that changed meanwhile, the question is asked again. Every
+question has seeds of its own (ledger.py), so no answer is looked up. `against=` measures against something else and
+moves nothing."""
 
 from __future__ import annotations
 
@@ -64,12 +64,14 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
         except Moved as moved:
             say(f"  {moved}: asked again")
     raise RuntimeError(
-        f"{name}: production moved {TRIES} times while {ref} was judged; nothing was decided. Ask again: flywheel promote {ref}"
+        f"{name}: production moved {TRIES} times while {ref} was judged; nothing was decided. Ask again: flywheel "
+        f"promote {ref}"
     )
 
 
 def _standing(run, name: str) -> str | None:
-    """What the candidate has to beat: production as it is now, or as it was when this very run decided (a replay, or a kill since)."""
+    """What the candidate has to beat: production as it is now, or as it was when this very run decided (a replay, or
+    a kill since)."""
     if "over" in run.recorded:
         return run.recorded["over"]
     decided = [e for e in run.store.names.log(name) if e["run"] == run.name and e["op"] in ("promote", "refuse")]
@@ -104,7 +106,8 @@ def _measure(args: Args, run, other: str) -> dict[str, Any]:
     """Compare with something that is not production: an answer, and no decision."""
     told = _compare(args, run, other, 0)
     say(
-        f"  measured: {told['reason']}. Nothing was promoted: {other} is not in production; leave out against= to ask the gate"
+        f"  measured: {told['reason']}. Nothing was promoted: {other} is not in production; leave out against= to ask "
+        "the gate"
     )
     return {"metrics": told["metrics"], "content": {"reason": f"measured only: {told['reason']}"}}
 

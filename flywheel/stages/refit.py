@@ -1,8 +1,9 @@
-"""refit: the statistics that a checkpoint normalises with, fitted anew on a corpus version; its weights stay as they are.
+"""refit: the statistics that a checkpoint normalises with, fitted anew on a corpus version; its weights stay as they
+are.
 
-Training never does this: a normaliser is frozen with the weights that learnt behind it. So the policy acts differently from
-now on, and how much is told: the columns whose mean or spread moved, and how far its actions did on the same observations.
-Train on from it (`flywheel pretrain checkpoint=...`) or score it; the name moves only through the gate.
+Training never does this: a normaliser is frozen with the weights that learnt behind it. So the policy acts differently
+from now on, and how much is told: the columns whose mean or spread moved, and how far its actions did on the same
+observations. Train on from it (`flywheel pretrain checkpoint=...`) or score it; the name moves only through the gate.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     change = compared(before, policy, windows)
     for row in columns:
         say(
-            f"  {row['field']}[{row['column']}]: mean {row['mean'][0]:.4g} -> {row['mean'][1]:.4g}, std {row['std'][0]:.4g} -> "
+            f"  {row['field']}[{row['column']}]: mean {row['mean'][0]:.4g} -> {row['mean'][1]:.4g}, std "
+            f"{row['std'][0]:.4g} -> "
             f"{row['std'][1]:.4g}"
         )
     say(f"  {len(columns)} columns moved; actions move by {change:.3g} half ranges (root mean square)")
@@ -78,7 +80,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
 
 
 def moved(before, after) -> list[dict[str, Any]]:
-    """The columns whose mean moved, or spread changed, by more than MOVED of the old spread: {"field", "column", "mean", "std"}."""
+    """The columns whose mean moved, or spread changed, by more than MOVED of the old spread: {"field", "column",
+    "mean", "std"}."""
     rows = []
     for field, of in (("obs.state", lambda p: p.encoder.norm), ("action", lambda p: p.action_norm)):
         old, new = of(before), of(after)

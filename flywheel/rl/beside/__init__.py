@@ -1,1 +1,2 @@
-"""The nets that a table may name beside the policy: a file each, `make(policy, algorithm, reward)`, found by its name."""
+"""The nets that a table may name beside the policy: a file each, `make(policy, algorithm, reward)`, found by its
+name."""
