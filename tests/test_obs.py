@@ -122,6 +122,8 @@ def test_a_policy_of_keys_acts_as_one_of_the_same_numbers_in_one_array(kind, tmp
         policy.act({"goal": np.zeros(3)})
     with pytest.raises(ValueError, match=r"observation has goal \[3\]; this policy was trained on state \[8\]"):
         flat.act({"goal": np.zeros(3)})
+    with pytest.raises(ValueError, match="observation has 1 numbers, this policy was trained on 8"):
+        flat.act(3)
 
 
 @pytest.mark.parametrize("kind", base.names())

@@ -252,7 +252,7 @@ class Policy(Normalised):
         if isinstance(obs, Mapping):
             return observed.pack(obs, self.obs_shapes, "this policy was trained on")
         obs = np.asarray(obs, np.float32)
-        single = obs.ndim == 1 or obs.shape == self._alone
+        single = obs.ndim < 2 or obs.shape == self._alone
         rows = obs.reshape(1 if single else len(obs), -1)
         if rows.shape[1] != self._width:
             raise ValueError(f"observation has {rows.shape[1]} numbers, this policy was trained on {self._width}")
