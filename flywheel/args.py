@@ -225,6 +225,21 @@ class Bounded(Acting):
     budget: str | None = arg(None, "8h, 30m, 90s: end in time, with what there is by then", typed=True)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learning(Bounded):
+    """What every stage takes that learns from demonstrations."""
+
+    corpus: str = arg("latest", "a version, a tag or a view", typed=True)
+    data: dict[str, float] | None = arg(
+        None,
+        "instead of corpus and demos: views and their shares of what is imitated, '{door_human: 0.6, rollouts: 0.4}'",
+    )
+    name: str | None = arg(None, "of the checkpoints that are made; default: policy/TASK", typed=True)
+    demos: Demos = arg(Demos, "which episodes are imitated")
+    batch_size: int = arg(256, "transitions a batch", least=1, most=1e6)
+    gamma: float = arg(0.99, "discount a step", least=0, most=1)
+
+
 @functools.cache
 def keywords(kind: str) -> frozenset[str]:
     """The keywords that a policy of this kind takes, its bases' too, read without importing it; none for an unknown

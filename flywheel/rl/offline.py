@@ -10,7 +10,7 @@ from typing import Any
 
 from flywheel import env as envs
 from flywheel import selection
-from flywheel.args import Bounded, Demos, arg
+from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
 from flywheel.rl import build
 from flywheel.rl.table import Algorithm
@@ -18,20 +18,12 @@ from flywheel.seeds import CURVE, seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(Bounded):
+class Training(Learning):
     """What pretrain and distil take."""
 
     policy: dict[str, Any] = arg({}, "the kind of policy, and what differs from its class's defaults")
     algorithm: Algorithm = arg(Algorithm, "the table: which loss moves which net")
-    corpus: str = arg("latest", "a version, a tag or a view", typed=True)
-    data: dict[str, float] | None = arg(
-        None, "instead of corpus and demos: views and their shares of a batch, '{door_human: 0.6, rollouts: 0.4}'"
-    )
     checkpoint: str | None = arg(None, "begin from these weights; default: a new policy", typed=True)
-    name: str | None = arg(None, "of the checkpoints that are made; default: policy/TASK", typed=True)
-    demos: Demos = arg(Demos, "which episodes are imitated")
-    batch_size: int = arg(256, "transitions a batch", least=1, most=1e6)
-    gamma: float = arg(0.99, "discount a step", least=0, most=1)
     score_every: int = arg(2000, "updates between two points of the training curve", least=1)
     score_episodes: int = arg(100, "on gate seeds; 0: no curve", least=0, most=1250)
     resident: str = arg(

@@ -15,7 +15,7 @@ from typing import Any
 
 from flywheel import env as envs
 from flywheel import selection
-from flywheel.args import Bounded, Demos, arg
+from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
 from flywheel.log import say
 from flywheel.rl import build, exploring, practice
@@ -27,28 +27,19 @@ SCRATCH = "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Args(Bounded):
+class Args(Learning):
     """Reinforcement learning in the simulator, from a checkpoint or from scratch."""
 
     policy: dict[str, Any] = arg({}, "from scratch: the kind of policy, and what differs from its class's defaults")
     algorithm: Algorithm = arg(Algorithm, "the table: which loss moves which net")
-    corpus: str = arg("latest", "a version, a tag or a view", typed=True)
-    data: dict[str, float] | None = arg(
-        None,
-        "instead of corpus and demos: views and their shares of what is imitated, '{door_human: 0.6, rollouts: 0.4}'",
-    )
     checkpoint: str | None = arg(
         None, "default: name@production, else the newest; none: from scratch, with the policy named here", typed=True
     )
-    name: str | None = arg(None, "of the checkpoint that is made; default: policy/TASK", typed=True)
     rounds: int | None = arg(None, "default: the algorithm's", least=1, typed=True)
     max_steps: int | None = arg(None, "stop after the round that reaches so many environment steps", least=1)
     warmup: int = arg(1000, "from scratch: steps of random actions at first", least=0)
-    demos: Demos = arg(Demos, "of algorithms whose mixture names them")
     score_every: int = arg(0, "rounds between two points of the score curve; the best of it is handed over", least=0)
     score_episodes: int = arg(48, "on gate seeds, and once more at the end", least=0, most=1250)
-    batch_size: int = arg(256, "transitions a batch", least=1, most=1e6)
-    gamma: float = arg(0.99, "discount a step", least=0, most=1)
 
     @property
     def imitates(self) -> bool:

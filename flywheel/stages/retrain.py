@@ -17,7 +17,7 @@ import numpy as np
 
 from flywheel import env as envs
 from flywheel import selection
-from flywheel.args import Bounded, Demos, arg
+from flywheel.args import Learning, arg
 from flywheel.rl import backward, build, practice
 from flywheel.rl.rounds import Collect, Round, scored
 from flywheel.rl.table import Algorithm
@@ -27,30 +27,21 @@ GROUPS = {"algorithm": "rounds"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Args(Bounded):
+class Args(Learning):
     """Rounds of collect, evaluate, improve from a checkpoint."""
 
     algorithm: Algorithm = arg(Algorithm, "the table: which loss moves which net")
-    corpus: str = arg("latest", "a version, a tag or a view", typed=True)
-    data: dict[str, float] | None = arg(
-        None,
-        "instead of corpus and demos: views and their shares of what is imitated, '{door_human: 0.6, rollouts: 0.4}'",
-    )
     checkpoint: str | None = arg(None, "default: name@production, else the newest", typed=True)
-    name: str | None = arg(None, "of the checkpoints that are made; default: policy/TASK", typed=True)
     rounds: int | None = arg(None, "default: the algorithm's", least=1, typed=True)
     max_steps: int | None = arg(None, "stop after the round that reaches so many environment steps", least=1)
     restart: str = arg(
         "last", "anchor: each round's policy begins again from the checkpoint", choices=("last", "anchor")
     )
     prior: bool = arg(False, "learn from earlier rollouts in the corpus, too")
-    demos: Demos = arg(Demos, "which episodes are imitated")
     score_every: int = arg(
         0, "rounds between two points of the success curve; it is watched, nothing is chosen by it", least=0
     )
     score_episodes: int = arg(96, "on gate seeds", least=0, most=1250)
-    batch_size: int = arg(256, "transitions a batch", least=1, most=1e6)
-    gamma: float = arg(0.99, "discount a step", least=0, most=1)
     collect: Collect = arg(Collect, "how a round is collected")
 
 
