@@ -133,8 +133,7 @@ def _episode(
             if age.max() > stale:
                 raise EpisodeError(
                     f"{where}: {topic} says nothing for {age.max():.2f} s at {(ticks[age.argmax()] - begin) / 1e9:.2f} "
-                    "s; the card "
-                    f"allows stale_s={stale}"
+                    f"s; the card allows stale_s={stale}"
                 )
         return [seen[topic][i][1] if i >= 0 else None for i in index]
 

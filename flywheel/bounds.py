@@ -28,8 +28,7 @@ def allow(declared: int, stored: int, where: str) -> None:
     if declared > limit(stored):
         raise EpisodeError(
             f"{where}: it declares {declared:,} bytes and {stored:,} are stored; expected at most {RATIO} times as "
-            "many "
-            f"and {SPARE:,}. Damaged or a compression bomb: write it again with less compression if it is real"
+            f"many and {SPARE:,}. Damaged or a compression bomb: write it again with less compression if it is real"
         )
 
 

@@ -90,8 +90,7 @@ def demonstrations(args, store):
         here = ", ".join(f"{t} ({n})" for t, n in version.summary()["task"].items()) or "nothing"
         raise ValueError(
             f"no demonstrations to learn from: corpus@{version.number} has {', of these '.join(left)}. By task it "
-            f"holds: {here}. Add "
-            "some with `flywheel ingest source=... format=... task=...`"
+            f"holds: {here}. Add some with `flywheel ingest source=... format=... task=...`"
         )
     return chosen.canonical()
 
@@ -125,8 +124,7 @@ def _view(args, corpus, name: str):
         here = ", ".join(f"{task} ({n})" for task, n in whole.summary()["task"].items()) or "nothing"
         raise ValueError(
             f"data: {name} has no episode of {title(args.task)}, it holds {here}; leave it out or name another view. "
-            "(`flywheel "
-            "pretrain` learns from several tasks and robots with align=pad)"
+            "(`flywheel pretrain` learns from several tasks and robots with align=pad)"
         )
     return part
 
@@ -210,8 +208,7 @@ def robot(task: Task, windows, env) -> dict[str, list[int]] | None:
     if (len(found["obs"]), len(found["action"])) != (env.obs_dim, env.action_dim):
         raise ValueError(
             f"align: episodes of {title(task)} have {len(found['obs'])} observed numbers and {len(found['action'])} of "
-            "action; the "
-            f"task has {env.obs_dim} and {env.action_dim}"
+            f"action; the task has {env.obs_dim} and {env.action_dim}"
         )
     return found
 
@@ -221,8 +218,7 @@ def one_robot(args, policy) -> None:
     if policy.robot and not getattr(args, "align", None):
         raise ValueError(
             "this policy learnt from several robots, in rows of their own (align=); it can be evaluated and promoted, "
-            "and trained "
-            "on with `flywheel pretrain checkpoint=... data={...} align=...`, not by other stages"
+            "and trained on with `flywheel pretrain checkpoint=... data={...} align=...`, not by other stages"
         )
 
 

@@ -192,8 +192,7 @@ class Lock:
                 raise
             raise LockError(
                 f"{self.path} is a link to {os.readlink(self.path)}; expected a file of the store itself. Nothing was "
-                "written: remove "
-                "the link, and see who made it"
+                "written: remove the link, and see who made it"
             ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))

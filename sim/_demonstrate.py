@@ -144,8 +144,7 @@ def card(name: str, episodes: list[dict]) -> dict:
         "notes": [
             "obs has one row more than actions: the final observation, which others keep in next_obs.",
             f"Success is {task.success}; an episode ends {AFTER} steps after that is decided, or at the task's step "
-            "limit; failures "
-            "are kept, attrs say which and why.",
+            "limit; failures are kept, attrs say which and why.",
             "rewards and dones are 1 at the deciding step; states has one row, the start, which is what a replay "
             "needs.",
             "The operator is a script: its noise, pauses and mistakes are drawn from the seed, not recorded from a "

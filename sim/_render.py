@@ -26,9 +26,8 @@ class Camera:
             except Exception as error:
                 raise RuntimeError(
                     f"no picture: OpenGL could not be opened ({type(error).__name__}: {error}). Install libEGL "
-                    "(Debian: libegl1) "
-                    "and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python starts; stepping needs "
-                    "neither"
+                    "(Debian: libegl1) and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python "
+                    "starts; stepping needs neither"
                 ) from error
             self._size = (width, height)
         self._renderer.update_scene(data, camera="view")

@@ -313,8 +313,7 @@ class Corpus:
             if not self.files.exists(f"segments/{part['segment']}/episodes.json"):
                 raise CorpusError(
                     f"{self.path}: gc freed the new segment {part['segment']} before its version was made (its grace "
-                    "is "
-                    "shorter than this took); nothing was added, do it again"
+                    "is shorter than this took); nothing was added, do it again"
                 )
 
     @contextmanager

@@ -34,8 +34,8 @@ class Objects:
         if parts.scheme not in SCHEMES or parts.username or parts.password or parts.query or not parts.hostname:
             raise CorpusError(
                 f"a corpus at a {parts.scheme}:// URL: expected {', '.join(SCHEMES)}://BUCKET/PREFIX and nothing else "
-                "in it; "
-                "credentials are taken from the environment only (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCOUNT_KEY, ...)"
+                "in it; credentials are taken from the environment only (AWS_ACCESS_KEY_ID, "
+                "AZURE_STORAGE_ACCOUNT_KEY, ...)"
             )
         try:
             from obstore.store import from_url

@@ -217,8 +217,7 @@ class Windows(Rows):
                 except EpisodeError as error:
                     raise CorpusError(
                         f"windows: {self.fields[0]} of episode {segment.columns['hash'][one][:12]}: {error}; its "
-                        "source gave it so: "
-                        "tombstone the episode, or select others"
+                        "source gave it so: tombstone the episode, or select others"
                     ) from error
                 yield pixels.reshape(len(pixels), self.width)
                 continue

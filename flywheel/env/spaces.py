@@ -34,8 +34,7 @@ def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
         if not isinstance(box, gym.spaces.Box):
             raise TaskError(
                 f"{id}: observation space {obs if len(there) == 1 else f'{key}: {box}'} is neither Box, Dict of Box "
-                "nor Discrete; "
-                f"flywheel learns from arrays. {others}"
+                f"nor Discrete; flywheel learns from arrays. {others}"
             )
         if _is_picture(box):
             what = f"observation {key}" if there is getattr(obs, "spaces", None) else "the observation"

@@ -26,8 +26,7 @@ def failure(tally: Counter, quarantined: list[dict[str, Any]], source: str) -> s
         names = ", ".join(dict.fromkeys(one["file"] for one in waiting))[:500]
         return (
             f"ingest: {names} could not be read now ({waiting[0]['reason'][:300]}); {tally['good']} episodes were "
-            "taken. "
-            "Nothing is decided about it: run the same again when it can be read"
+            "taken. Nothing is decided about it: run the same again when it can be read"
         )
     if tally["good"]:
         return None
@@ -54,10 +53,9 @@ def tell(rows: list[tuple], refused: list, tally: Counter, strange: list[dict[st
     for one in strange[:5]:
         say(
             f"  WARNING {one['file']}, episode {one['episode']}: {one['stream']}[row {one['row']}, column "
-            f"{one['column']}] is "
-            f"{one['value']:.4g}; the others stay within {one['usual']:.3g} of {one['centre']:.3g}. Taken: `flywheel "
-            "corpus "
-            "tombstone` removes it if it is an error"
+            f"{one['column']}] is {one['value']:.4g}; the others stay within {one['usual']:.3g} of "
+            f"{one['centre']:.3g}. Taken: `flywheel "
+            "corpus tombstone` removes it if it is an error"
         )
     if len(strange) > 5:
         say(f"  WARNING and {len(strange) - 5} more far values; far.json of the run has them all")

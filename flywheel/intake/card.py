@@ -65,8 +65,7 @@ class Card:
             if key in units and found != _units.unit(units[key], f"task: {key}"):
                 raise EpisodeError(
                     f"{path}: obs_keys.{key} is in {text!r} and the task observes it in {units[key]!r}; convert the "
-                    "recording, or "
-                    "correct the card if it is wrong"
+                    "recording, or correct the card if it is wrong"
                 )
 
     def options(self, read, options: dict[str, Any]) -> dict[str, Any]:
@@ -100,19 +99,16 @@ class Card:
             if key in episode.obs and tuple(episode.obs[key].shape[1:3]) != size:
                 raise EpisodeError(
                     f"{where}: camera {key} is {list(episode.obs[key].shape[1:3])} (height, width); expected "
-                    f"{list(size)}, as "
-                    f"{self.path} says; correct the card, or leave the camera out with cameras=[...]"
+                    f"{list(size)}, as {self.path} says; correct the card, or leave the camera out with cameras=[...]"
                 )
         if self.action and episode.action.shape[1] != len(self.action):
             raise EpisodeError(
                 f"{where}: action has {episode.action.shape[1]} numbers; expected {len(self.action)}, as {self.path} "
-                "says "
-                f"({', '.join(self.action)}); correct the card, or record the action it describes"
+                f"says ({', '.join(self.action)}); correct the card, or record the action it describes"
             )
         if self.rate and episode.fps and abs(episode.fps / self.rate - 1) > RATE:
             raise EpisodeError(
                 f"{where}: recorded at {episode.fps:g} Hz; expected {self.rate:g}, the rate_hz of {self.path}. Correct "
-                "the card; fps= "
-                "overrules the recording"
+                "the card; fps= overrules the recording"
             )
         return episode if episode.fps or not self.rate else episode.replace(fps=self.rate)

@@ -44,8 +44,7 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
         column = int(np.argmax(median / np.maximum(reach, 1e-9)))
         raise EpisodeError(
             f"{where}: the median of |action[{column}]| is {median[column]:.3g}, over twice the range "
-            f"[{low[column]:.3g}, "
-            f"{high[column]:.3g}] of {env.task}; are these other units (degrees, millimetres)?"
+            f"[{low[column]:.3g}, {high[column]:.3g}] of {env.task}; are these other units (degrees, millimetres)?"
         )
     _alive(episode, where)
     outside = int(((episode.action < low) | (episode.action > high)).sum())

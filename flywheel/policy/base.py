@@ -145,8 +145,7 @@ class Policy(Normalised):
         it."""
         raise ValueError(
             f"a {self.spec['kind']} policy has no log pi(a): SAC and CQL need policy=tanh_gaussian; with "
-            f"{self.spec['kind']} "
-            f"use algorithm={'dqn, iql or ppo' if self.discrete else 'iql, rounds, recap or dppo'}"
+            f"{self.spec['kind']} use algorithm={'dqn, iql or ppo' if self.discrete else 'iql, rounds, recap or dppo'}"
         )
 
     def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
@@ -154,8 +153,7 @@ class Policy(Normalised):
         they are is the member's business."""
         raise ValueError(
             f"a {self.spec['kind']} policy has no log pi of the steps to its action: on-policy algorithms need "
-            "policy=gaussian, "
-            "tanh_gaussian, categorical, diffusion or flow"
+            "policy=gaussian, tanh_gaussian, categorical, diffusion or flow"
         )
 
     def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:

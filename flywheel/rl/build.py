@@ -55,8 +55,7 @@ def suits(policy, env) -> None:
         gives, wanted = observed.listed(env.obs_shapes), observed.listed(policy.obs_shapes)
         raise ValueError(
             f"task {env.task} observes {gives}, and the policy was trained on {wanted}: it can be evaluated and "
-            "promoted, "
-            "not trained on; name its keys with task.obs_keys=[...]"
+            "promoted, not trained on; name its keys with task.obs_keys=[...]"
         )
     there = bool(getattr(env, "discrete", None))
     if policy.discrete != there:

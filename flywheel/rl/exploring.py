@@ -122,9 +122,8 @@ def refuse_hopeless(task: Task, record: dict[str, Any], demos) -> None:
         found = f"{tried['n']} episodes without a success" if tried else "no checkpoint to begin from"
         raise ValueError(
             f"online: {found}, so success, the only reward, would never be seen. Begin from a policy that sometimes "
-            "succeeds "
-            "(flywheel pretrain; flywheel retrain starts along demonstrations), learn from demonstrations as well "
-            "(algorithm=rlpd), or from the environment's own reward (task.reward=env)"
+            "succeeds (flywheel pretrain; flywheel retrain starts along demonstrations), learn from demonstrations as "
+            "well (algorithm=rlpd), or from the environment's own reward (task.reward=env)"
         )
 
 

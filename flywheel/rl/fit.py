@@ -14,9 +14,8 @@ from flywheel.rl.table import Cadence
 __all__ = ["PHASES", "At", "Cadence", "Watch", "fit", "loop"]
 
 PHASES = ("collect", "evaluate", "improve", "gate")
-Gate = Callable[
-    [Any, Any], str | None
-]  # (snapshot of the learner before the round, learner) -> why the round is undone
+# (snapshot of the learner before the round, learner) -> why the round is undone
+Gate = Callable[[Any, Any], str | None]
 
 
 @dataclass

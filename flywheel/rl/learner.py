@@ -312,8 +312,7 @@ class Learner:
         if flat["rng"].shape != self.rng.get_state().shape:
             raise ValueError(
                 f"this run was begun on another kind of device than {self.device}: its random numbers go on only "
-                "there. Name that "
-                "one with device=, or remove the run's folder to begin again"
+                "there. Name that one with device=, or remove the run's folder to begin again"
             )
         for kept in (self.sums, self.counts, self.acts, self.skipped):
             kept.clear()

@@ -33,8 +33,7 @@ def entries(folder: Path) -> list[Entry]:
         if not isinstance(entry, dict) or (told is None and before) or (told and told != link(before, entry)):
             raise ChainError(
                 f"{path}: this entry is not the one that was written: its hash does not follow from the entry before. "
-                "Bring the "
-                "file back from a copy of the store; `flywheel fsck` lists all that differs"
+                "Bring the file back from a copy of the store; `flywheel fsck` lists all that differs"
             )
         found.append(entry)
     later = [p.name for p in folder.glob("[0-9]*.json") if p.stem.isdecimal() and int(p.stem) > len(found) + 1]

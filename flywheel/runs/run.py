@@ -109,9 +109,8 @@ class Store:
         if (found := store.sha256_file(record["file"])) != record["sha256"]:
             raise RunError(
                 f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is "
-                f"{found[:12]}. Bring the "
-                f"file back from a copy, or remove runs/{record['run']} and give its command again; `flywheel fsck` "
-                "checks all"
+                f"{found[:12]}. Bring the file back from a copy, or remove runs/{record['run']} and give its command "
+                "again; `flywheel fsck` checks all"
             )
         return base.load(record["file"], device)
 

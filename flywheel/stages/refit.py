@@ -66,8 +66,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     for row in columns:
         say(
             f"  {row['field']}[{row['column']}]: mean {row['mean'][0]:.4g} -> {row['mean'][1]:.4g}, std "
-            f"{row['std'][0]:.4g} -> "
-            f"{row['std'][1]:.4g}"
+            f"{row['std'][0]:.4g} -> {row['std'][1]:.4g}"
         )
     say(f"  {len(columns)} columns moved; actions move by {change:.3g} half ranges (root mean square)")
     base.save(policy, run.out / "policy.safetensors")
