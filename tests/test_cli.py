@@ -180,6 +180,13 @@ def test_a_command_seen_before_has_its_tables_in_the_same_order(tmp_path):
     ]
 
 
+def test_what_was_composed_is_composed_anew_where_a_default_changed():
+    """The key of a kept command covers each file that defines an argument, wherever that lies."""
+    found = {"/".join(path.parts[-2:]) for path in config.sources(config.module("retrain").Args)}
+    assert found == {"flywheel/args.py", "stages/retrain.py", "rl/table.py", "rl/rounds.py", "rl/backward.py"}
+    assert "rl/offline.py" in {"/".join(p.parts[-2:]) for p in config.sources(config.module("distil").Args)}
+
+
 def test_completion_in_a_shell(night, monkeypatch, capsys):
     """findings E1: commands, keys, choices and names are completed; bash itself does it with the script that is
     printed."""

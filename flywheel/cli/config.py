@@ -137,14 +137,25 @@ def choices(group: str) -> list[str]:
     return sorted(names)
 
 
-def _conf_state() -> str:
+def sources(kind: Any) -> set[Path]:
+    """The files that say what arguments there are, and their defaults: of a dataclass, its bases and fields."""
+    if isinstance(kind, types.UnionType):
+        return set().union(*map(sources, kind.__args__))
+    if not dataclasses.is_dataclass(kind):
+        return set()
+    found = {Path(sys.modules[base.__module__].__file__) for base in kind.__mro__ if dataclasses.is_dataclass(base)}
+    return found.union(*map(sources, arguments.hints(kind).values()))
+
+
+def _conf_state(stage: str) -> str:
     """A fingerprint of all that a config is composed of."""
     import flywheel_sim
 
     digest = hashlib.sha256(" ".join(flywheel_sim.tasks()).encode())
     tables = [p for place in folders() for group in GROUPS for p in sorted((place / group).glob("*.yaml"))]
-    code = [Path(__file__), Path(arguments.__file__), Path(__file__).parent.parent / "rl" / "table.py"]
-    for path in (*tables, *stages().values(), *code):
+    asked = (stage, *PARTS) if stage == "nightly" else (stage,)
+    code = {Path(__file__)}.union(*(sources(module(one).Args) for one in asked))
+    for path in (*tables, *sorted(code)):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -155,7 +166,7 @@ def _conf_state() -> str:
 def load(stage: str, words: list[str], root: Path) -> Any:
     """The arguments of `stage` for the typed words; composed, or as composed before. UsageError for what is not
     understood."""
-    digest = hashlib.sha256(json.dumps([stage, words, _conf_state(), str(Path.cwd())]).encode())
+    digest = hashlib.sha256(json.dumps([stage, words, _conf_state(stage), str(Path.cwd())]).encode())
     digest.update((os.environ.get("FLYWHEEL_DEMOS") or "").encode())
     kept = root / "cache" / "commands" / f"{digest.hexdigest()[:24]}.json"
     if kept.exists():

@@ -152,7 +152,7 @@ def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Ga
 
     def each(round: int) -> bool:
         watch.after_round(round)
-        return watch.over()
+        return at.round < cadence.rounds and watch.over()
 
     if at.round and at.phase == 0 and watch.over():  # it was stopped right at its end
         return at

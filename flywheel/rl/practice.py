@@ -83,8 +83,9 @@ class Practice(Watch):
         self.waiting += done
         memory.steps += sum(len(e) for e in done)
         memory.begun += len(done)
-        known = self.known | self.corpus.refused([e.hash for e in done])
-        fresh = {e.hash: e for e in reversed(done) if e.hash not in known and "cause" not in e.meta}
+        gone = self.corpus.refused([e.hash for e in done])
+        sound = [e for e in done if "cause" not in e.meta and e.hash not in gone and e.hash not in self.known]
+        fresh = {e.hash: e for e in reversed(sound)}
         new = list(fresh.values())[::-1]
         self.known.update(fresh)
         memory.episodes += [e.hash for e in new]
@@ -150,7 +151,7 @@ class Practice(Watch):
     def note(self) -> str:
         line = self.memory.history[-1] if self.memory.history else {}
         told = ", ".join(f"{key} {line[key]:.3g}" for key in ("return", "success") if line.get(key) is not None)
-        return f"round {self.memory.round}, {self.memory.steps:,} steps, {told}"
+        return f"round {self.memory.round}, {self.memory.steps:,} steps{', ' if told else ''}{told}"
 
 
 def named(version, pools: dict[str, np.ndarray]) -> dict[str, list[str]]:
