@@ -511,7 +511,14 @@ def test_one_spelling_of_one_act(tmp_path):
     the stage that has it."""
     cfg = config.load(
         "pretrain",
-        ["algorithm.compile=true", "policy.activation=relu", "task=gym", "task.id=x", "task.kwargs={a: 1}"],
+        [
+            "algorithm.compile=true",
+            "algorithm.critic.activation=relu",
+            "policy.activation=relu",
+            "task=gym",
+            "task.id=x",
+            "task.kwargs={a: 1}",
+        ],
         tmp_path,
     )
     assert (cfg.algorithm.compile, cfg.policy["activation"], cfg.task.kwargs) == (True, "relu", {"a": 1})

@@ -58,7 +58,7 @@ class Algorithm:
     gate: dict[str, Any] | None = arg(None, "{name: arguments}, a judge of rl/gate.py that may undo a round")
     lag: dict[str, float] = arg({}, "{net: rate} of the slow copies")
     explore: float | None = arg(None, "offline: the noise that log-probabilities are of", least=0, most=10)
-    critic: dict[str, Any] = arg({}, "members, width, depth of critics, where they are not the usual")
+    critic: dict[str, Any] = arg({}, "members, width, depth, activation, norm of critics, where they are not the usual")
     lr: Any = arg(3e-4, "one learning rate, or {net: rate}")
     schedule: str | None = arg(
         None, "of the rate: it is kept, or falls until the curve is level", choices=(None, "plateau")
@@ -78,6 +78,9 @@ class Algorithm:
                 number(f"{key}{'.' if net else ''}{net}", rate, float, 1e-12, most)
         known = {"members": (1, 1000), "width": (1, 1e5), "depth": (0, 100)}
         for key, size in self.critic.items():
+            if key in ("activation", "norm"):
+                continue
             if key not in known:
-                raise UsageError(f"there is no critic.{key}. There are: {', '.join(sorted(known))}")
+                there = ", ".join(sorted((*known, "activation", "norm")))
+                raise UsageError(f"there is no critic.{key}. There are: {there}")
             number(f"critic.{key}", size, int, *known[key])
