@@ -196,6 +196,24 @@ class Demos:
 
     origin: Any = arg(None, 'by whom: a pattern ("human:*") or a list of them; null: all that no policy made')
     failures: bool = arg(False, "those that are known to have failed, too")
+    first: int | None = arg(None, "only so many of them, the first by hash; null: all", least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """What every loop that acts or learns is kept by; a table is {guard: arguments}, null leaves a guard out."""
+
+    step: dict[str, Any] = arg(
+        {"finite": {}, "limits": {}}, "between policy and environment: guards of env/guards/, in this order"
+    )
+    interventions: int | None = arg(None, "steps of an episode at which they may step in; then it ends", least=1)
+    update: dict[str, Any] = arg(
+        {"finite": {}, "values": {}, "disagreement": {}, "drift": {}}, "what may undo updates: guards of rl/guards/"
+    )
+    every: int = arg(250, "updates between two looks at what was learnt", least=1)
+    trips: int = arg(3, "of a round: then its updates end", least=1)
+    below: float | None = arg(0.05, "so far below its start's success the acting policy is sent back", least=0, most=1)
+    false_alarm: float = arg(2000, "episodes, on average at least, between two false alarms of that", least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,6 +234,9 @@ class Acting(Common):
     device: str = arg("auto", "cpu, cuda, ...; auto: a GPU where there is one")
     threads: int = arg(2, "that step environments", least=1, most=1024)
     num_envs: int = arg(32, "environments that are stepped together", least=1, most=100_000)
+    guard: Guard = arg(Guard, "what steps in where a policy, an update or a round goes wrong")
+    executor: str = arg("local", "who plays the episodes that score: a file of executors/")
+    workers: int = arg(0, "of that executor; 0: one a core", least=0, most=10_000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,8 @@ def demonstrations(args, store):
             f"no demonstrations to learn from: corpus@{version.number} has {', of these '.join(left)}. By task it "
             f"holds: {here}. Add some with `flywheel ingest source=... format=... task=...`"
         )
-    return chosen.canonical()
+    chosen = chosen.canonical()  # by hash
+    return chosen.select(np.arange(min(demos.first, len(chosen)))) if demos.first else chosen
 
 
 def pools(args, store):

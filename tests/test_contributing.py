@@ -63,6 +63,40 @@ def test_a_net_that_a_table_names_is_one_file(tmp_path, monkeypatch):
     assert made["doubt"](torch.zeros(5, policy.obs_steps, 3)).shape == (7, 5)
 
 
+def test_a_guard_is_one_file(tmp_path, monkeypatch):
+    from flywheel.env import guards
+    from flywheel.env.guard import StepGuard
+
+    (tmp_path / "deadband.py").write_text(example("A guard"))
+    monkeypatch.setattr(guards, "__path__", [*guards.__path__, str(tmp_path)])
+    guard = StepGuard(np.float32([-1, -1]), np.float32([1, 1]), 1, {"limits": {}, "deadband": {"least": 0.05}})
+    assert guard(np.array([[0.09, 0.2]]), np.array([0])).tolist() == [[0.0, np.float32(0.2)]]
+    assert guard.count == {"steps": 1, "deadband": 1}
+
+
+def test_an_executor_is_one_file(tmp_path, monkeypatch, capsys):
+    from flywheel import executors
+
+    (tmp_path / "threads.py").write_text(example("An executor"))
+    monkeypatch.setattr(executors, "__path__", [*executors.__path__, str(tmp_path)])
+    store = f"store={tmp_path / 'store'}"
+    toy.demonstrations(tmp_path / "demos.hdf5", 8)
+    keys = "obs_keys=[position,goal]"
+    assert call("ingest", f"source={tmp_path / 'demos.hdf5'}", keys, store, *toy.TASK, capsys=capsys)[0] == 0
+    assert call("pretrain", "algorithm.cadence.improve=10", *LITTLE, store, *toy.TASK, capsys=capsys)[0] == 0
+    words = ["evaluate", "checkpoint=policy/Reach-v0", "episodes=40", store, *toy.TASK]
+    code, here = call(*words, capsys=capsys)
+    columns = dict(np.load(tmp_path / "store" / "runs" / here["run"] / "out" / "checkpoint.npz"))
+    for kind in ("threads", "processes"):
+        (tmp_path / "store" / "runs" / here["run"] / "_DONE.json").unlink()  # who plays decides nothing: the same run
+        code, there = call(*words, f"executor={kind}", "workers=2", capsys=capsys)
+        assert code == 0 and there["run"] == here["run"] and there["metrics"] == here["metrics"], there
+        with np.load(tmp_path / "store" / "runs" / here["run"] / "out" / "checkpoint.npz") as again:
+            assert all(np.array_equal(columns[key], again[key]) for key in columns)
+    code, out = call(*words, "executor=slurm", "episodes=41", capsys=capsys)
+    assert code != 0 and "no executor 'slurm'. There are: local, processes, threads" in out["error"]
+
+
 def test_a_writer_of_a_format_is_one_file(tmp_path, monkeypatch, capsys):
     import flywheel_datasets
 

@@ -11,7 +11,7 @@ from flywheel import env as envs
 from flywheel.env import gym_batch as gym_task
 from flywheel.env import spaces as gym_spaces
 from flywheel.env import trust
-from flywheel.env.guard import Guard
+from flywheel.env.guard import StepGuard
 from flywheel.env.gym_batch import TaskError
 from flywheel.env.playback import replay
 from flywheel.policy import base
@@ -323,7 +323,7 @@ def test_what_is_no_task_is_refused_by_name():
 
 def test_the_guard_forgets_an_episode_judges_each_dimension_and_rests_without_a_motion():
     """findings C6: the last action does not survive into the next episode, ranges differ, and the middle is no rest."""
-    guard = Guard(np.float32([-1, 0, 0.5]), np.float32([1, 1000, 1.5]), slots=2)
+    guard = StepGuard(np.float32([-1, 0, 0.5]), np.float32([1, 1000, 1.5]), slots=2)
     nothing = np.full((1, 3), np.nan)
     assert guard(nothing, np.array([0])).tolist() == [[0.0, 0.0, 0.5]]  # zero, clipped; not 0, 500, 1
     guard(np.array([[0.5, 7.0, 1.0]]), np.array([0]))
@@ -333,8 +333,8 @@ def test_the_guard_forgets_an_episode_judges_each_dimension_and_rests_without_a_
     guard(
         np.array([[2.5, 7.0, 1.0], [0.0, 1100.0, 1.0]]), np.array([0, 1])
     )  # 1.5 of a range of 2; 100 of a range of 1000
-    assert guard.count["clipped"] == 1
-    rests = Guard(np.float32([-1, 0]), np.float32([1, 9]), 1, rest=lambda slot: np.array([0.25, 11.0]))
+    assert guard.count["limits"] == 1
+    rests = StepGuard(np.float32([-1, 0]), np.float32([1, 9]), 1, rest=lambda slot: np.array([0.25, 11.0]))
     rests.begin(0)
     assert rests(nothing[:, :2], np.array([0])).tolist() == [[0.25, 9.0]]
 
@@ -349,7 +349,7 @@ def test_an_environment_may_say_how_to_hold_still():
 
     env = envs.make({"name": "gym", "id": "odd:Position-v0"}, 2)
     done, counts = envs.rollout(env, Broken(), range(3), origin="test")
-    assert counts["held"] == 60 and all((e.action == [0.75, 100.0]).all() for e in done)
+    assert counts["finite"] == 60 and all((e.action == [0.75, 100.0]).all() for e in done)
     env.close()
     lift = envs.make({"name": "lift"}, 1)
     assert lift.hold_action(0).tolist() == [0, 0, 0, 0, -1]  # the open gripper stays open
@@ -357,12 +357,12 @@ def test_an_environment_may_say_how_to_hold_still():
 
 
 def test_the_guard_clips_and_holds():
-    guard = Guard(np.float32([-1, -1]), np.float32([1, 1]), slots=3)
+    guard = StepGuard(np.float32([-1, -1]), np.float32([1, 1]), slots=3)
     first = guard(np.array([[0.5, 3.0], [np.nan, 0.0]]), np.array([0, 2]))
     assert first.tolist() == [[0.5, 1.0], [0.0, 0.0]]
     second = guard(np.array([[np.inf, 0.0]]), np.array([0]))
     assert second.tolist() == [[0.5, 1.0]]  # the last one executed
-    assert guard.count == {"steps": 3, "clipped": 1, "held": 2}
+    assert guard.count == {"steps": 3, "limits": 1, "finite": 2}
 
 
 def test_dict_observations_are_flattened_in_the_spaces_order():

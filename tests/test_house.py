@@ -14,7 +14,21 @@ from flywheel.cli import config
 
 ROOT = Path(flywheel.__file__).parent
 FLOORS = [  # a folder stands for all of its files that are not named themselves
-    {"episode", "frames", "log", "stats", "success", "bounds", "outcome", "args", "seeds", "obs", "env.faults"},
+    {
+        "episode",
+        "frames",
+        "log",
+        "stats",
+        "success",
+        "bounds",
+        "outcome",
+        "args",
+        "seeds",
+        "obs",
+        "env.faults",
+        "regret",
+        "executors",
+    },
     {"store", "ending", "corpus", "policy.nets", "env.ids", "env.spaces", "runs.chain", "runs.names", "runs.ledger"},
     {"policy", "env", "selection"},
     {"rl", "intake"},

@@ -353,10 +353,27 @@ def test_offline_policy_evaluation_wants_a_margin():
 
     def judged(new, old):
         nets = {"q": slope(1.0, 3.0), "policy": Fixed(new), "policy.old": Fixed(old), "model": Model()}
-        return gate.ope(nets, with_obs(), margin=0.05, chunks=3)
+        return gate.ope(nets, with_obs(), margin=0.05, chunks=3)  # all states gain the same: no error
 
     assert judged(0.55, 0.5) == ""  # min(1, 3) * action: gained 0.05, wanted 0.025
     assert "J = 0.5100, before 0.5000: gained 0.0100, wanted 0.0250" in judged(0.51, 0.5)
+
+
+def test_offline_policy_evaluation_wants_more_than_its_own_noise():
+    class Model:
+        net = type("N", (), {"weight": [torch.zeros(2, 1, 1)]})
+
+        def __call__(self, obs, action):
+            return torch.stack([obs, obs])
+
+    class Better(Fixed):
+        def sample(self, obs, noise):
+            return super().sample(obs, noise) + torch.tensor([0.0, 0.2], dtype=obs.dtype).view(-1, 1, 1)
+
+    nets = {"q": slope(1.0, 3.0), "policy": Better(0.5), "policy.old": Fixed(0.5), "model": Model()}
+    # the two states gain 0 and 0.2: 0.1 on average, with a standard error of 0.1414 / sqrt(2) = 0.1
+    assert gate.ope(nets, with_obs(), sigmas=0.99, chunks=2) == ""
+    assert "gained 0.1000, wanted 0.1010" in gate.ope(nets, with_obs(), sigmas=1.01, chunks=2)
 
 
 def test_unknown_losses_and_arguments_are_refused_with_the_list():

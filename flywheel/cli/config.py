@@ -29,14 +29,30 @@ from flywheel import args as arguments
 from flywheel import store as files
 from flywheel.args import UsageError, build, plain
 
-PARTS = ("ingest", "pretrain", "retrain", "choose", "promote", "evaluate")  # what a nightly hands its own keys down to
-SHARED = ("task", "seed", "night", "device", "threads", "num_envs", "log", "name", "demos")
-GROUPS = ("task", "policy", "algorithm", "log", "experiment", "debug")
+PARTS = ("ingest", "pretrain", "retrain", "online", "choose", "promote", "evaluate")  # what a nightly hands down to
+SHARED = (
+    "task",
+    "seed",
+    "night",
+    "device",
+    "threads",
+    "num_envs",
+    "log",
+    "name",
+    "demos",
+    "guard",
+    "executor",
+    "workers",
+)
+OPTIONAL = ("online",)  # of these, what a nightly may leave out: online=null
+GROUPS = ("task", "policy", "algorithm", "guard", "log", "experiment", "debug")
+FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a group where nothing else is said
 OPEN = (
     "algorithm.",
     "policy.",
     "task.",
     "log.",
+    "guard.",
 )  # what a name stands for may be added to: what is unknown is refused by `build`
 ELSEWHERE = {"nightly": "flywheel.runs.nightly"}  # stages that are no file of stages/
 
@@ -182,7 +198,8 @@ def load(stage: str, words: list[str], root: Path) -> Any:
 
 def rebuilt(stage: str, kept: dict[str, Any]) -> Any:
     """The arguments of a stage as `plain` gave them."""
-    parts = {part: build(module(part).Args, kept[part]) for part in (PARTS if stage == "nightly" else ())}
+    there = [part for part in (PARTS if stage == "nightly" else ()) if kept[part] is not None]
+    parts = {part: build(module(part).Args, kept[part]) for part in there}
     return build(module(stage).Args, {**kept, **parts})
 
 
@@ -281,8 +298,10 @@ def routed(word: str) -> str:
 
 def handed_down(part: str, told: dict[str, Any]) -> Any:
     """A stage's arguments inside a nightly: its defaults, what the nightly shares, what the nightly says under its
-    name."""
-    own = dict(told[part])
+    name; None of one that is left out."""
+    if told[part] is None and part in OPTIONAL:
+        return None
+    own = dict(told[part] or {})
     overrides = [f"algorithm={own.pop('algorithm')}"] if isinstance(own.get("algorithm"), str) else []
     base = _hydra(part, overrides)
     for key in (*SHARED, *(("format",) if part == "ingest" else ())):
@@ -373,7 +392,7 @@ def _first(field: dataclasses.Field) -> Any:
 def _schema(stage: str) -> type:
     """The dataclass that Hydra is given: the stage's Args, and what stands in its groups at first."""
     found = module(stage)
-    kinds, first = arguments.hints(found.Args), {"task": "lift", "log": "none", **getattr(found, "GROUPS", {})}
+    kinds, first = arguments.hints(found.Args), {**FIRST, **getattr(found, "GROUPS", {})}
     defaults = ["_self_", *({f"/{group}": name} for group, name in first.items() if group in kinds)]
     if stage == "nightly":
         defaults += [{"/experiment": None}, {"/debug": None}]
@@ -462,7 +481,8 @@ def _words(error: Exception, stage: str) -> str:
 
 def help_of(stage: str) -> str:
     """A stage's page: each key with its type, default and limits, one line each."""
-    first = {"task": "lift", "log": "none", **getattr(module(stage), "GROUPS", {})}
+    own = fields(stage)
+    first = {k: v for k, v in FIRST.items() if k in own} | getattr(module(stage), "GROUPS", {})
     lines = [f"flywheel {stage} key=value ...: {about(stage)}", ""]
     for name, field in fields(stage).items():
         kind = _kind(arguments.hints(module(stage).Args)[name])

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import executors, success
 from flywheel import obs as observed
-from flywheel import success
 from flywheel.args import Acting, Task, build
 from flywheel.ending import check
 from flywheel.env.apart import Apart
 from flywheel.env.faults import SHARE, Fault, Lost, Tally, finite
-from flywheel.env.guard import Guard
+from flywheel.env.guard import StepGuard
 from flywheel.env.gym_batch import GymBatch, TaskError
 from flywheel.env.trust import honours_seeds
 from flywheel.episode import Episode
@@ -59,6 +59,9 @@ def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
 def opened(args: Acting, num_envs: int | None = None):
     """The batch that a stage is asked for; where its environments do not honour seeds that is said."""
     batch = make(args.task, num_envs or args.num_envs, args.threads)
+    batch.guard, batch.executor, batch.workers = args.guard, args.executor, args.workers
+    executors.named(args.executor)
+    StepGuard.of(batch)  # refused now, not with the first episode
     if args.task.name == "gym":
         honours_seeds(batch)
     return batch
@@ -108,6 +111,7 @@ def rollout(
     progress: Callable[[int], None] | None = None,
     watch: Callable[[int, np.ndarray], None] | None = None,
     late: Callable[[int], bool] | None = None,
+    each: Callable[[Episode], Any] | None = None,
 ) -> tuple[list[Episode], dict[str, int]]:
     """One episode for each seed, in the order of the seeds, and the guard's counts.
 
@@ -121,12 +125,13 @@ def rollout(
 
     An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps
     before, or, where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is
-    one of too many. `watch(k, obs)` is called before each step of the first environment's first episode.
+    one of too many. `each(episode)` is called as one ends, `watch(k, obs)` before each step of the first environment's
+    first episode.
 
     A policy is given the parts that it was trained on, by name. An episode keeps all that the environment observes, as
     obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
     """
-    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late)
+    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late, each)
     going.fill()
     while (going.episode >= 0).any():
         check()
@@ -140,10 +145,10 @@ class _Rollout:
     """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps
     of it."""
 
-    def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late=None):
+    def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late=None, each=None):
         self.env, self.policy, self.seeds, self.origin, self.starts = env, policy, seeds, origin, starts
         self.own, self.stop = getattr(env, "reward", "success") == "env", stop_at_success
-        self.late = late
+        self.late, self.each = late, each
         self.steps, self.fps, self.progress = steps, env.fps if fps is None else fps, progress
         self.mode, self.tally = getattr(env, "success", "any"), getattr(env, "tally", None) or Tally(env.task)
         self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
@@ -153,7 +158,7 @@ class _Rollout:
         kind, self.needed = success.parse(self.mode)
         self.early = stop_at_success and not self.own and kind != "last"
         n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
-        self.guard = Guard.of(env)
+        self.guard = StepGuard.of(env)
         self.action = np.zeros((env.num_envs, env.action_dim), np.float32)
         self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
         self.all_obs = np.zeros((n, env.max_steps + 1, env.obs_dim), np.float32)
@@ -208,7 +213,7 @@ class _Rollout:
         active = np.flatnonzero(self.episode >= 0)
         seen = self.obs[active] if self.picked is None else self.obs[active[:, None], self.picked]
         wish = self.policy.act(seen, active)
-        self.action[active] = self.guard(wish, active)
+        self.action[active] = self.guard(wish, active, self.obs[active])
         t = self.step[active]
         self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
         try:
@@ -235,6 +240,7 @@ class _Rollout:
         self.step[active] += 1
         self.made += len(active)
         over = truncated[active] | ended[active] | (self.step[active] >= self.env.max_steps)
+        over |= self.guard.ends(active)
         if self.early:
             over |= self.streak[active] >= self.needed
         for slot in active[over] if not faults else active:
@@ -303,8 +309,10 @@ class _Rollout:
             seed=int(self.seeds[k]),
             fps=self.fps,
             extras={key: value.copy() for key, value in extras.items()},
-            meta={**meta, **self.layout, **(start.get("meta") or {})},
+            meta={**meta, **self.guard.told(slot), **self.layout, **(start.get("meta") or {})},
         )
         self.episode[slot], self.due[int(slot)] = -1, None
         if self.progress:
             self.progress(1)
+        if self.each:
+            self.each(self.done[k])

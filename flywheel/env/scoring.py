@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flywheel import stats
-from flywheel.args import Task
+from flywheel import executors, stats
+from flywheel.args import Guard, Task, build, plain
 from flywheel.log import progress, say
 
 Columns = dict[str, np.ndarray]
+BLOCK = 32  # seeds that another process plays at once
 
 
 def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=None) -> Columns:
     """Run one episode a seed through `policy.act`: seed, success, success_at_end, steps (until success is decided,
     or all), first observation and, where the environment's own reward is learnt from, return; where an environment
     was at fault, cause ("" for the others); each [n]. `also` [{name, obs, above}]: did column `obs` ever pass
-    `above`, as also.NAME."""
+    `above`, as also.NAME.
+
+    An executor other than local plays blocks of seeds of one size, whatever its workers: an episode depends on weights
+    and seed alone."""
+    if getattr(env, "executor", "local") != "local":
+        return _elsewhere(policy, env, list(seeds), stop_at_success, also)
     from flywheel.env import rollout
 
     with progress(f"evaluate {what}", len(seeds)) as tick:
@@ -39,6 +47,37 @@ def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=
         seen = [np.flatnonzero(e.obs["state"][:, extra["obs"]] > extra["above"]) for e in episodes]
         columns[f"also.{extra['name']}"] = np.array([int(s[0]) if len(s) else -1 for s in seen])
     return columns
+
+
+def _elsewhere(policy, env, seeds: list[int], stop_at_success: bool, also) -> Columns:
+    """`score` by the batch's executor: weights go by file, all else as plain data."""
+    from flywheel.policy import base
+
+    with tempfile.TemporaryDirectory() as folder:
+        base.save(policy, Path(folder) / "policy.safetensors")
+        told = plain({"task": env.made, "guard": env.guard, "num_envs": env.num_envs})
+        device = str(policy.device)
+        tasks = [
+            (f"{folder}/policy.safetensors", device, told, seeds[i : i + BLOCK], stop_at_success, also)
+            for i in range(0, len(seeds), BLOCK)
+        ]
+        parts = executors.named(env.executor)(block, tasks, env.workers)
+    parts = [{"cause": np.full(len(part["seed"]), ""), **part} for part in parts]
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return whole if (whole["cause"] != "").any() else {k: v for k, v in whole.items() if k != "cause"}
+
+
+def block(file: str, device: str, told: dict[str, Any], seeds: list[int], stop_at_success: bool, also) -> Columns:
+    """`score` of a block of seeds, in whatever process: the policy of a file in an environment of its own."""
+    from flywheel import env as envs
+    from flywheel.policy import base
+
+    env = envs.make(build(Task, told["task"]), told["num_envs"], 1)
+    env.guard = build(Guard, told["guard"])
+    try:
+        return score(base.load(file, device).eval(), env, seeds, what="", stop_at_success=stop_at_success, also=also)
+    finally:
+        env.close()
 
 
 def rate(scored: Columns) -> dict[str, Any]:

@@ -125,6 +125,20 @@ def success(rounds: list[dict[str, Any]], base: float | None) -> Chart:
     return draw("rounds", f"Success of the episodes collected in each round. {rates}", paint)
 
 
+def windows(found: list[tuple[int, int, int]], base: float) -> Chart:
+    """Draw the success of each window (first, successes, episodes) of practice, and of who began."""
+
+    def paint(ax):
+        _rates(ax, "episode of practice")
+        points = [(won / n, *stats.wilson(won, n)) for _, won, n in found]
+        _with_intervals(ax, [first + n / 2 for first, _, n in found], points, "windows")
+        ax.axhline(base, color=COLOUR["orange"], linewidth=1.5, dashes=(4, 3), label="who began")
+        ax.set_xlim(left=0)
+
+    rates = ", ".join(f"from {first}: {won / n:.2f}" for first, won, n in found)
+    return draw("windows", f"Success of practice in windows of episodes, against {base:.2f} at first. {rates}", paint)
+
+
 def nights(rows: list[dict[str, Any]]) -> Chart:
     """Draw the success of production night by night."""
 

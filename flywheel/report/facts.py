@@ -28,7 +28,7 @@ class Facts:
     table: list[dict[str, Any]]  # a row for each policy that was scored
     production: str | None  # NAME@ID that `name` stands for now
     pretrains: list[dict[str, Any]]  # the task's runs
-    retrains: list[dict[str, Any]]
+    practices: list[dict[str, Any]]  # retrain and online
 
 
 def look(place) -> Facts:
@@ -42,7 +42,7 @@ def look(place) -> Facts:
     return Facts(
         place=place, runs=runs, night=night, decisions=decided, name=name, corpus=episodes.corpus(place),
         outcomes=scored, table=results.table(night, scored), production=production(place, name),
-        pretrains=of_task(runs, "pretrain", task), retrains=of_task(runs, "retrain", task),
+        pretrains=of_task(runs, "pretrain", task), practices=of_task(runs, ("retrain", "online"), task),
     )  # fmt: skip
 
 
@@ -81,8 +81,9 @@ def task_of(runs: list[dict], name: str | None) -> dict[str, Any]:
     return {}
 
 
-def of_task(runs: list[dict], stage: str, task: dict) -> list[dict]:
-    """List the finished runs of a stage for a task (all of them where that is not known), oldest first."""
+def of_task(runs: list[dict], stage: str | tuple[str, ...], task: dict) -> list[dict]:
+    """List the finished runs of a stage, or of several, for a task (all of them where that is not known); oldest first
+    of all."""
 
     def title(task: dict) -> str:
         if task.get("name") != "gym":
@@ -90,7 +91,7 @@ def of_task(runs: list[dict], stage: str, task: dict) -> list[dict]:
         return gym_names.title(task["id"], task.get("kwargs"), task.get("obs_keys"))
 
     wanted = title(task)
-    same = [run for run in runs if run["stage"] == stage]
+    same = [run for run in runs if run["stage"] in ((stage,) if isinstance(stage, str) else stage)]
     return [r for r in same if wanted in ("", title(r.get("identity", {}).get("config", {}).get("task") or {}))]
 
 

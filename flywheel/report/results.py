@@ -108,6 +108,16 @@ def rounds(retrains: list[dict], episodes: dict[str, np.ndarray] | None) -> list
     return rows
 
 
+def guarded(rounds: list[dict[str, Any]]) -> dict[str, int]:
+    """Count the steps of all rounds at which each guard of acting stepped in."""
+    found: dict[str, int] = {}
+    for line in rounds:
+        old = {"limits": line.get("clipped"), "finite": line.get("held")}  # as runs of before called them
+        for name, n in (line.get("guard") or old).items():
+            found[name] = found.get(name, 0) + int(n or 0)
+    return {name: n for name, n in found.items() if n}
+
+
 def learned(place, retrains: list[dict]) -> list[dict[str, float]]:
     """List the metrics logged after each round, {"at", "policy.imitate", "q.td", ...}; counted as in `rounds`."""
     lines, before = [], 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flywheel import regret
 from flywheel.report import charts, clips, episodes, facts, rails, results, starts, words
 from flywheel.report.facts import Facts
 
@@ -78,13 +79,14 @@ def learning(known: Facts) -> dict[str, Any]:
     scored = [point for point in points if "success" in point]
     chosen = pretrain["result"]["metrics"].get("updates") if scored else None
     nights = results.nights(known.runs, known.name)
-    curves = _rounds_curves(results.learned(known.place, known.retrains), known.retrains)
+    curves = _rounds_curves(results.learned(known.place, known.practices), known.practices)
     if points and (loss := results.policy_loss(pretrain, points[0])):
         x, y = [point["updates"] / 1000 for point in points], [point[loss] for point in points]
         chart = charts.line("imitation", "Imitation loss", loss, x, y, "thousand updates")
         curves.insert(0, {"title": "Imitation loss", "chart": chart, "note": "Mean since the point before."})
     return {
         "rounds": _rounds(known),
+        "regret": _regret(known.practices),
         "nights": charts.nights(nights) if len(nights) > 1 else None,
         "scored": {"chart": charts.curve(scored, chosen), "n": points[-1].get("n")} if scored else None,
         "pretrained": bool(points),
@@ -101,20 +103,32 @@ def imitation(table: list[dict], pretrains: list[dict]) -> dict[str, Any] | None
 
 def _rounds(known: Facts) -> dict[str, Any] | None:
     """Sum up the rounds of practice; None before the first."""
-    rounds = results.rounds(known.retrains, known.corpus["table"] if known.corpus else None)
+    rounds = results.rounds(known.practices, known.corpus["table"] if known.corpus else None)
     if not rounds:
         return None
     return {
         "chart": charts.success(rounds, known.table[0]["success"] if known.table else None),
-        "number": len(rounds), "steps": rounds[-1]["steps"], "held": sum(int(r.get("held") or 0) for r in rounds),
-        "clipped": sum(int(r.get("clipped") or 0) for r in rounds),
+        "number": len(rounds), "steps": rounds[-1]["steps"], "guard": results.guarded(rounds),
         "start": any(r.get("window_low") is not None for r in rounds),
     }  # fmt: skip
 
 
-def _rounds_curves(lines: list[dict[str, float]], retrains: list[dict]) -> list[dict[str, Any]]:
+def _regret(practices: list[dict]) -> dict[str, Any] | None:
+    """Hold the newest practice whose start's success is known against it; None before the first."""
+    done = next((run for run in reversed(practices) if "regret" in run["result"]["metrics"]), None)
+    if done is None:
+        return None
+    content, metrics = done["content"], done["result"]["metrics"]
+    found = regret.windows(content["outcomes"])
+    return {
+        "chart": charts.windows(found, metrics["base"]), "stage": done["stage"], "number": len(content["outcomes"]),
+        "events": content.get("guard") or [], "window": regret.WINDOW, **{k: metrics[k] for k in regret.FIGURES},
+    }  # fmt: skip
+
+
+def _rounds_curves(lines: list[dict[str, float]], practices: list[dict]) -> list[dict[str, Any]]:
     """Draw loss, value and error after each round, as far as they were logged."""
-    loss = results.policy_loss(retrains[-1] if retrains else None, lines[-1] if lines else {})
+    loss = results.policy_loss(practices[-1] if practices else None, lines[-1] if lines else {})
     value = "What the critics expect of the data's actions: 1 is success now. The band is how much the members differ."
     curves = []
     for name, title, key, spread, note in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +153,15 @@ def fit_normaliser(policy, env, obs, action, *masks) -> None:
     policy.fit_normaliser(None if getattr(env, "one_hot", None) else obs, None if policy.discrete else action, *masks)
 
 
-def gates(algorithm: Algorithm, source, run) -> list:
-    """The judges of the algorithm's table, that may undo a round; what each says is logged."""
+def gates(algorithm: Algorithm, source, run, truth: Callable[[Any], dict] = lambda learner: {}) -> list:
+    """The judges of the algorithm's table, that may undo a round; what each says is logged, and the `truth` beside it,
+    which decides nothing."""
     from flywheel.rl.learner import resolve
 
     def judged(judge, arguments):
         def gate(before, learner) -> str:
             reason = judge(learner.nets, learner.complete("gate", source.batch("evaluate")), **arguments)
-            run.log("gate", refused=reason)
+            run.log("gate", refused=reason, **truth(learner))
             say(f"  the round is {'undone: ' + reason if reason else 'kept'}")
             return reason
 

@@ -3,7 +3,7 @@ its best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -29,7 +29,7 @@ class Curve(Watch):
     def state(self) -> dict[str, Any]:
         return {"points": self.points, "plateau": asdict(self.plateau) if self.plateau else None}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], tensors: Mapping[str, Any] = {}) -> None:
         self.points = state["points"]
         self.plateau = Plateau(**state["plateau"]) if state["plateau"] else None
 

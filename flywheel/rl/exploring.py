@@ -64,6 +64,8 @@ class Exploring:
         policy = self.policy.explores(0.0)
         found = rate(score(policy, env, self.scoring, what=what, stop_at_success=True)) if self.scoring else {}
         run.log("scored", round=memory.round - 1, steps=memory.steps, **found)
+        if not memory.steps:
+            self.practice.began_at(found.get("success"), found.get("n", 0))
         if not memory.best or worth(found) >= worth(memory.best):
             memory.best = {**found, "steps": memory.steps}
             kept = copy.deepcopy(policy)

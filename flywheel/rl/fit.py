@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flywheel.args import Guard
 from flywheel.ending import OutOfTime
 from flywheel.log import progress, say
 from flywheel.rl.table import Cadence
@@ -54,7 +55,11 @@ class Watch:
         """What it remembers."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def tensors(self) -> dict[str, Any]:
+        """What it remembers in tensors."""
+        return {}
+
+    def load_state(self, state: dict[str, Any], tensors: Mapping[str, Any] = {}) -> None:
         """Go on from what was remembered."""
 
     def begin(self, at: At) -> None:
@@ -84,6 +89,7 @@ def loop(
     cadence: Cadence,
     gates: Sequence[Gate] = (),
     *,
+    act: Callable[[str, Any], bool] | None = None,
     at: At | None = None,
     pause: Callable[[At], None] = lambda at: None,
     each: Callable[[int], bool | None] = lambda round: None,
@@ -94,7 +100,7 @@ def loop(
     `pause(at)` is called where the loop can be left and entered again (`at`); `each(round)` after each round: if it
     returns True the loop ends there (a time budget).
     """
-    at = at or At()
+    at, act = at or At(), act or learner.act
     while at.round < cadence.rounds:
         before = learner.snapshot() if gates else None
         if at.phase == 0:
@@ -103,7 +109,7 @@ def loop(
             pause(at)
         if at.phase == 1:
             while at.step < cadence.evaluate:
-                if learner.act("evaluate", source.batch("evaluate")):
+                if act("evaluate", source.batch("evaluate")):
                     break
                 at.step += 1
                 pause(at)
@@ -112,7 +118,7 @@ def loop(
             if at.step == 0:
                 learner.begin_improve()
             while at.step < cadence.improve and at.round >= cadence.warmup:
-                if learner.act("improve", source.batch("improve")):
+                if act("improve", source.batch("improve")):
                     break
                 at.step += 1
                 pause(at)
@@ -126,19 +132,24 @@ def loop(
             return
 
 
-def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Gate] = ()) -> At:
+def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Gate] = (), guard=None) -> At:
     """The loop as a run does it: it goes on where the run was left, saves, stops when asked to, and ends when its time
     is up.
 
     Within a round that a gate may undo nothing is saved: only the round's begin remembers what it would go back to.
     Before there is anything to hand over (a round where a policy collects, an update where none does) no budget ends
-    it. Returns where it ended."""
-    at = resume(learner, source, run, watch)
+    it. A `guard` (rl/guarding.py) looks at the updates. Returns where it ended."""
+    from flywheel.rl.guarding import Guarding
+
+    guard = guard or Guarding(learner, Guard(update={}), run, anchored=False, reward="success")
+    at = resume(learner, source, run, watch, guard)
 
     def save() -> None:
         if not (gates and at.phase):
-            tensors = learner.state() | {f"data/{key}": value for key, value in source.data.items()}
-            run.save(tensors, {"source": source.state(), "watch": watch.state(), "at": asdict(at)})
+            kept = {"data": source.data, "guard": guard.before, "watch": watch.tensors()}
+            tensors = {f"{part}/{key}": value for part, held in kept.items() for key, value in held.items()}
+            state = {"source": source.state(), "watch": watch.state(), "guard": guard.state(), "at": asdict(at)}
+            run.save(learner.state() | tensors, state)
 
     def pause(at: At) -> None:
         if at.step:
@@ -152,6 +163,7 @@ def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Ga
 
     def each(round: int) -> bool:
         watch.after_round(round)
+        guard.begin_round()
         return at.round < cadence.rounds and watch.over()
 
     if at.round and at.phase == 0 and watch.over():  # it was stopped right at its end
@@ -159,22 +171,25 @@ def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Ga
     watch.begin(at)
     total = cadence.rounds * (cadence.evaluate + cadence.improve)
     with progress(run.stage, total, at.updated(cadence)) as tick, run.ended_early(lambda: at.place), suppress(Enough):
-        loop(learner, source, cadence, gates, at=at, pause=pause, each=each)
+        loop(learner, source, cadence, gates, act=guard.act, at=at, pause=pause, each=each)
     watch.ended()
     return at
 
 
-def resume(learner, source, run, watch: Watch) -> At:
+def resume(learner, source, run, watch: Watch, guard) -> At:
     """Load what a run has saved, if it has; where the loop goes on."""
     saved = run.load()
     if not saved:
         return At()
     tensors, state = saved
-    learner.load_state({key: value for key, value in tensors.items() if not key.startswith("data/")})
-    watch.load_state(state["watch"])
-    source.load_state(
-        state["source"], {k.removeprefix("data/"): v for k, v in tensors.items() if k.startswith("data/")}
-    )
+    parts: dict[str, dict[str, Any]] = {"data": {}, "guard": {}, "watch": {}, "": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition("/")
+        parts[part if part in parts else ""][name if part in parts else key] = value
+    learner.load_state(parts[""])
+    watch.load_state(state["watch"], parts["watch"])
+    source.load_state(state["source"], parts["data"])
+    guard.load_state(state["guard"], parts["guard"])
     at = At(**state["at"])
     say(f"  going on in round {at.round}, phase {PHASES[at.phase]}, update {at.step}")
     return at

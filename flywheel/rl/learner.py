@@ -262,6 +262,12 @@ class Learner:
         """Move the policy at this share of its learning rate from now on."""
         self.optim["policy"].lr = share * self.rates["policy"]
 
+    def scale_rates(self, share: float) -> None:
+        """Multiply all learning rates by this, for good."""
+        for net, optim in self.optim.items():
+            self.rates[net] *= share
+            optim.lr *= share
+
     def begin_improve(self) -> None:
         """Remember the policy as it is (`policy.old`, where there is one). With an anchor: the policy, its slow copy
         and its optimiser begin this round where they began the first."""

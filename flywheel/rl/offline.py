@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flywheel import env as envs
-from flywheel import selection
+from flywheel import selection, stats
 from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
 from flywheel.rl import build
 from flywheel.rl.table import Algorithm
-from flywheel.seeds import CURVE, seeds
+from flywheel.seeds import CURVE, SCORING, seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ def train(args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}) ->
     import torch
 
     from flywheel.rl.fit import fit
+    from flywheel.rl.guarding import Guarding
     from flywheel.rl.source import Offline
 
     algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
@@ -54,13 +55,29 @@ def train(args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}) ->
     source = Offline(windows, pools, mixture, **build.drawn(args, policy))
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
     curve = _curve(args, run, env, learner)
-    at = fit(learner, source, algorithm.cadence, run, curve, build.gates(algorithm, source, run))
+    guard = Guarding(learner, args.guard, run, anchored=args.checkpoint is not None, reward=args.task.learns)
+    gates = build.gates(algorithm, source, run, _truth(args, env))
+    at = fit(learner, source, algorithm.cadence, run, curve, gates, guard)
     if run.stopped and run.stopped["why"] == "budget":
         curve.add(at.improved(algorithm.cadence))
     env.close()
     if not curve.points:
         raise FloatingPointError(run.stopped["why"])
     return _handed_over(args, run, curve, len(version))
+
+
+def _truth(args: Training, env) -> Callable[[Any], dict[str, Any]]:
+    """What a judge of rounds cannot know: the round's policy and the one before it, paired on gate seeds."""
+    chosen = seeds("gate", args, SCORING, args.score_episodes)
+
+    def truth(learner) -> dict[str, Any]:
+        if not chosen or "policy.old" not in learner.nets:
+            return {}
+        kinds = (copy.deepcopy(learner.nets[name]).eval() for name in ("policy", "policy.old"))
+        won = [score(p.explores(0.0), env, chosen, what="a round", stop_at_success=True)["success"] for p in kinds]
+        return {"truth": stats.mcnemar(*won) | {"before": float(won[1].mean()), "after": float(won[0].mean())}}
+
+    return truth
 
 
 def _curve(args: Training, run, env, learner):

@@ -9,7 +9,7 @@ Retraining and online RL differ in who acts, where episodes start, and what is h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,9 @@ import numpy as np
 
 from flywheel import selection
 from flywheel.log import say
+from flywheel.regret import WINDOW, summary
 from flywheel.rl.fit import Watch
+from flywheel.rl.slump import KNOWN, Slump
 from flywheel.seeds import NIGHT
 
 
@@ -33,6 +35,10 @@ class Memory:
     backward: bool | None = None  # do episodes start along demonstrations? None: not decided
     window: float | None = None  # and from which share of these on
     best: dict[str, Any] | None = None  # the best score so far
+    outcomes: str = ""  # "1101": successes of its own episodes that began at the task's own reset
+    base: float | None = None  # the success of who began; a start that is known, else its first episodes
+    evidence: list[float] = field(default_factory=list)  # that the acting policy fell below it
+    back_at: int | None = None  # the outcome at which it went back to the last good policy, which did not do well since
 
 
 class Practice(Watch):
@@ -51,15 +57,29 @@ class Practice(Watch):
         self.score: Callable[[str], dict[str, Any]] = lambda what: {}
         self.full: Callable[[], bool] = lambda: self.memory.begun >= NIGHT  # are there no seeds for the next round?
         self.scores_start = False
+        self.guard: Any = None  # rl/guarding.py
+        self.slump = Slump(args.guard.below, args.guard.false_alarm)
+        self.good: dict[str, Any] = {}  # the learner as it was when it last acted well
 
     def state(self) -> dict[str, Any]:
         self.settle()
+        self.memory.evidence = self.slump.evidence.tolist()
         return dict(vars(self.memory))
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def tensors(self) -> dict[str, Any]:
+        return self.good
+
+    def load_state(self, state: dict[str, Any], tensors: Mapping[str, Any] = {}) -> None:
         for name, value in state.items():  # in place: others look at the same memory
             setattr(self.memory, name, value)
         self.known = set(self.memory.episodes)
+        self.slump.base, self.slump.evidence = self.memory.base, np.array(self.memory.evidence)
+        self.good = dict(tensors)
+
+    def began_at(self, success: float | None, n: int = 0) -> None:
+        """Say how the policy does that this practice begins with; what was tried too seldom is not known."""
+        if success is not None and n >= KNOWN and self.memory.base is None:
+            self.memory.base = self.slump.base = success
 
     def begin(self, at) -> None:
         if self.scores_start and self.memory.best is None:
@@ -72,8 +92,42 @@ class Practice(Watch):
         to the round's line."""
         from flywheel.env import rollout
 
-        done, counts = rollout(self.env, actor, seeds, origin=origin, **options)
-        return done, self.keep(done, counts, more(done))
+        late = options.pop("late", None)
+        if self.slump.watches and not self.good:
+            self.good = self.learner.snapshot()
+        done, counts = rollout(
+            self.env, actor, seeds, origin=origin, **options,
+            each=lambda e: own(e) and self.slump.saw(bool(e.success)),
+            late=lambda k: self.slump.tripped or bool(late and late(k)),
+        )  # fmt: skip
+        new = self.keep(done, counts, more(done))
+        self.watch_over()
+        return done, new
+
+    def watch_over(self) -> None:
+        """After a round: remember the learner that acted well, or go back to the one that did."""
+        memory, slump = self.memory, self.slump
+        if memory.base is None and len(memory.outcomes) >= KNOWN:
+            memory.base = slump.base = memory.outcomes.count("1") / len(memory.outcomes)
+        if not slump.watches or self.guard is None:
+            return
+        if slump.tripped:
+            self.back()
+        elif slump.quiet:
+            self.good, memory.back_at = self.learner.snapshot(), None
+
+    def back(self) -> None:
+        """Go back to the learner that last acted well. Where that one does no better, its success was told too high."""
+        memory, slump = self.memory, self.slump
+        recent = memory.outcomes[memory.back_at or 0 :][-WINDOW:]
+        rate = recent.count("1") / len(recent)
+        why = f"{rate:.2f} of the last {len(recent)} episodes succeeded, of the start's {slump.base:.3f}"
+        if memory.back_at is not None and len(recent) >= KNOWN:
+            memory.base = slump.base = rate
+            why += "; it is the start itself that does, as it explores: that is the base from now on"
+        self.guard.back(self.good, "slump", f"{why}: back to the last good policy, rates x {self.guard.scale / 2:g}")
+        memory.back_at = len(memory.outcomes)
+        slump.again()
 
     def keep(self, done: list, counts: dict[str, int], more: dict[str, Any]) -> list:
         """Remember a round's episodes, for the corpus too; which of them are to be learnt from: not what someone has
@@ -82,6 +136,7 @@ class Practice(Watch):
         done = [e.replace(meta={**e.meta, "round": memory.round, "run": run.name}) for e in done]
         self.waiting += done
         memory.steps += sum(len(e) for e in done)
+        memory.outcomes += "".join("01"[bool(e.success)] for e in done if own(e))
         memory.begun += len(done)
         gone = self.corpus.refused([e.hash for e in done])
         sound = [e for e in done if "cause" not in e.meta and e.hash not in gone and e.hash not in self.known]
@@ -90,13 +145,21 @@ class Practice(Watch):
         self.known.update(fresh)
         memory.episodes += [e.hash for e in new]
         line = {"round": memory.round, "episodes": len(done), **more, "steps": memory.steps}
-        line |= {key: counts.get(key, 0) for key in ("clipped", "held")}
+        if recent := memory.outcomes[-WINDOW:]:
+            line["window"] = recent.count("1") / len(recent)
+        if guarded := {name: n for name, n in counts.items() if name not in ("steps", "faults")}:
+            line["guard"] = guarded  # steps at which each guard stepped in
         if faults := [f"seed {e.seed}: {e.meta['cause']}" for e in done if "cause" in e.meta]:
             line["faults"] = faults
         memory.round += 1
         memory.history.append(line)
         run.log("round", **line)
         return new
+
+    def told(self) -> dict[str, Any]:
+        """What practice cost (regret.py), and how often the guard had to undo it: for the result of a stage."""
+        events = self.guard.events if self.guard else []
+        return {**summary(self.memory.outcomes, self.memory.base), **({"guard": len(events)} if events else {})}
 
     def settle(self) -> None:
         """Append what waits to the corpus, as one version."""
@@ -152,6 +215,11 @@ class Practice(Watch):
         line = self.memory.history[-1] if self.memory.history else {}
         told = ", ".join(f"{key} {line[key]:.3g}" for key in ("return", "success") if line.get(key) is not None)
         return f"round {self.memory.round}, {self.memory.steps:,} steps{', ' if told else ''}{told}"
+
+
+def own(episode) -> bool:
+    """Did it begin at the task's own reset, and was no environment at fault?"""
+    return "cause" not in episode.meta and "start_from" not in episode.meta
 
 
 def named(version, pools: dict[str, np.ndarray]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent
 LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
 # Steer a run, decide no output. Of `device` its kind decides (fingerprint); what a budget cut short is an output of the
 # run.
-RUNTIME = {"store", "log", "device", "video", "threads", "budget", "resident", "asked_by"}
+RUNTIME = {"store", "log", "device", "video", "threads", "budget", "resident", "asked_by", "executor", "workers"}
 
 
 def canonical(value: Any) -> bytes:
@@ -42,7 +42,7 @@ def modules(start: Path, seen: set[Path] | None = None) -> set[Path]:
 
 def deciding(cfg: dict[str, Any], parts: tuple[str, ...] = ()) -> dict[str, Any]:
     """A config without what only steers; in the `parts` of a nightly's config, which are those of its stages, too."""
-    return {k: deciding(v) if k in parts else v for k, v in cfg.items() if k not in RUNTIME}
+    return {k: deciding(v) if k in parts and v else v for k, v in cfg.items() if k not in RUNTIME}
 
 
 def device_kind(device: str | None) -> str:
@@ -82,7 +82,12 @@ def fingerprint(code: Path, cfg: dict[str, Any]) -> dict[str, Any]:
     {"code": sha256, library: version, ...}."""
     here = PACKAGE
     files = modules(code)
-    for room, user in (("policy", here / "policy" / "base.py"), ("rl/beside", here / "rl" / "build.py")):
+    for room, user in (
+        ("policy", here / "policy" / "base.py"),
+        ("rl/beside", here / "rl" / "build.py"),
+        ("rl/guards", here / "rl" / "guarding.py"),
+        ("env/guards", here / "env" / "guard.py"),
+    ):
         if user in files:  # what is built by name
             for path in (here / room).glob("*.py"):
                 files |= modules(path)

@@ -2,7 +2,7 @@
 
 Its inputs are the episodes not made by a policy, the incumbent and the config; its own rollouts do not make it new.
 
-    ingest -> pretrain (each class of policy) -> choose the base -> retrain -> choose the candidate -> gate
+    ingest -> pretrain (each class of policy) -> choose the base -> retrain -> online -> choose the candidate -> gate
            -> evaluate (each policy once, on report seeds) -> report
 
 `plan` (--dry-run) walks the same steps, and looks each up in place of doing it.
@@ -31,8 +31,9 @@ from flywheel.runs.names import Moved
 SHARE = {
     "pretrain": 0.4,
     "base": 0.45,
-    "retrain": 0.68,
-    "candidate": 0.73,
+    "retrain": 0.62,
+    "online": 0.7,
+    "candidate": 0.74,
     "gate": 0.82,
     "evaluate": 0.97,
 }  # of a budget: done by
@@ -40,7 +41,7 @@ SHARE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Bounded):
-    """Demonstrations in, a better policy out, with proof: ingest, pretrain, retrain, gate, report."""
+    """Demonstrations in, a better policy out, with proof: ingest, pretrain, retrain, online, gate, report."""
 
     policy: Any = arg(
         ["flow", "deterministic", "diffusion", "gaussian"], "each is trained, the best is the base; or one: policy=flow"
@@ -62,6 +63,7 @@ class Args(Bounded):
     retrain: Any = arg(
         {"algorithm": {"cadence": {"rounds": 6, "evaluate": 1500, "improve": 1000}}, "collect": {"episodes": 96}}
     )
+    online: Any = arg(None, "null: without it")
     choose: Any = arg({})
     promote: Any = arg({})
     evaluate: Any = arg({"episodes": 300})
@@ -175,7 +177,7 @@ def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
     """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or
     a new one."""
     source = default_source(cfg)
-    for stage in ("pretrain", "retrain"):  # refused now, not after hours
+    for stage in ("pretrain", "retrain", *(("online",) if cfg.online else ())):  # refused now, not after hours
         selection.belongs(stage, getattr(cfg, stage).algorithm)
     if cfg.promote.against:
         place.names.resolve(cfg.promote.against)
@@ -186,9 +188,10 @@ def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
     known = deciding(
         {k: v for k, v in told.items() if k not in ("source", *PARTS)}
     )  # where the source lies is no input
-    known |= {part: {k: v for k, v in deciding(told[part]).items() if k != "source"} for part in PARTS}
+    parts = [part for part in PARTS if told[part] is not None]
+    known |= {part: {k: v for k, v in deciding(told[part]).items() if k != "source"} for part in parts}
     files = config.stages()
-    code = {name: fingerprint(files[name], {**told, **told[name]}) for name in PARTS[1:]}
+    code = {name: fingerprint(files[name], {**told, **told[name]}) for name in parts[1:]}
     base = key_of({"config": known, "demos": demos.id, "code": code})
     name = selection.name_of(cfg)
     incumbent = production(place, name)
@@ -272,7 +275,7 @@ def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> d
         "status": "refused" if gate["status"] == "refused" else "done",
         "run": run,
         "inputs": {"corpus": state["corpus"], "checkpoint": state["incumbent"]},
-        "outputs": {"checkpoint": standing, "corpus": made["retrained"]["outputs"]["corpus"]},
+        "outputs": {"checkpoint": standing, "corpus": made["corpus"]},
         "metrics": {k: v for k, v in row.items() if k not in ("policy", "checkpoint")},
         "seconds": round(time.monotonic() - work.began, 1),
         **({"stopped": "budget"} if work.stopped else {}),
@@ -338,7 +341,12 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
     part = replace(cfg.retrain, **shared, checkpoint=anchor, prior=bool(incumbent), **rounds)
     retrained = work("retrain", part, SHARE["retrain"])
     made = [("retrained", retrained["outputs"]["policy"]), ("best-of-N", retrained["outputs"]["checkpoint"])]
-    rows += made[: 1 + (made[0][1] != made[1][1])]
+    practised = [retrained]
+    if cfg.online:
+        part = replace(cfg.online, **shared, checkpoint=made[-1][1])
+        practised.append(work("online", part, SHARE["online"]))
+        made.append(("online", practised[-1]["outputs"]["checkpoint"]))  # refused: what it began from
+    rows += [row for i, row in enumerate(made) if row[1] not in [ref for _, ref in made[:i]]]
     able = list(dict.fromkeys(ref for kind, ref in rows if kind != "incumbent" and (incumbent or kind != "pretrained")))
     candidate = _choose(cfg, night, able, "candidate", work)["outputs"]["checkpoint"]
     gate = work("promote", replace(cfg.promote, **night, checkpoint=candidate, asked_by=run), SHARE["gate"])
@@ -347,7 +355,7 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
         rows.append(("production", standing))  # by another hand, meanwhile
     table = _table(rows, work, replace(cfg.evaluate, **night), place)
     steps = {
-        "collection": retrained["metrics"]["steps"],
+        "collection": sum(done["metrics"]["steps"] for done in practised),
         "gate": gate["metrics"].get("environment_steps", 0),
         "report": sum(row["environment_steps"] for row in table),
     }
@@ -355,7 +363,7 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
         "rows": table,
         "gate": gate,
         "standing": standing,
-        "retrained": retrained,
+        "corpus": practised[-1]["outputs"]["corpus"],
         "steps": steps,
         "tournament": tournament,
         "candidate": candidate,

@@ -62,6 +62,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     import torch
 
     from flywheel.rl.fit import fit
+    from flywheel.rl.guarding import Guarding
 
     algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
     cadence = dataclasses.replace(algorithm.cadence, **({"rounds": args.rounds} if args.rounds else {}))
@@ -90,7 +91,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     )
     now.scoring = seeds("gate", args, SCORING, args.score_episodes)
     rounds.scores_start = bool(record and now.scoring)  # it is what the run has to beat
-    fit(learner, source, cadence, run, rounds)
+    rounds.guard = Guarding(learner, args.guard, run, anchored=bool(record), reward=args.task.learns)
+    fit(learner, source, cadence, run, rounds, guard=rounds.guard)
     return _handed_over(args, inputs, now, record, cadence.improve)
 
 
@@ -110,7 +112,13 @@ def _handed_over(
         "episodes": len(memory.episodes),
     }
     metrics |= {f"{key}_at_the_end": last[key] for key in ("success", "return") if key in last}
-    content = {"episodes": memory.episodes, "history": memory.history}
+    metrics |= rounds.told()
+    content = {
+        "episodes": memory.episodes,
+        "history": memory.history,
+        "outcomes": memory.outcomes,
+        "guard": rounds.guard.events,
+    }
     if record and now.scoring and kept["steps"] == 0 and memory.steps:
         rounds.env.close()
         why = (

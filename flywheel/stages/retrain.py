@@ -68,6 +68,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     import torch
 
     from flywheel.rl.fit import fit
+    from flywheel.rl.guarding import Guarding
     from flywheel.rl.source import OffPolicy
 
     torch.manual_seed(args.seed)
@@ -90,7 +91,9 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     source = OffPolicy(mixture, play=now.collect, held=rounds.held, **build.drawn(args, learner.nets["policy"]))
     tiny = source.draw({"all": 1.0}, 2)
     learner.try_all({"evaluate": tiny, "improve": tiny})
-    fit(learner, source, cadence, run, rounds)
+    rounds.guard = Guarding(learner, args.guard, run, anchored=True, reward=args.task.learns)
+    rounds.began_at(tried.get("success"), tried.get("n", 0))
+    fit(learner, source, cadence, run, rounds, guard=rounds.guard)
     env.close()
     updates = int(record.get("updates") or 0) + rounds.memory.round * cadence.improve
     return _handed_over(args, inputs, rounds, now, updates)
@@ -131,6 +134,12 @@ def _handed_over(
             "steps": memory.steps,
             "episodes": len(memory.episodes),
             "updates": updates,
+            **rounds.told(),
         },
-        "content": {"episodes": memory.episodes, "history": memory.history},
+        "content": {
+            "episodes": memory.episodes,
+            "history": memory.history,
+            "outcomes": memory.outcomes,
+            "guard": rounds.guard.events,
+        },
     }

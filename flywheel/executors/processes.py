@@ -1,0 +1,43 @@
+"""In processes of this machine, which stay for the next tasks. One that dies is replaced, its tasks are done again."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+TRIES = 3  # how often processes may die without a task done in between
+
+
+def map(function, tasks, workers=0):
+    """The result of each task; `workers` 0: one a core. RuntimeError where processes die again and again."""
+    done, tries = {}, 0
+    while len(done) < len(tasks):
+        pool = _pool(workers or os.cpu_count() or 1)
+        going = {i: pool.submit(function, *task) for i, task in enumerate(tasks) if i not in done}
+        before = len(done)
+        for i, future in going.items():
+            try:
+                done[i] = future.result()
+            except BrokenProcessPool:
+                _pool.cache_clear()
+        tries = 0 if len(done) > before else tries + 1
+        if tries == TRIES:
+            raise RuntimeError(
+                f"executor=processes: workers died {TRIES} times, {len(done)} of {len(tasks)} tasks done. Memory? Take "
+                "fewer workers=, or executor=local"
+            )
+    return [done[i] for i in range(len(tasks))]
+
+
+@functools.cache
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
