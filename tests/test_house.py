@@ -74,6 +74,59 @@ def test_a_module_imports_only_from_lower_floors(path):
         )
 
 
+BOUND = 5  # names that a function may take from the one around it
+BARE = {
+    "batch",
+    "state",
+    "record",
+    "info",
+    "args",
+    "kwargs",
+    "options",
+    "more",
+    "line",
+    "scored",
+    "told",
+    "policies",
+    "where",
+}
+
+
+def names_of(function) -> set[str]:
+    """What a function binds itself, its arguments included."""
+    nodes = list(ast.walk(function))
+    found = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    found |= {n.arg for n in nodes if isinstance(n, ast.arg)} | {
+        n.name for n in nodes if isinstance(n, ast.FunctionDef)
+    }
+    imported = [a for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names]
+    return found | {(a.asname or a.name).split(".")[0] for a in imported}
+
+
+def closures(node, around: set[str]):
+    """(name, what it takes from the functions around it) of each function inside a function."""
+    for child in ast.iter_child_nodes(node):
+        inside = isinstance(child, ast.FunctionDef)
+        if inside and around:
+            used = {n.id for n in ast.walk(child) if isinstance(n, ast.Name)}
+            yield child.name, (used - names_of(child)) & around
+        yield from closures(child, around | names_of(child) if inside else around)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_closure_takes_few_names_and_nobody_below_a_stage_takes_a_config(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    long = {name: sorted(taken) for name, taken in closures(tree, set()) if len(taken) > BOUND}
+    assert not long, f"{path}: {long}"
+    if named(path).split(".")[0] not in ("rl", "policy", "env"):
+        return
+    for function in [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]:
+        for argument in [*function.args.args, *function.args.kwonlyargs]:
+            loose = argument.annotation is not None and ast.unparse(argument.annotation).startswith("dict[str, Any]")
+            assert not loose or argument.arg in BARE, f"{path}: {function.name}({argument.arg}: dict[str, Any])"
+            assert argument.arg not in ("cfg", "config", "conf"), f"{path}: {function.name} takes a config"
+
+
 def test_every_floor_is_of_something():
     for name in FLOOR:
         assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists() or (ROOT / name).is_dir(), name

@@ -13,6 +13,7 @@ makes it small again and frees what is given up is in corpus.maintenance.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import uuid
@@ -137,29 +138,33 @@ class Corpus:
         for key in list(waiting):
             flush(key)
 
+        look_again = functools.partial(self._look_again, parts, mine, duplicates, refused, restore)
+        said = {"message": message, "author": author, "time": time}
+
         def entry() -> dict[str, Any] | None:
             self.not_freed(parts)
-            for part in parts:  # another writer may have been first with the same episode, or have removed it
-                there = {index for index, found in enumerate(part["hashes"]) if found is not None}
-                for index in sorted(there) if log.head != looked else ():
-                    found = part["hashes"][index]
-                    why = self._refusal(found, restore)
-                    if why is None:
-                        continue
-                    if why:
-                        refused.append((found, why))
-                    else:
-                        duplicates.append(found)
-                    part["hashes"][index] = None
-                    del mine[found]
+            if self.history.head != looked:
+                look_again()
             add = [part for part in parts if any(part["hashes"])]
-            if not add:
-                return None
-            return new_entry("append", add=add, message=message, author=author, time=time)
+            return new_entry("append", add=add, **said) if add else None
 
         with self.writing("append"):
             version = log.commit(entry)
         return Appended(version, list(mine), duplicates, refused)
+
+    def _look_again(self, parts, mine, duplicates, refused, restore: bool) -> None:
+        """Leave out what another writer was first with meanwhile, or has removed."""
+        for part in parts:
+            for index, found in enumerate(part["hashes"]):
+                why = None if found is None else self._refusal(found, restore)
+                if why is None:
+                    continue
+                if why:
+                    refused.append((found, why))
+                else:
+                    duplicates.append(found)
+                part["hashes"][index] = None
+                del mine[found]
 
     def tombstone(self, hashes: Sequence[str], message: str, *, author: str = "", time: str | None = None) -> int:
         """Remove episodes in a new version (older ones still have them); the version.

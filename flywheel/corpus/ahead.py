@@ -21,19 +21,8 @@ def ahead(
     context, count = multiprocessing.get_context("fork"), 2 * workers
     slots = [{name: _shared(value.shape, value.dtype) for name, value in like.items()} for _ in range(count)]
     free, full = ([context.Semaphore(value) for _ in range(count)] for value in (1, 0))
-    parent = os.getpid()
-
-    def work(turn: int) -> None:
-        while True:
-            while not free[turn % count].acquire(timeout=5):
-                if os.getppid() != parent:  # it was killed, and nobody will ask again
-                    return
-            for name, value in read(number + turn).items():
-                slots[turn % count][name][:] = value
-            full[turn % count].release()
-            turn += workers
-
-    running = [context.Process(target=work, args=(worker,), daemon=True) for worker in range(workers)]
+    reads = (lambda turn: read(number + turn), workers, slots, free, full, os.getpid())
+    running = [context.Process(target=_work, args=(worker, *reads), daemon=True) for worker in range(workers)]
     for one in running:
         one.start()
     unregister = atexit.unregister  # names of modules may be gone when the last batch is dropped
@@ -57,6 +46,19 @@ def ahead(
     finally:
         end()
         unregister(end)
+
+
+def _work(turn: int, read, workers: int, slots: list, free: list, full: list, parent: int) -> None:
+    """Read each `workers`-th number from `turn` on, into its slot as soon as that is free."""
+    while True:
+        place = turn % len(slots)
+        while not free[place].acquire(timeout=5):
+            if os.getppid() != parent:  # it was killed, and nobody will ask again
+                return
+        for name, value in read(turn).items():
+            slots[place][name][:] = value
+        full[place].release()
+        turn += workers
 
 
 def _shared(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -259,6 +259,8 @@ def compact(
             with corpus.writing("compact"):
                 parts.append(segments.write(corpus.files, batch))
 
+    said = {"message": message, "author": author, "time": time}
+
     def entry() -> dict[str, Any] | None:
         corpus.not_freed(parts)
         for part, (_, mine) in zip(parts, chosen, strict=True):
@@ -271,7 +273,7 @@ def compact(
         remove = [found for part in add for found in part["hashes"] if found is not None]
         if not add:
             return None
-        return new_entry("compact", add=add, remove=remove, message=message, author=author, time=time)
+        return new_entry("compact", add=add, remove=remove, **said)
 
     with corpus.writing("compact"):
         version = log.commit(entry)
@@ -294,11 +296,13 @@ def expire(
     log = corpus.history
     given: list[str] = []
 
+    said = {"message": message, "author": author, "time": time}
+
     def entry() -> dict[str, Any] | None:
         given[:] = sorted(set(log.state.segments()) - log.state.expired().keys() - _shown(corpus, keep))
         if not given:
             return None
-        return new_entry("expire", message=message, author=author, time=time) | {"expired": given, "kept": keep}
+        return new_entry("expire", **said) | {"expired": given, "kept": keep}
 
     with corpus.writing("expire"):
         return log.commit(entry), given

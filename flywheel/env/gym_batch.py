@@ -263,8 +263,10 @@ class GymBatch:
         reward = np.zeros(self.num_envs)
         terminated, truncated, success = np.zeros((3, self.num_envs), bool)
         faults: dict[int, str] = {}
+        out = (obs, reward, terminated, truncated, success)
 
         def one(i: int) -> None:
+            obs, reward, terminated, truncated, success = out
             o, reward[i], ended, cut, info = self._envs[i].step(
                 self.discrete.start + action[i].argmax() if self.discrete else action[i].reshape(self._action_shape)
             )

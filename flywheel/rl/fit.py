@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flywheel.args import Guard
@@ -142,54 +142,72 @@ def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Ga
     from flywheel.rl.guarding import Guarding
 
     guard = guard or Guarding(learner, Guard(update={}), run, anchored=False, reward="success")
-    at = resume(learner, source, run, watch, guard)
-
-    def save() -> None:
-        if not (gates and at.phase):
-            kept = {"data": source.data, "guard": guard.before, "watch": watch.tensors()}
-            tensors = {f"{part}/{key}": value for part, held in kept.items() for key, value in held.items()}
-            state = {"source": source.state(), "watch": watch.state(), "guard": guard.state(), "at": asdict(at)}
-            run.save(learner.state() | tensors, state)
-
-    def pause(at: At) -> None:
-        if at.step:
-            watch.after_update(at)
-        if run.due():
-            save()
-            run.stop_if_asked()
-        tick(at.updated(cadence) - tick.done, note=watch.note)
-        if (at.round or (not source.collects and at.step)) and run.out_of_time(at.place):
-            raise OutOfTime
-
-    def each(round: int) -> bool:
-        watch.after_round(round)
-        guard.begin_round()
-        return at.round < cadence.rounds and watch.over()
-
+    going = _Going(learner, source, cadence, run, watch, guard, gated=bool(gates))
+    at = going.resume()
     if at.round and at.phase == 0 and watch.over():  # it was stopped right at its end
         return at
     watch.begin(at)
     total = cadence.rounds * (cadence.evaluate + cadence.improve)
-    with progress(run.stage, total, at.updated(cadence)) as tick, run.ended_early(lambda: at.place), suppress(Enough):
-        loop(learner, source, cadence, gates, act=guard.act, at=at, pause=pause, each=each)
+    ticks = progress(run.stage, total, at.updated(cadence))
+    with ticks as going.tick, run.ended_early(lambda: at.place), suppress(Enough):
+        loop(learner, source, cadence, gates, act=guard.act, at=at, pause=going.pause, each=going.each)
     watch.ended()
     return at
 
 
-def resume(learner, source, run, watch: Watch, guard) -> At:
-    """Load what a run has saved, if it has; where the loop goes on."""
-    saved = run.load()
-    if not saved:
-        return At()
-    tensors, state = saved
-    parts: dict[str, dict[str, Any]] = {"data": {}, "guard": {}, "watch": {}, "": {}}
-    for key, value in tensors.items():
-        part, _, name = key.partition("/")
-        parts[part if part in parts else ""][name if part in parts else key] = value
-    learner.load_state(parts[""])
-    watch.load_state(state["watch"], parts["watch"])
-    source.load_state(state["source"], parts["data"])
-    guard.load_state(state["guard"], parts["guard"])
-    at = At(**state["at"])
-    say(f"  going on in round {at.round}, phase {PHASES[at.phase]}, update {at.step}")
-    return at
+@dataclass
+class _Going:
+    """A loop that can be left and entered again: what it saves, and what it looks at on its way."""
+
+    learner: Any
+    source: Any
+    cadence: Cadence
+    run: Any
+    watch: Watch
+    guard: Any
+    gated: bool  # may a round be undone?
+    tick: Any = None
+    at: At = field(default_factory=At)
+
+    def save(self) -> None:
+        if self.gated and self.at.phase:
+            return
+        kept = {"data": self.source.data, "guard": self.guard.before, "watch": self.watch.tensors()}
+        tensors = {f"{part}/{key}": value for part, held in kept.items() for key, value in held.items()}
+        parts = {"source": self.source, "watch": self.watch, "guard": self.guard}
+        state = {name: part.state() for name, part in parts.items()}
+        self.run.save(self.learner.state() | tensors, {**state, "at": asdict(self.at)})
+
+    def pause(self, at: At) -> None:
+        """Where the loop can be left: look on, save, stop where that was asked for, or the time is up."""
+        if at.step:
+            self.watch.after_update(at)
+        if self.run.due():
+            self.save()
+            self.run.stop_if_asked()
+        self.tick(at.updated(self.cadence) - self.tick.done, note=self.watch.note)
+        if (at.round or (not self.source.collects and at.step)) and self.run.out_of_time(at.place):
+            raise OutOfTime
+
+    def each(self, round: int) -> bool:
+        """After a round: is nothing left to do?"""
+        self.watch.after_round(round)
+        self.guard.begin_round()
+        return self.at.round < self.cadence.rounds and self.watch.over()
+
+    def resume(self) -> At:
+        """Load what the run has saved, if it has; where the loop goes on."""
+        if not (saved := self.run.load()):
+            return self.at
+        tensors, state = saved
+        parts: dict[str, dict[str, Any]] = {"data": {}, "guard": {}, "watch": {}, "": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part if part in parts else ""][name if part in parts else key] = value
+        self.learner.load_state(parts[""])
+        self.watch.load_state(state["watch"], parts["watch"])
+        self.source.load_state(state["source"], parts["data"])
+        self.guard.load_state(state["guard"], parts["guard"])
+        self.at = At(**state["at"])
+        say(f"  going on in round {self.at.round}, phase {PHASES[self.at.phase]}, update {self.at.step}")
+        return self.at

@@ -55,7 +55,8 @@ def train(args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}) ->
     source = Offline(windows, pools, mixture, **build.drawn(args, policy))
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
     curve = _curve(args, run, env, learner)
-    guard = Guarding(learner, args.guard, run, anchored=args.checkpoint is not None, reward=args.task.learns)
+    begun = args.checkpoint is not None and "teacher" not in nets  # a student begins anew
+    guard = Guarding(learner, args.guard, run, anchored=begun, reward=args.task.learns)
     gates = build.gates(algorithm, source, run, _truth(args, env))
     at = fit(learner, source, algorithm.cadence, run, curve, gates, guard)
     if run.stopped and run.stopped["why"] == "budget":

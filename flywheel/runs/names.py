@@ -126,11 +126,11 @@ class Names:
     def _decide(
         self, op: str, name: str, ref: str, run: str, reason: str, more: dict[str, Any], over: str | None = "any"
     ) -> dict[str, Any]:
-        id = self.resolve(f"{name}@{ref}")["id"]
+        new = {"op": op, "id": self.resolve(f"{name}@{ref}")["id"], "run": run, "reason": reason, **more}
 
         def entry(log: list[dict[str, Any]]) -> dict[str, Any]:
             for old in log:
-                if run and old["op"] == op and (old["id"], old["run"]) == (id, run):
+                if new["run"] and all(old[key] == new[key] for key in ("op", "id", "run")):
                     return old
             stack = _productions(log)
             now = stack[-1] if stack else None
@@ -138,7 +138,7 @@ class Names:
                 raise Moved(
                     f"{name}: production is {now or 'nothing'}, the decision was made against {over or 'nothing'}"
                 )
-            return {"op": op, "id": id, "run": run, "reason": reason, **more}
+            return new
 
         return self._append(name, entry)
 
