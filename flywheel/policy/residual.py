@@ -47,6 +47,11 @@ class Residual(Policy):
     def noise_shape(self) -> tuple[int, ...]:
         return self.base.noise_shape
 
+    def requires_grad_(self, on: bool = True) -> Residual:
+        super().requires_grad_(on)
+        self.base.requires_grad_(False)  # it stays frozen, whoever learns
+        return self
+
     def explores(self, amount: float) -> Residual:
         self.base.explores(amount)
         return super().explores(amount)
