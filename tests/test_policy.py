@@ -306,6 +306,7 @@ def test_a_chain_ends_in_the_action_and_its_log_prob_is_that_of_its_steps(kind):
     end = {"tanh_gaussian": policy.squash if kind == "tanh_gaussian" else None, "categorical": lambda x: x}
     ended = end.get(kind, policy.action_norm.inverse)(chain[:, -1])
     assert torch.equal(policy.sample(obs, noise), ended)
+    assert torch.equal(policy.ended(chain), ended)
     if kind in ("diffusion", "flow"):  # the noise of each step is what was drawn: z = noise, with one sigma
         size = 8
         by_hand = -0.5 * noise[:, 1:].square().sum((2, 3)) - size * (np.log(0.2) + 0.5 * np.log(2 * np.pi))

@@ -78,4 +78,4 @@ class Denoiser(Policy):
         return log_prob.view(len(chain), -1), entropy(sigma.log()).view(len(chain), -1)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return self.action_norm.inverse(self.chain(obs, noise)[:, -1, : self.action_steps])
+        return self.ended(self.chain(obs, noise))

@@ -63,9 +63,8 @@ def group_advantage(nets, batch, *, states=16, samples=16, consensus=False):
     """
     old, rng = nets["policy.old"], batch["rng"]
     obs = batch["obs"][:: max(1, len(batch["obs"]) // states)][:states].repeat_interleave(samples, 0)
-    noise = noise_like(old, {"obs": obs, "rng": rng})
-    chain = old.chain(obs, noise)  # [N, K + 1, ...]
-    q = nets["q.lag"](obs, old.sample(obs, noise)).unflatten(1, (-1, samples))  # [E, states, samples]
+    chain = old.chain(obs, noise_like(old, {"obs": obs, "rng": rng}))  # [N, K + 1, ...]
+    q = nets["q.lag"](obs, old.ended(chain)).unflatten(1, (-1, samples))  # [E, states, samples]
     better = q - q.mean(2, keepdim=True)
     advantage = agreed(better) if consensus else better.mean(0)
     made, steps = {"chain_obs": obs, "advantage": advantage.flatten()}, chain.shape[1] - 1
