@@ -38,13 +38,11 @@ class Exploring:
         return amount
 
     def actor(self, explore: float):
-        """Who acts now, with so much noise: as it begins, and is to be handed over, the checkpoint as it is."""
-        rounds, algorithm = self.practice.memory.round, self.args.algorithm
-        if rounds == 0 and self.start and not explore:
-            return self.start.whole
+        """Who acts now, with so much noise."""
+        algorithm, how = self.args.algorithm, self.args.algorithm.collect
         if not algorithm.act:
             return self.policy.explores(explore)
-        judged, how = self.start.judged or rounds >= max(1, self.cadence.warmup), algorithm.collect
+        judged = self.start.judged or self.practice.memory.round >= max(1, self.cadence.warmup)
         return best_of_n(self.nets, self.start.anchor, how, explore, judged=judged, guarded=how.guarded)
 
     def source(self, mixture: dict[str, dict[str, float]], drawn: dict[str, Any]):
@@ -74,11 +72,12 @@ class Exploring:
         return found
 
     def score(self, what: str) -> dict[str, Any]:
-        """How the policy does on the gate seeds; the best so far is kept, of equal ones the last."""
+        """How the policy does on the gate seeds, at first the checkpoint as it is; the best so far is kept, of equal
+        ones the last."""
         from flywheel.policy import base
 
         memory, run, env = self.practice.memory, self.practice.run, self.practice.env
-        policy = self.actor(0.0)
+        policy = self.start.whole if self.start and memory.round == 0 else self.actor(0.0)
         found = rate(score(policy, env, self.scoring, what=what, stop_at_success=True)) if self.scoring else {}
         run.log("scored", round=memory.round - 1, steps=memory.steps, **found)
         if not memory.best or worth(found) >= worth(memory.best):
