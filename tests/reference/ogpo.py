@@ -1,5 +1,5 @@
-"""OGPO (arXiv 2605.03065) for a flow of K noisy Euler steps: critics of its own samples, then one step of each of G chains
-a state, weighed by what all critics grant it over its group; successes are imitated beside it."""
+"""OGPO (arXiv 2605.03065) for a flow of K noisy Euler steps: critics of what the data did next, then one step of each of G
+chains a state, weighed by what all critics grant it over its group; successes are imitated beside it."""
 
 import math
 from copy import deepcopy
@@ -38,10 +38,9 @@ def train(nets, batches, rng, *, lr, rate, clip, states, samples, weight, renewe
         size, dtype = a.shape[1], a.dtype
         shape = batch["action"].shape[1:]
         with torch.no_grad():
-            noise = torch.randn((len(s), K + 1, *shape), generator=rng, dtype=dtype).flatten(2)
-            after = sum(q(s2, chain(pi, s2, noise)[-1]) for q in slow) / len(slow)
-            y = torch.maximum(batch["reward"] + batch["discount"] * after, batch["return"])
-        step(q_optim, sum(((q(s, a) - y) ** 2).mean() for q in qs) / len(qs))
+            a2 = batch["next_action"].flatten(1)
+            y = [torch.maximum(batch["reward"] + batch["discount"] * q(s2, a2), batch["return"]) for q in slow]
+        step(q_optim, sum(((q(s, a) - y_e) ** 2).mean() for q, y_e in zip(qs, y, strict=True)) / len(qs))
         for old, new in zip(slow, qs, strict=True):
             follow(old, new, rate)
 

@@ -1,5 +1,5 @@
-"""A residual over a frozen net (DICE, arXiv 2603.10263): critics of what it would do next, never below the return; then up the
-critics' mean, and near the data by the share of critics that find the data better."""
+"""A residual over a frozen net (DICE, arXiv 2603.10263): critics of what the data did next, never below the return; then up
+the critics' mean, and near the data by the share of critics that find the data better."""
 
 from copy import deepcopy
 
@@ -22,11 +22,10 @@ def train(nets, batches, rng, *, lr, rate, alpha, weight):
     for batch in batches:
         s, a, s2 = batch["obs"].flatten(1), batch["action"].flatten(1), batch["next_obs"].flatten(1)
         unused = lambda: torch.randn(batch["action"].shape, generator=rng, dtype=s.dtype)  # noqa: B023, E731
-        unused()
         with torch.no_grad():
-            after = sum(q(s2, act(s2)) for q in slow) / len(slow)
-            y = torch.maximum(batch["reward"] + batch["discount"] * after, batch["return"])
-        step(q_optim, sum(((q(s, a) - y) ** 2).mean() for q in qs) / len(qs))
+            a2 = batch["next_action"].flatten(1)
+            y = [torch.maximum(batch["reward"] + batch["discount"] * q(s2, a2), batch["return"]) for q in slow]
+        step(q_optim, sum(((q(s, a) - y_e) ** 2).mean() for q, y_e in zip(qs, y, strict=True)) / len(qs))
         for old, new in zip(slow, qs, strict=True):
             follow(old, new, rate)
 
