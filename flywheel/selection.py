@@ -22,7 +22,7 @@ LEARNS = {
     "pretrain": "learns offline",
     "distil": "learns offline",
     "retrain": "collects with the best of N and keeps what it saw",
-    "online": "collects by the policy itself",
+    "online": "collects as the table's `collect` says",
 }
 
 
@@ -35,7 +35,7 @@ def belongs(stage: str, algorithm) -> None:
             f"algorithm.cadence.improve={algorithm.cadence.improve}: the table of algorithm {algorithm.name} improves "
             "nothing, for its policy is the argmax of its critic; take 0"
         )
-    home = "pretrain" if source == "offline" else "retrain" if act else "online"
+    home = "pretrain" if source == "offline" else "retrain" if act and not algorithm.collect else "online"
     if LEARNS[stage] != LEARNS[home]:
         raise ValueError(
             f"{stage} {LEARNS[stage]}; algorithm {algorithm.name} asks for source {source}"

@@ -200,6 +200,46 @@ def test_from_offline_to_online_by_changing_one_word(copied, capsys, policy, alg
     assert call(*words, capsys=capsys)[1]["status"] == "noop"
 
 
+@pytest.mark.parametrize(
+    ("policy", "algorithm"),
+    [
+        ("flow", "ogpo"),
+        ("diffusion", "ogpo"),
+        ("gaussian", "ogpo"),
+        ("flow", "residual"),
+        ("deterministic", "residual"),
+    ],
+)
+def test_off_policy_with_the_best_of_n_from_a_checkpoint_and_again_from_what_came_of_it(
+    copied, capsys, policy, algorithm
+):
+    """What is handed over is a best of N over what learnt, the checkpoint and the critics; a second run goes on from
+    there, and one that nothing came of hands that very best of N over."""
+    copy, at = copied
+    kept = [f"policy={policy}", "name=policy/moved", "algorithm.cadence.improve=10", *LITTLE, *at]
+    made = call("pretrain", *kept, capsys=capsys)[1]["outputs"]["checkpoint"]
+    table = [f"algorithm={algorithm}", "algorithm.collect.steps=60", "algorithm.collect.n=4", "name=policy/moved"]
+    table += [
+        "algorithm.cadence={rounds: 2, evaluate: 3, improve: 3, warmup: 1}",
+        "algorithm.critic={members: 2, width: 16}",
+    ]
+    words = ["online", *table, *FEW[2:], *at]
+    code, out = call(*words, f"checkpoint={made}", "score_every=1", capsys=capsys)
+    assert (code, out["status"], out["metrics"]["rounds"]) == (0, "done", 2), out
+    first = flywheel.load(out["outputs"]["checkpoint"], store=str(copy.root))
+    began = flywheel.load(made, store=str(copy.root)).state_dict()
+    learns = first.base.base if algorithm == "residual" else first.base
+    assert first.spec["kind"] == "best_of_n" and first.anchor.spec["kind"] == learns.spec["kind"] == policy
+    assert all(torch.equal(value, began[key]) for key, value in first.anchor.state_dict().items())
+    whole = learns.state_dict()
+    assert all(torch.equal(value, began[key]) for key, value in whole.items()) == (algorithm == "residual")
+    code, again = call(*words, f"checkpoint={out['outputs']['checkpoint']}", "score_every=1", capsys=capsys)
+    assert (code, again["metrics"]["rounds"]) == (0, 2), again
+    second = flywheel.load(again["outputs"]["checkpoint"], store=str(copy.root))
+    assert second.base.spec == first.base.spec and second.critic.spec == first.critic.spec
+    assert call(*words, f"checkpoint={made}", "score_every=1", capsys=capsys)[1]["status"] == "noop"
+
+
 CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.reward=env", "task.solved=-4"]
 
 
@@ -250,6 +290,8 @@ def test_discrete_actions_offline(tmp_path, capsys, algorithm):
         ("pretrain", ["algorithm=rounds"], "that is `flywheel retrain`"),
         ("pretrain", ["algorithm=consistency", "policy=one_step"], "needs the net or batch entry 'teacher'.*flywheel distil"),
         ("retrain", ["algorithm=sac"], "that is `flywheel online`"),
+        ("retrain", ["algorithm=ogpo"], "the best of N: that is `flywheel online`"),
+        ("online", ["algorithm=ogpo", "policy=flow", "task.reward=env"], "the checkpoint that it began from; name one with"),
     ],
 )  # fmt: skip
 def test_a_meaningless_cell_is_refused_with_what_would_work(copied, capsys, stage, words, told):

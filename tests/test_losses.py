@@ -344,6 +344,86 @@ def test_resample():
     assert made["advantage"].tolist() == [0.75, 0.75] and made["log_prob"].tolist() == [[-1.0], [-1.0]]
 
 
+class Group(Chained):
+    """A policy of two steps from noise to action, [B, 1, 1]: x, 2 x, 4 x; log pi of step k is -k."""
+
+    noise_shape = (1, 1)
+
+    def __init__(self):
+        pass
+
+    def chain(self, obs, noise):
+        return torch.stack([noise, 2 * noise, 4 * noise], 1)
+
+    def ended(self, chain):
+        return chain[:, -1]
+
+    def chain_log_prob(self, obs, chain, step):
+        assert torch.equal(chain[:, 1], 2 * chain[:, 0]), "two neighbours of the chain"
+        return -step[:, None].double(), None
+
+
+def grouped(*members, **args):
+    """What is made of two states with three samples each, of which the members say these numbers, [E, 6]."""
+    asked = []
+
+    def critic(obs, action):
+        asked.append(obs)
+        return torch.tensor(members, dtype=torch.float64)
+
+    batch = with_obs() | {"obs": torch.arange(5.0, dtype=torch.float64).view(5, 1, 1)}
+    made = advantage.group_advantage({"policy.old": Group(), "q.lag": critic}, batch, states=2, samples=3, **args)
+    assert asked[0][:, 0, 0].tolist() == [0, 0, 0, 2, 2, 2]  # evenly over the batch, each so often
+    assert torch.equal(made["chain_obs"], asked[0]) and torch.equal(made["log_prob"][:, 0], -made["step"].double())
+    assert made["chain"].shape == (6, 2, 1, 1) and set(made["step"].tolist()) <= {0, 1}
+    return made["advantage"].tolist()
+
+
+def test_group_advantage_is_q_less_the_groups_mean():
+    # members' means of the six are (2, 3, 4) and (0, 0, 3), less 3 and less 1
+    told = grouped([1.0, 3.0, 5.0, 0.0, 0.0, 3.0], [3.0, 3.0, 3.0, 0.0, 0.0, 3.0])
+    assert told == [-1.0, 0.0, 1.0, -1.0, -1.0, 2.0]
+
+
+def test_group_advantage_by_consensus_is_the_least_that_all_members_grant():
+    # each member less its own group's mean: (-2, 0, 2), (-1, -1, 2) and (-1, 2, -1), (-2, 1, 1): the nearest to 0 of
+    # equal signs, and 0 where one says 0 or they differ
+    told = grouped([1.0, 3.0, 5.0, 0.0, 0.0, 3.0], [0.0, 3.0, 0.0, 0.0, 3.0, 3.0], consensus=True)
+    assert told == [-1.0, 0.0, 0.0, -1.0, 0.0, 1.0]
+    assert advantage.agreed(torch.tensor([[2.0, -3.0, 1.0], [0.5, -1.0, -1.0]])).tolist() == [0.5, -1.0, 0.0]
+
+
+def test_a_surrogate_that_is_not_centred_keeps_signs_and_zeros():
+    # rms of (3, 0, -4, 0) is 2.5: A = 1.2, 0, -1.6, 0. Ratios 1.5, 1.5, 1, 1, clip 0.2: 1.2 * 1.2 = 1.44; 0; -1.6; 0:
+    # the mean of -1.44 + 1.6 over four is 0.04
+    rows = [[math.log(1.5)], [math.log(1.5)], [0.0], [0.0]]
+    assert surrogate(rows, [3.0, 0.0, -4.0, 0.0], clip=0.2, centre=False)[0].item() == pytest.approx(0.04, abs=1e-6)
+    assert surrogate(rows, [0.0] * 4, centre=False)[0].item() == 0.0
+
+
+def test_imitation_of_successes_is_the_mean_over_rows_that_earned_something():
+    # losses (1, 3, 5), returns (0, 0.5, 0.9): 0.1 * (3 + 5) / 2; of none 0
+    batch = {**BATCH, "return": torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)}
+    nets = {"policy": Imitated(1.0, 3.0, 5.0)}
+    loss, info = improve.imitate(nets, batch, weight=0.1, successes=True)
+    assert (loss.item(), info["won"]().item()) == (pytest.approx(0.4), pytest.approx(2 / 3))
+    assert improve.imitate(nets, {**batch, "return": torch.zeros(3)}, successes=True)[0].item() == 0.0
+
+
+def test_imitation_of_what_did_better_counts_the_members_that_think_so():
+    # the policy does 0.5, the data 0.5 and 1: members 2 a, 4 a, -1 a find (no, no, no) and (yes, yes, no) better:
+    # weights 0 and 2/3; losses 1 and 3; 10 * (0 + 2) / 2
+    class Judged(Fixed, Imitated):
+        def __init__(self):
+            Fixed.__init__(self, 0.5)
+            Imitated.__init__(self, 1.0, 3.0)
+            self.horizon = 1
+
+    batch = with_obs() | {"action": torch.tensor([0.5, 1.0], dtype=torch.float64).view(2, 1, 1)}
+    loss, info = improve.imitate_better({"q.lag": slope(2.0, 4.0, -1.0), "policy": Judged()}, batch, weight=10.0)
+    assert (loss.item(), info["better"]().item()) == (pytest.approx(10.0), pytest.approx(1 / 3))
+
+
 def test_offline_policy_evaluation_wants_a_margin():
     class Model:
         net = type("N", (), {"weight": [torch.zeros(2, 1, 1)]})

@@ -21,6 +21,7 @@ from flywheel.policy import base
 from flywheel.policy.best_of_n import BestOfN
 from flywheel.policy.critic import Critic, TransitionModel
 from flywheel.policy.encoder import Encoder
+from flywheel.policy.residual import Residual
 from flywheel.report import facts, starts
 from flywheel.rl import build, evaluate
 from flywheel.runs.run import Store
@@ -87,6 +88,8 @@ def made(kind, shapes, **more):
     if kind == "best_of_n":
         inner = made("flow", shapes)
         return BestOfN.of(inner, Critic.of(inner, actions=True, members=2, width=8), made("flow", shapes), n=4)
+    if kind == "residual":
+        return Residual.of(made("flow", shapes), width=8).eval()
     spec = {"kind": kind, "obs": obs.spec(shapes), "action_dim": 2, "width": 8, "depth": 1, **more}
     policy, rows = base.build(spec), np.random.default_rng(0).normal(2, 3, (50, obs.size(shapes) + 2))
     policy.fit_normaliser(rows[:, :-2], rows[:, -2:])
@@ -126,7 +129,7 @@ def test_a_policy_of_keys_acts_as_one_of_the_same_numbers_in_one_array(kind, tmp
         flat.act(3)
 
 
-@pytest.mark.parametrize("kind", base.names())
+@pytest.mark.parametrize("kind", sorted(set(base.names()) - {"residual"}))  # which came later
 def test_an_older_checkpoint_acts_as_it_did(kind, tmp_path):
     """Its spec has obs_dim, and of two kinds obs_keys; its encoder's statistics were called obs_norm."""
     policy, known = base.load(OLDER / f"{kind}.safetensors"), np.load(OLDER / "actions.npz")

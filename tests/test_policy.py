@@ -8,10 +8,11 @@ from flywheel.policy import base
 from flywheel.policy.best_of_n import BestOfN
 from flywheel.policy.categorical import one_hot
 from flywheel.policy.critic import Critic
+from flywheel.policy.residual import Residual
 from flywheel.store import sha256_file
 
 SHAPE = dict(obs_dim=3, action_dim=2, obs_steps=2, action_steps=4)
-PLAIN = [name for name in base.names() if name != "best_of_n"]
+PLAIN = [name for name in base.names() if name not in ("best_of_n", "residual")]  # these two wrap another
 
 
 def make(kind: str, seed: int = 0, **more):
@@ -20,6 +21,8 @@ def make(kind: str, seed: int = 0, **more):
         inner = make("flow", seed)
         critic = Critic(**SHAPE, members=2, width=16)
         return BestOfN.of(inner, critic, make("flow", seed + 1), n=4)
+    if kind == "residual":
+        return Residual.of(make("flow", seed, **more), alpha=0.5, width=32).eval()
     policy = base.build(dict(kind=kind, width=32, depth=2, **SHAPE, **more))
     rows = np.random.default_rng(0).normal(2.0, 3.0, (100, 5))
     policy.fit_normaliser(rows[:, :3], rows[:, 3:])
@@ -213,6 +216,82 @@ def test_a_member_that_disagrees_lowers_the_bound():
     assert torch.equal(policy.sample(torch.zeros(1, 2, 3), noise)[0], both[0, 1])
 
 
+class Told(torch.nn.Module):
+    """A critic that says these numbers, [E, B * n], of whatever candidates."""
+
+    def __init__(self, spec, *numbers):
+        super().__init__()
+        self.spec, self.numbers = spec, torch.tensor(numbers)
+
+    def forward(self, obs, action):
+        return self.numbers
+
+
+@pytest.mark.parametrize(
+    ("numbers", "taken"),
+    [
+        ([[0.5, 0.5, 0.5, 0.5], [0.2, 0.2, 0.2, 0.2]], 0),  # they cannot tell
+        ([[0.5, 0.5, 0.9, 0.5], [0.5, 0.5, 0.4, 0.5]], 0),  # +0.4 and -0.1: mean 0.15, deviation 0.354
+        ([[0.5, 0.5, 0.9, 0.5], [0.1, 0.1, 0.4, 0.1]], 2),  # +0.4 and +0.3: sure, though they differ on all by 0.4
+        ([[0.5, 0.6, 0.5, 0.5], [0.5, 0.6, 0.5, 0.5]], 1),  # another sample of the anchor
+    ],
+)
+def test_a_guarded_best_of_n_does_what_its_anchor_would_unless_the_critics_are_sure(numbers, taken):
+    """The bound is one of differences from the first candidate: mean - 1 std over members."""
+    policy = make("best_of_n")
+    policy.guarded, policy.critic = True, Told(policy.critic.spec, *numbers)
+    obs, noise = torch.zeros(1, 2, 3), torch.randn(1, *policy.noise_shape)
+    candidates = policy.candidates(obs, noise[:, 0])
+    plain = policy.anchor.sample(obs, noise[:, 0, 2])  # the second half of the noise is the anchor's
+    torch.testing.assert_close(candidates[:, 0], plain)
+    torch.testing.assert_close(policy.sample(obs, noise)[0], candidates[0, taken].clamp(-1, 1))
+    spec = BestOfN.of(policy.base, make("best_of_n").critic, policy.anchor, guarded=True).spec
+    assert base.build(spec).guarded and "guarded" not in make("best_of_n").spec
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, "best_of_n"])
+def test_a_residual_begins_as_its_base_and_moves_no_action_further_than_alpha(kind):
+    if make(kind).discrete:
+        return
+    inner = make(kind)
+    policy = Residual.of(inner, alpha=0.25, width=16)
+    obs, noise = torch.randn(6, 2, 3), torch.randn(6, *policy.noise_shape)
+    plain = policy.bounded(inner.sample(obs, noise))
+    assert torch.equal(policy.sample(obs, noise), plain) and policy.fixed == inner.fixed
+    assert {name.split(".")[0] for name, p in policy.named_parameters() if p.requires_grad} == {"net"}
+    torch.nn.init.constant_(policy.net[-1].bias, 100.0)  # tanh is 1: half the range is 1, so +0.25
+    torch.testing.assert_close(policy.sample(obs, noise), (plain + 0.25).clamp(-1, 1))
+
+
+def test_a_residual_imitates_by_itself_alone():
+    """From a base that is 0.3 off it learns to be right; the base stays what it is."""
+    torch.manual_seed(0)
+    inner = base.build({"kind": "deterministic", "width": 8, "depth": 1, **SHAPE})
+    policy = Residual.of(inner, alpha=0.5, width=32)
+    rng, before = torch.Generator().manual_seed(0), {k: v.clone() for k, v in inner.state_dict().items()}
+    obs = torch.randn(128, 2, 3, generator=rng)
+    wanted = (inner.sample(obs, torch.zeros(128, 4, 2)) + 0.3).detach()
+    optim = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], 3e-3)
+    for _ in range(200):
+        optim.zero_grad()
+        policy.bc_loss(obs, wanted, rng, None).mean().backward()
+        optim.step()
+    assert policy.bc_loss(obs, wanted, rng, None).mean() < 0.01
+    assert all(torch.equal(v, before[k]) for k, v in inner.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow"])
+def test_one_step_of_a_chain_has_the_log_prob_that_it_has_in_the_chain(kind):
+    policy = make(kind).explores(0.2)
+    obs = torch.randn(5, 2, 3)
+    chain = policy.chain(obs, torch.randn(5, *policy.noise_shape))
+    whole, spread = policy.chain_log_prob(obs, chain)
+    step, row = torch.tensor([0, 3, 7, 1, 2]), torch.arange(5)
+    one = policy.chain_log_prob(obs, torch.stack([chain[row, step], chain[row, step + 1]], 1), step)
+    torch.testing.assert_close(one[0], whole[row, step][:, None])
+    torch.testing.assert_close(one[1], spread[row, step][:, None])
+
+
 CHAINED = ("gaussian", "tanh_gaussian", "categorical", "diffusion", "flow")
 
 
@@ -227,6 +306,7 @@ def test_a_chain_ends_in_the_action_and_its_log_prob_is_that_of_its_steps(kind):
     end = {"tanh_gaussian": policy.squash if kind == "tanh_gaussian" else None, "categorical": lambda x: x}
     ended = end.get(kind, policy.action_norm.inverse)(chain[:, -1])
     assert torch.equal(policy.sample(obs, noise), ended)
+    assert torch.equal(policy.ended(chain), ended)
     if kind in ("diffusion", "flow"):  # the noise of each step is what was drawn: z = noise, with one sigma
         size = 8
         by_hand = -0.5 * noise[:, 1:].square().sum((2, 3)) - size * (np.log(0.2) + 0.5 * np.log(2 * np.pi))

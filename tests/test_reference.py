@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from reference import dqn, iql, ppo, sac, td3
+from reference import dqn, iql, ogpo, ppo, residual, sac, td3
 
 from flywheel.args import build
 from flywheel.cli import config
 from flywheel.episode import Episode
 from flywheel.policy import base
 from flywheel.policy.categorical import one_hot
+from flywheel.policy.residual import Residual
 from flywheel.rl.build import table_nets
 from flywheel.rl.learner import Learner
 from flywheel.rl.source import OnPolicy
@@ -46,20 +47,24 @@ def batches(n, dtype=torch.float64):
     ]  # fmt: skip
 
 
-def ours(name, kind, acts, dtype, count=20, **change):
-    """A learner of our table, a copy of its nets before, and its batches."""
+def ours(name, kind, acts, dtype, count=20, renewed=(), **change):
+    """A learner of our table, a copy of its nets before, and its batches; `kind` may be a policy. In the batches of
+    `renewed` its improvement begins."""
     torch.manual_seed(3)
     algorithm = {**table(name), "critic": {"members": 2, "width": 16, "depth": 2}, **change}
-    made = table_nets(build(Algorithm, algorithm), base.build({"kind": kind, **SHAPE}))
+    policy = base.build({"kind": kind, **SHAPE}) if isinstance(kind, str) else kind
+    made = table_nets(build(Algorithm, algorithm), policy)
     made = {k: v.to(dtype) for k, v in made.items()}
     torch.manual_seed(3)
     learner = Learner(
         made, evaluate=algorithm.get("evaluate") or {}, improve=algorithm["improve"], lag=algorithm["lag"], lr=1e-3, seed=7,
-        precision="float32",
+        precision="float32", advantage=algorithm.get("advantage"),
     )  # fmt: skip
     before = copy.deepcopy(made)
     given = batches(count, dtype)
     for i, batch in enumerate(given):
+        if i in renewed:
+            learner.begin_improve()
         for act in acts[i % len(acts)]:
             learner.act(act, batch)
     return learner, before, given
@@ -113,6 +118,28 @@ def test_td3_and_td3_bc(scale, dtype):
     learner, before, given = ours("td3_bc", "deterministic", acts, dtype, 30, **more)
     rng = torch.Generator().manual_seed(7)
     equal(learner, td3.train(before, given, rng, lr=1e-3, rate=0.005, scale=scale))
+
+
+def test_ogpo(dtype):
+    """The policy that is sampled from is remembered at the first batch and, after it has moved, at the eleventh."""
+    torch.manual_seed(3)
+    policy = base.build({"kind": "flow", **SHAPE}).explores(0.1)
+    more = {"advantage": {"group_advantage": {"states": 4, "samples": 5, "consensus": True}}, "lag": {"q": 0.005}}
+    row = {"clipped_surrogate": {"clip": 0.05, "centre": False}, "imitate": {"weight": 0.1, "successes": True}}
+    more |= {"improve": {"policy": row}}
+    learner, before, given = ours("ogpo", policy, BOTH, dtype, renewed=(0, 10), **more)
+    rng = torch.Generator().manual_seed(7)
+    how = dict(lr=1e-3, rate=0.005, clip=0.05, states=4, samples=5, weight=0.1, renewed=(0, 10))
+    equal(learner, ogpo.train(before, given, rng, **how))
+
+
+def test_residual(dtype):
+    torch.manual_seed(3)
+    policy = Residual.of(base.build({"kind": "deterministic", **SHAPE}), alpha=0.2, width=16, depth=2)
+    row = {"maximize_q": {"sample": True, "scale": 1.0}, "imitate_better": {"weight": 10.0}}
+    learner, before, given = ours("residual", policy, BOTH, dtype, lag={"q": 0.005}, improve={"policy": row})
+    rng = torch.Generator().manual_seed(7)
+    equal(learner, residual.train(before, given, rng, lr=1e-3, rate=0.005, alpha=0.2, weight=10.0))
 
 
 @pytest.mark.parametrize("name", ["dqn", "double_dqn"])

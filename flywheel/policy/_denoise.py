@@ -61,20 +61,21 @@ class Denoiser(Policy):
             made.append(x)
         return torch.stack(made, 1)
 
-    def chain_log_prob(self, obs: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
+    def chain_log_prob(self, obs: Tensor, chain: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As of every policy; with `step` [B] a chain [B, 2, ...] is the one step of this number, and K is 1."""
         if not self.explore:
             raise ValueError(
                 "a policy that does not explore takes deterministic steps, which have no density; set explore"
             )
         before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
-        k = torch.arange(self.steps, device=chain.device).repeat(len(chain))
-        features = self.encode(obs).repeat_interleave(self.steps, 0)
+        k = torch.arange(self.steps, device=chain.device).repeat(len(chain)) if step is None else step
+        features = self.encode(obs).repeat_interleave(chain.shape[1] - 1, 0)
         mean, sigma, after = (
             x[:, : self.action_steps]
             for x in (self.step_mean(before, k, features), self.sigma(before, k, features), after)
         )  # what is executed; the chunk after it is no act
         log_prob = log_density(after, mean, sigma.log())
-        return log_prob.view(-1, self.steps), entropy(sigma.log()).view(-1, self.steps)
+        return log_prob.view(len(chain), -1), entropy(sigma.log()).view(len(chain), -1)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return self.action_norm.inverse(self.chain(obs, noise)[:, -1, : self.action_steps])
+        return self.ended(self.chain(obs, noise))

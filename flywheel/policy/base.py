@@ -161,6 +161,10 @@ class Policy(Normalised):
         2409.00588)."""
         return self.chain(obs, chain)
 
+    def ended(self, chain: Tensor) -> Tensor:
+        """The action chunk that a chain makes: [B, Ta, Da] in the environment's units."""
+        return self.action_norm.inverse(chain[:, -1, : self.action_steps])
+
     # -- shared --------------------------------------------------------------------------------------------------
 
     def fit_normaliser(self, obs, action, obs_mask=None, action_mask=None) -> None:

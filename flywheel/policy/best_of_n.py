@@ -3,7 +3,11 @@ high.
 
     a* = argmax_i  mean_e Q_e(s, a_i) - k std_e Q_e(s, a_i)         (IDQL, arXiv 2304.10573, with a lower bound)
 
-Where the critics cannot tell the candidates apart the first one is taken: what the policy would do by itself.
+Where the critics cannot tell the candidates apart the first one is taken: what the policy would do by itself. One that
+is `guarded` asks for more: the first is what the anchor would do by itself, and another is taken only if the members
+are sure, by the same bound of their differences, that it is better than that:
+
+    a* = argmax_i  mean_e D_e(i) - k std_e D_e(i),   D_e(i) = Q_e(s, a_i) - Q_e(s, a_0),   D_e(0) = 0
 """
 
 from __future__ import annotations
@@ -31,12 +35,12 @@ class BestOfN(Policy):
         n: int = 16,
         k: float = 1.0,
         jitter: float = 0.0,
+        guarded: bool = False,
         **shape,
     ):
-        super().__init__(
-            base=base, critic=critic, anchor=anchor, n=n, k=k, **({"jitter": jitter} if jitter else {}), **shape
-        )
-        self.jitter = jitter
+        more = {name: value for name, value in (("jitter", jitter), ("guarded", guarded)) if value}
+        super().__init__(base=base, critic=critic, anchor=anchor, n=n, k=k, **more, **shape)
+        self.jitter, self.guarded = jitter, guarded
         self.base, self.anchor = build(base), build(anchor) if anchor else None
         self.critic = Critic(**critic)
         self.n, self.k, self.explore = n, k, 0.0
@@ -50,12 +54,12 @@ class BestOfN(Policy):
         n: int = 16,
         k: float = 1.0,
         jitter: float = 0.0,
+        guarded: bool = False,
     ) -> BestOfN:
         """A wrapper around existing nets (shared, not copied)."""
         shape = {key: base.spec[key] for key in (*SHAPE, "robot") if key in base.spec}
-        made = cls(
-            base=base.spec, critic=critic.spec, anchor=anchor.spec if anchor else None, n=n, k=k, jitter=jitter, **shape
-        )  # fmt: skip
+        spec = {"base": base.spec, "critic": critic.spec, "anchor": anchor.spec if anchor else None}
+        made = cls(**spec, n=n, k=k, jitter=jitter, guarded=guarded, **shape)
         made.to(base.device)  # its own bounds
         made.base, made.critic, made.anchor = base, critic, anchor
         made.encoder, made.action_norm = base.encoder, base.action_norm
@@ -73,8 +77,8 @@ class BestOfN(Policy):
     def candidates(self, obs: Tensor, noise: Tensor) -> Tensor:
         """obs [B, To, Do], noise [B, n, ...] -> [B, n, Ta, Da]."""
         own = self.n if self.anchor is None else self.n - self.n // 2
-        parts = []
-        for policy, part in ((self.base, noise[:, :own]), (self.anchor, noise[:, own:])):
+        parts, drawn = [], [(self.base, noise[:, :own]), (self.anchor, noise[:, own:])]
+        for policy, part in reversed(drawn) if self.guarded else drawn:
             if policy is not None and part.shape[1]:
                 if policy.greedy:  # its first candidate is what it would do by itself
                     part = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], 1)
@@ -90,6 +94,8 @@ class BestOfN(Policy):
             actions = actions + jitter
         actions = self.bounded(actions)
         q = self.critic(obs.repeat_interleave(self.n, 0), actions.flatten(0, 1)).view(-1, len(obs), self.n)
+        if self.guarded:
+            q = q - q[:, :, :1]
         bound = q.mean(0) - self.k * q.std(0, correction=min(1, len(q) - 1))
         return actions[torch.arange(len(obs), device=obs.device), bound.argmax(1)]
 

@@ -34,8 +34,11 @@ class Categorical(Policy):
         logits = self.logits(self.encode(obs))
         return (logits * chain[:, 0]).sum((1, 2))[:, None], -(logits.exp() * logits).sum((1, 2))[:, None]
 
+    def ended(self, chain: Tensor) -> Tensor:
+        return chain[:, 0]
+
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return self.chain(obs, noise)[:, 0]
+        return self.ended(self.chain(obs, noise))
 
     def bc_loss(self, obs, action, generator, condition=None):
         return -(self.logits(self.encode(obs, condition)) * action).sum(-1).mean(1)

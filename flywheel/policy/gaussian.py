@@ -34,7 +34,7 @@ class Gaussian(Policy):
         return mean, self.log_std + 2.5 * torch.tanh(log_std)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return self.action_norm.inverse(self.chain(obs, noise)[:, 0, : self.action_steps])
+        return self.ended(self.chain(obs, noise))
 
     def chain(self, obs: Tensor, noise: Tensor) -> Tensor:
         mean, log_std = self.distribution(self.encode(obs))

@@ -62,8 +62,11 @@ class TanhGaussian(Policy):
         mean, log_std = self.distribution(self.encode(obs))
         return log_density(chain[:, 0], mean, log_std)[:, None], entropy(log_std)[:, None]
 
+    def ended(self, chain: Tensor) -> Tensor:
+        return self.squash(chain[:, 0])
+
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return self.squash(self.chain(obs, noise)[:, 0])
+        return self.ended(self.chain(obs, noise))
 
     def sample_with_log_prob(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.distribution(self.encode(obs))

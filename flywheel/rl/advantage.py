@@ -51,3 +51,33 @@ def resample(nets, batch):
         "log_prob": old.chain_log_prob(obs, chain)[0],
         "advantage": value - nets["v"](obs).mean(0),
     }
+
+
+@torch.no_grad()
+def group_advantage(nets, batch, *, states=16, samples=16, consensus=False, of="policy.old"):
+    """A = Q(s, a) - mean over its group of Q(s, .), of `samples` actions that the round's first policy draws at each of
+    `states` states of the data; it is not divided by the group's deviation (OGPO, 2605.03065).
+
+    Each sample comes with one `step` of its chain, drawn at random: that costs 1/K. With `consensus` A is what all
+    members agree on: their minimum where each finds it positive, their maximum where each finds it negative, else 0.
+    """
+    old, rng = nets[of], batch["rng"]
+    obs = batch["obs"][:: max(1, len(batch["obs"]) // states)][:states].repeat_interleave(samples, 0)
+    chain = old.chain(obs, noise_like(old, {"obs": obs, "rng": rng}))  # [N, K + 1, ...]
+    q = nets["q.lag"](obs, old.ended(chain)).unflatten(1, (-1, samples))  # [E, states, samples]
+    better = q - q.mean(2, keepdim=True)
+    advantage = agreed(better) if consensus else better.mean(0)
+    made, steps = {"chain_obs": obs, "advantage": advantage.flatten()}, chain.shape[1] - 1
+    if steps < 2:  # a policy of one step
+        return made | {"chain": chain, "log_prob": old.chain_log_prob(obs, chain)[0]}
+    step = torch.randint(steps, (len(obs),), generator=rng, device=chain.device)
+    row = torch.arange(len(obs), device=chain.device)
+    chain = torch.stack([chain[row, step], chain[row, step + 1]], 1)
+    return made | {"chain": chain, "step": step, "log_prob": old.chain_log_prob(obs, chain, step)[0]}
+
+
+def agreed(advantage):
+    """The members' [E, ...] conservative advantage: the one nearest to 0 where all agree on its sign, else 0 (OGPO,
+    2605.03065)."""
+    least, most = advantage.amin(0), advantage.amax(0)
+    return least.clamp(min=0) + most.clamp(max=0)

@@ -107,6 +107,10 @@ def learner(
         "compile",
     )
     table = {key: getattr(algorithm, key) for key in keys}
+    from flywheel.policy.residual import Residual
+
+    if algorithm.residual is not None and not isinstance(policy, Residual):
+        policy = Residual.of(policy.eval(), **algorithm.residual).train()
     made = table_nets(algorithm, policy, reward) | dict(nets)
     return Learner(made, **table, seed=seed, device=device, restart=restart)
 

@@ -10,6 +10,7 @@ import numpy as np
 from flywheel.args import Task
 from flywheel.env.scoring import rate, score
 from flywheel.rl import build
+from flywheel.rl.acting import Start, best_of_n, taken_apart
 from flywheel.rl.practice import Practice
 from flywheel.rl.table import Cadence
 from flywheel.seeds import NIGHT, seeds
@@ -18,17 +19,31 @@ ENOUGH = 50  # episodes without a success: then the reward will not be found by 
 
 
 class Exploring:
-    """A policy that collects by itself. `first` are episodes that are there before the first round (a warm-up)."""
+    """A policy that collects by itself or, where the table says so, the best of N of its samples and of what it began
+    from. `first` are episodes that are there before the first round (a warm-up)."""
 
-    def __init__(self, args, practice: Practice, cadence: Cadence, first: list, origin: str):
+    def __init__(self, args, practice: Practice, cadence: Cadence, first: list, origin: str, start: Start | None):
         self.args, self.practice, self.cadence, self.first, self.origin = args, practice, cadence, first, origin
-        self.policy = practice.learner.nets["policy"]
+        self.nets, self.start = practice.learner.nets, start
+        self.policy = self.nets["policy"]
         self.on_policy, self.scoring = args.algorithm.source == "on_policy", []
         self.explore()
 
-    def explore(self) -> None:
-        """Let the policy act with this round's noise."""
-        self.policy.explores(self.args.algorithm.collect.noise(self.practice.memory.round, self.cadence.rounds))
+    def explore(self) -> float:
+        """Let the policy act with this round's noise; how much that is."""
+        amount = self.args.algorithm.collect.noise(self.practice.memory.round, self.cadence.rounds)
+        for name in ("policy", "policy.old"):
+            if name in self.nets:
+                self.nets[name].explores(amount)
+        return amount
+
+    def actor(self, explore: float):
+        """Who acts now, with so much noise."""
+        algorithm, how = self.args.algorithm, self.args.algorithm.collect
+        if not algorithm.act:
+            return self.policy.explores(explore)
+        judged = self.start.judged or self.practice.memory.round >= max(1, self.cadence.warmup)
+        return best_of_n(self.nets, self.start.anchor, how, explore, judged=judged, guarded=how.guarded)
 
     def source(self, mixture: dict[str, dict[str, float]], drawn: dict[str, Any]):
         """Where the learner's batches come from."""
@@ -45,8 +60,8 @@ class Exploring:
         if first and not self.on_policy:
             return self.practice.keep(first, {}, self.rates(first))
         chosen = seeds("collect", self.args, memory.begun, min(steps, NIGHT - memory.begun))
-        self.explore()
-        done, new = self.practice.play(self.policy, chosen, self.origin, self.rates, steps=steps)
+        acts = self.actor(self.explore())
+        done, new = self.practice.play(acts, chosen, self.origin, self.rates, steps=steps)
         return done if self.on_policy else new
 
     def rates(self, episodes: list) -> dict[str, float]:
@@ -57,11 +72,12 @@ class Exploring:
         return found
 
     def score(self, what: str) -> dict[str, Any]:
-        """How the policy does on the gate seeds; the best so far is kept, of equal ones the last."""
+        """How the policy does on the gate seeds, at first the checkpoint as it is; the best so far is kept, of equal
+        ones the last."""
         from flywheel.policy import base
 
         memory, run, env = self.practice.memory, self.practice.run, self.practice.env
-        policy = self.policy.explores(0.0)
+        policy = self.start.whole if self.start and memory.round == 0 else self.actor(0.0)
         found = rate(score(policy, env, self.scoring, what=what, stop_at_success=True)) if self.scoring else {}
         run.log("scored", round=memory.round - 1, steps=memory.steps, **found)
         if not memory.steps:
@@ -85,14 +101,20 @@ def worth(scored: dict[str, Any]) -> tuple[float, float]:
     return scored.get("success", 0.0), scored.get("return", 0.0)
 
 
-def begin(args, policy, env, demos) -> tuple[Any, list]:
-    """The policy that online RL begins with, and the episodes that were played to make it: none, or from scratch a
-    warm-up."""
+def begin(args, loaded, env, demos) -> tuple[Any, list, Start | None]:
+    """The policy that online RL begins with, the episodes that were played to make it (none, or from scratch a
+    warm-up), and the checkpoint that it is of."""
     from flywheel.policy import base
 
     first: list = []
-    if policy is not None:
-        policy.requires_grad_(True)
+    start = taken_apart(loaded, build.device(args.device)) if loaded is not None else None
+    if args.algorithm.act and not start:
+        raise ValueError(
+            f"online: algorithm {args.algorithm.name} acts by the best of its own samples and those of the checkpoint "
+            "that it began from; name one with checkpoint="
+        )
+    if start:
+        policy = start.policy.requires_grad_(True)
         build.suits(policy, env)
     else:
         policy = base.build({**args.policy, **build.shape(env)})
@@ -103,7 +125,7 @@ def begin(args, policy, env, demos) -> tuple[Any, list]:
         build.fit_normaliser(policy, env, np.concatenate(obs), np.concatenate(action))
     if args.algorithm.collect.learn_noise:
         policy.learn_noise()
-    return policy, first
+    return policy, first, start
 
 
 def warm_up(args, env, policy) -> list:

@@ -22,11 +22,28 @@ def cloning(policy, batch, condition=None, noise=0.0):
     return policy.bc_loss(obs, action, batch["rng"], condition, **mask)
 
 
-def imitate(nets, batch, *, net="policy", noise=0.0):
+def imitate(nets, batch, *, net="policy", noise=0.0, weight=1.0, successes=False):
     """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching. `noise` on the
     observations keeps a net from learning some hundred episodes by heart (as DART does by noise on the actions,
-    1703.09327)."""
-    return cloning(nets[net], batch, noise=noise).mean(), {}
+    1703.09327). With `successes` only rows count from which something was earned, and it is their mean."""
+    loss = cloning(nets[net], batch, noise=noise)  # [B]
+    if not successes:
+        return weight * loss.mean(), {}
+    won = (batch["return"] > 0).to(loss)
+    return weight * (won * loss).sum() / won.sum().clamp(min=1), {"won": won.mean}
+
+
+def imitate_better(nets, batch, *, weight=1.0):
+    """Imitation of each row by how sure the critics are that it did better than the policy would: a Q-filter
+    (1709.10089, eq. 5) made soft, w = the share of members with Q_e(s, a) > Q_e(s, pi(s)) (DICE, 2603.10263):
+
+        weight * E[w || pi(s, z) - a ||^2], in the policy's own terms"""
+    policy, obs = nets["policy"], batch["obs"]
+    with torch.no_grad():
+        own = policy.sample(obs, noise_like(policy, batch))
+        better = (nets["q.lag"](obs, batch["action"]) > nets["q.lag"](obs, own)).to(obs.dtype).mean(0)  # [B]
+    loss = cloning(policy, batch)
+    return weight * (better * loss).mean(), {"better": better.mean}
 
 
 def distil(nets, batch, *, weight=1.0):
@@ -40,15 +57,20 @@ def distil(nets, batch, *, weight=1.0):
     return weight * error.square().mean(), {}
 
 
-def clipped_surrogate(nets, batch, *, clip=0.2, first=None, entropy=0.0, denoise=1.0, target_kl=None):
+def clipped_surrogate(nets, batch, *, clip=0.2, first=None, entropy=0.0, denoise=1.0, target_kl=None, centre=True):
     """-E sum_k min(r_k A, clip(r_k, 1 - c, 1 + c) A),  r_k = pi(x_{k+1} | x_k, s) / pi_old: PPO (1707.06347, eq. 7),
     for a chain of K steps one ratio each and one advantage for all (DPPO, 2409.00588; RL-100, 2510.14830).
 
-    A is whitened over the batch. In a chain the noisier steps may have less: A * denoise^(K-1-k), and a clip c that
-    grows from `first` to `clip`. `entropy` is the weight of a bonus. Beyond `target_kl` the round's improvement stops.
+    A is whitened over the batch or, where it is not to `centre`, divided by its root mean square: signs and zeros stay.
+    In a chain the noisier steps may have less: A * denoise^(K-1-k), and a clip c that grows from `first` to `clip`; a
+    batch that says which one `step` it is of has no K. `entropy` is the weight of a bonus. Beyond `target_kl` the
+    round's improvement stops.
     """
-    log_prob, spread = nets["policy"].chain_log_prob(batch["obs"], batch["chain"])  # [B, K]
+    obs, step = batch.get("chain_obs", batch["obs"]), [batch["step"]] if "step" in batch else []
+    log_prob, spread = nets["policy"].chain_log_prob(obs, batch["chain"], *step)  # [B, K]
     deviation, mean = torch.std_mean(batch["advantage"])
+    if not centre:
+        deviation, mean = batch["advantage"].square().mean().sqrt(), 0.0
     worse = ((mean - batch["advantage"]) / (deviation + 1e-8))[:, None]  # -A
     steps, limit = log_prob.shape[1], clip
     if steps > 1:

@@ -85,7 +85,8 @@ class Flat:
             self.half = self.values.bfloat16()
             parts, twins = dict(zip(self.params, self.half.split(sizes), strict=True)), {}
             for module in stacks:
-                module.twins = {p: parts[p][: p.numel()].view_as(p).requires_grad_(learnt) for p in module.inner()}
+                inner = [p for p in module.inner() if p in parts]  # what is frozen stays as it is
+                module.twins = {p: parts[p][: p.numel()].view_as(p).requires_grad_(learnt) for p in inner}
                 twins |= module.twins
             self.leaves = [twins.get(p, p) for p in self.params]
 

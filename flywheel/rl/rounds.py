@@ -11,6 +11,7 @@ from flywheel import stats
 from flywheel.args import arg
 from flywheel.env.scoring import score
 from flywheel.log import progress
+from flywheel.rl.acting import best_of_n
 from flywheel.rl.backward import Backward, Rule
 from flywheel.rl.practice import Practice, tell
 from flywheel.seeds import NIGHT, seeds
@@ -40,16 +41,8 @@ class Round:
 
     def actor(self, explore: float):
         """Who acts now: the plain policy until there are critics that have learnt."""
-        if self.practice.memory.round == 0 and not self.judged:
-            return self.anchor.collecting(explore) if explore else self.anchor
-        from flywheel.policy.best_of_n import BestOfN
-
-        nets, collect = self.practice.learner.nets, self.args.collect
-        acting = nets["policy.lag"]
-        jitter = collect.explore if acting.fixed else 0.0
-        made = BestOfN.of(acting, nets["q.lag"], self.anchor, n=collect.n, k=collect.k, jitter=jitter)
-        made.explore = explore
-        return made.eval()
+        judged = self.judged or self.practice.memory.round > 0
+        return best_of_n(self.practice.learner.nets, self.anchor, self.args.collect, explore, judged=judged)
 
     def collect(self, learner) -> list:
         """Play a round, and return what is to be learnt from it; then the window of starts moves. The first round is

@@ -30,10 +30,13 @@ class Collect:
     """How a stage that acts by the policy itself collects."""
 
     steps: int = arg(1000, "environment steps a round, in whole episodes", least=1)
-    explore: float = arg(0.0, "noise, in what the policy takes it in", least=0, most=10)
+    explore: float = arg(0.0, "noise, in what the policy takes it in; of a best of N on candidates", least=0, most=10)
     explore_from: float | None = arg(None, "noise at first", least=0, most=10)
     explore_until: float = arg(1.0, "share of all rounds in which it goes down, in a line", least=0, most=1)
     learn_noise: bool = arg(False, "of a flow: the noise of its steps is a net's (ReinFlow)")
+    n: int = arg(16, "of a best of N: candidates at each decision, half of them the anchor's", least=1, most=100_000)
+    k: float = arg(1.0, "of a best of N: lower bound, mean - k std of the critics", least=0, most=100)
+    guarded: bool = arg(False, "of a best of N: what the anchor does, unless the critics are sure of something better")
 
     def noise(self, round: int, rounds: int) -> float:
         """From `explore_from` to `explore`, in a line that ends at `explore_until` of all rounds."""
@@ -56,6 +59,9 @@ class Algorithm:
     evaluate: dict[str, Any] = arg({}, "{net: {loss: arguments}}")
     improve: dict[str, Any] = arg({}, "{net: {loss: arguments}}")
     gate: dict[str, Any] | None = arg(None, "{name: arguments}, a judge of rl/gate.py that may undo a round")
+    residual: dict[str, Any] | None = arg(
+        None, "what learns is a residual over the checkpoint's policy, which is frozen: {alpha, width, depth}"
+    )
     lag: dict[str, float] = arg({}, "{net: rate} of the slow copies")
     explore: float | None = arg(None, "offline: the noise that log-probabilities are of", least=0, most=10)
     critic: dict[str, Any] = arg({}, "members, width, depth, activation, norm of critics, where they are not the usual")

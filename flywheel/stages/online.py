@@ -79,10 +79,13 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     start = inputs["checkpoint"]["ref"] if "checkpoint" in inputs else None
     record = run.store.checkpoint(start) if start else {}
     exploring.refuse_hopeless(args.task, record, demos)
-    policy, first = exploring.begin(args, run.store.load(start) if start else None, env, demos)
-    learner = build.learner(algorithm, policy.train(), seed=args.seed, device=device, reward=args.task.learns)
+    policy, first, began = exploring.begin(args, run.store.load(start) if start else None, env, demos)
+    nets = began.nets if began and "q" in algorithm.evaluate else {}
+    learner = build.learner(
+        algorithm, policy.train(), seed=args.seed, device=device, reward=args.task.learns, nets=nets
+    )
     rounds = practice.Practice(args, run, env, learner, demos.hashes if demos is not None else [], parts)
-    now = exploring.Exploring(args, rounds, cadence, first, f"policy:{record.get('id') or run.name}")
+    now = exploring.Exploring(args, rounds, cadence, first, f"policy:{record.get('id') or run.name}", began)
     rounds.score = now.score
     mixture = selection.mixed(algorithm.mixture, shares, args.batch_size)
     source = now.source(mixture, build.drawn(args, policy))

@@ -9,7 +9,6 @@ Where the base never succeeds, episodes start along replayed demonstrations, and
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from flywheel import env as envs
 from flywheel import selection
 from flywheel.args import Learning, arg
-from flywheel.rl import backward, build, practice
+from flywheel.rl import acting, backward, build, practice
 from flywheel.rl.rounds import Collect, Round, scored
 from flywheel.rl.table import Algorithm
 from flywheel.seeds import NIGHT, SCORING, seeds
@@ -101,18 +100,13 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
 
 def _learner(args: Args, loaded) -> tuple[Any, Any, bool]:
     """The learner of a checkpoint's policy, the anchor, and whether the checkpoint brought a critic."""
-    from flywheel.policy.best_of_n import BestOfN
-
-    nets = {}
-    if isinstance(loaded, BestOfN):
-        loaded, nets = loaded.base, {"q": loaded.critic}
     device = build.device(args.device)
-    anchor = copy.deepcopy(loaded).to(device).eval()
-    policy, restart = loaded.train().requires_grad_(True), args.restart == "anchor"
+    start = acting.taken_apart(loaded, device)
+    policy, restart = start.policy.train().requires_grad_(True), args.restart == "anchor"
     learner = build.learner(
-        args.algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets, restart=restart
+        args.algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=start.nets, restart=restart
     )
-    return learner, anchor, bool(nets)
+    return learner, start.anchor, start.judged
 
 
 def _handed_over(
