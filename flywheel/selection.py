@@ -21,7 +21,7 @@ FIELDS = {  # of the window cache, by what is learnt from
 LEARNS = {
     "pretrain": "learns offline",
     "distil": "learns offline",
-    "retrain": "collects with the best of N and keeps what it saw",
+    "retrain": "collects in rounds and keeps what it saw",
     "online": "collects as the table's `collect` says",
 }
 
@@ -39,7 +39,7 @@ def belongs(stage: str, algorithm) -> None:
     if LEARNS[stage] != LEARNS[home]:
         raise ValueError(
             f"{stage} {LEARNS[stage]}; algorithm {algorithm.name} asks for source {source}"
-            f"{' and the best of N' if act else ''}: that is `flywheel {home}`"
+            f"{f', act {act}' if act else ''}: that is `flywheel {home}`"
         )
 
 

@@ -279,7 +279,7 @@ def test_discrete_actions_offline(tmp_path, capsys, algorithm):
     ("stage", "words", "told"),
     [
         ("online", ["algorithm=bc"], "algorithm bc asks for source offline: that is `flywheel pretrain`"),
-        ("online", ["algorithm=rounds"], "asks for source off_policy and the best of N: that is `flywheel retrain`"),
+        ("online", ["algorithm=rounds"], "asks for source off_policy, act best_of_n: that is `flywheel retrain`"),
         ("online", ["algorithm=sac"], "no checkpoint to begin from.*task.reward=env"),
         ("online", ["algorithm=dqn", "policy=greedy_q", "task.reward=env"], "makes one-hot actions; use policy=flow, diffusion"),
         ("online", ["algorithm=ppo", "policy=deterministic", "task.reward=env"], "a deterministic policy has no log pi of the steps"),
@@ -290,7 +290,7 @@ def test_discrete_actions_offline(tmp_path, capsys, algorithm):
         ("pretrain", ["algorithm=rounds"], "that is `flywheel retrain`"),
         ("pretrain", ["algorithm=consistency", "policy=one_step"], "needs the net or batch entry 'teacher'.*flywheel distil"),
         ("retrain", ["algorithm=sac"], "that is `flywheel online`"),
-        ("retrain", ["algorithm=ogpo"], "the best of N: that is `flywheel online`"),
+        ("retrain", ["algorithm=ogpo"], "act best_of_n: that is `flywheel online`"),
         ("online", ["algorithm=ogpo", "policy=flow", "task.reward=env"], "the checkpoint that it began from; name one with"),
     ],
 )  # fmt: skip

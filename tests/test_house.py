@@ -75,21 +75,7 @@ def test_a_module_imports_only_from_lower_floors(path):
 
 
 BOUND = 5  # names that a function may take from the one around it
-BARE = {
-    "batch",
-    "state",
-    "record",
-    "info",
-    "args",
-    "kwargs",
-    "options",
-    "more",
-    "line",
-    "scored",
-    "told",
-    "policies",
-    "where",
-}
+BARE = ("batch drawn nets state record info args kwargs options more line scored told policies where").split()
 
 
 def names_of(function) -> set[str]:

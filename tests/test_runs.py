@@ -249,3 +249,29 @@ def test_an_interrupted_run_goes_on(night, tmp_path):
     again = run.execute("pretrain", cfg, copy)
     assert again["outputs"] == place.find(name)["result"]["outputs"]
     assert not config.seconds(None)
+
+
+def test_rl100_is_one_experiment_from_imitation_to_one_step(tmp_path, capsys):
+    """Imitation, rounds that grow the corpus and ask the model, PPO online, one step; each a row, each replayable."""
+    toy.demonstrations(tmp_path / "demos.hdf5", 12)
+    short = ["online.algorithm.collect.steps=60", "online.rounds=2", "online.algorithm.cadence.warmup=0"]
+    short += ["online.algorithm.cadence.evaluate=4", "online.algorithm.cadence.improve=4", "online.score_episodes=8"]
+    short += ["distil.algorithm.cadence.improve=40", "distil.score_episodes=8", "distil.batch_size=32"]
+    mine = [word for word in words(tmp_path, "experiment=rl100", *short) if word != "policy=flow"]
+    assert app.main([*mine, "--json"]) == 0
+    capsys.readouterr()
+    place = Store(tmp_path / "store")
+    done = place.runs("nightly")[-1]
+    kinds = [name.split("/")[0] for name in done["content"]["runs"]]
+    assert kinds[:5] == ["ingest", "pretrain", "retrain", "online", "distil"]
+    parts = {name.split("/")[0]: place.find(name) for name in done["content"]["runs"]}
+    table = parts["retrain"]["identity"]["config"]["algorithm"]
+    assert (table["name"], table["act"], table["cadence"]["improve"]) == ("rl100_rounds", "policy", 20)
+    log = [json.loads(line) for line in (place.root / "runs" / parts["retrain"]["result"]["run"] / "log.jsonl").open()]
+    assert len([line for line in log if line["kind"] == "gate"]) == 2  # the model was asked in each round
+    made = [row["policy"] for row in done["content"]["table"]]
+    assert made[0] == "pretrained" and made[-1] == "one-step" and "best-of-N" not in made
+    assert parts["distil"]["inputs"]["corpus"]["episodes"] > 12  # the students' states are those of the rounds, too
+    for name in ("retrain", "online"):
+        assert "outcomes" in parts[name]["content"]
+        assert call("replay", parts[name]["result"]["run"], f"store={place.root}", capsys=capsys)[0] == 0

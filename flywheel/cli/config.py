@@ -29,7 +29,7 @@ from flywheel import args as arguments
 from flywheel import store as files
 from flywheel.args import UsageError, build, plain
 
-PARTS = ("ingest", "pretrain", "retrain", "online", "choose", "promote", "evaluate")  # what a nightly hands down to
+PARTS = ("ingest", "pretrain", "retrain", "online", "distil", "choose", "promote", "evaluate")  # of a nightly
 SHARED = (
     "task",
     "seed",
@@ -44,7 +44,7 @@ SHARED = (
     "executor",
     "workers",
 )
-OPTIONAL = ("online",)  # of these, what a nightly may leave out: online=null
+OPTIONAL = ("online", "distil")  # of these, what a nightly may leave out: online=null
 GROUPS = ("task", "policy", "algorithm", "guard", "log", "experiment", "debug")
 FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a group where nothing else is said
 OPEN = (
@@ -302,7 +302,11 @@ def handed_down(part: str, told: dict[str, Any]) -> Any:
     if told[part] is None and part in OPTIONAL:
         return None
     own = dict(told[part] or {})
-    overrides = [f"algorithm={own.pop('algorithm')}"] if isinstance(own.get("algorithm"), str) else []
+    table = own.get("algorithm")
+    named = table if isinstance(table, str) else (table or {}).get("name")
+    overrides = [f"algorithm={named}"] if named else []
+    if isinstance(table, str):
+        del own["algorithm"]
     base = _hydra(part, overrides)
     for key in (*SHARED, *(("format",) if part == "ingest" else ())):
         if key in base and key in told:

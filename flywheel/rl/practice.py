@@ -161,6 +161,13 @@ class Practice(Watch):
         events = self.guard.events if self.guard else []
         return {**summary(self.memory.outcomes, self.memory.base), **({"guard": len(events)} if events else {})}
 
+    def content(self) -> dict[str, Any]:
+        """What a stage's record keeps of it: episodes, a line a round, outcomes, and the guard's events."""
+        memory = self.memory
+        events = self.guard.events if self.guard else []
+        kept = {"episodes": memory.episodes, "history": memory.history, "outcomes": memory.outcomes}
+        return kept | {"guard": events}
+
     def settle(self) -> None:
         """Append what waits to the corpus, as one version."""
         if self.waiting:

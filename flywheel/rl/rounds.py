@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -40,7 +41,10 @@ class Round:
     starts: Backward | None = None
 
     def actor(self, explore: float):
-        """Who acts now: the plain policy until there are critics that have learnt."""
+        """Who acts now: the plain policy until there are critics that have learnt, or for good."""
+        if self.args.algorithm.act == "policy":
+            nets = self.practice.learner.nets
+            return copy.deepcopy(nets.get("policy.lag", nets["policy"])).eval().explores(explore)
         judged = self.judged or self.practice.memory.round > 0
         return best_of_n(self.practice.learner.nets, self.anchor, self.args.collect, explore, judged=judged)
 

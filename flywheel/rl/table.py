@@ -52,7 +52,10 @@ class Algorithm:
     name: str | None = arg(None, "what it is called")
     source: str = arg("offline", "where data comes from", choices=("offline", "off_policy", "on_policy"))
     cadence: Cadence = arg(Cadence, "how often what is updated")
-    act: str | None = arg(None, "who acts: the policy, or the best of N of its samples", choices=(None, "best_of_n"))
+    act: str | None = arg(
+        None, "who acts: the best of N of its samples, or, also in rounds of retraining, the policy itself",
+        choices=(None, "best_of_n", "policy"),
+    )  # fmt: skip
     collect: Collect | None = arg(None, "how the policy collects, where it does so itself")
     mixture: dict[str, Any] = arg({}, "shares of a batch: {act: {pool: share}}")
     advantage: dict[str, Any] | None = arg(None, "{name: arguments}, a function of rl/advantage.py")

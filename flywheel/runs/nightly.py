@@ -64,6 +64,7 @@ class Args(Bounded):
         {"algorithm": {"cadence": {"rounds": 6, "evaluate": 1500, "improve": 1000}}, "collect": {"episodes": 96}}
     )
     online: Any = arg(None, "null: without it")
+    distil: Any = arg(None, "{}: what came out becomes a policy of one step, too")
     choose: Any = arg({})
     promote: Any = arg({})
     evaluate: Any = arg({"episodes": 300})
@@ -346,6 +347,10 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
         part = replace(cfg.online, **shared, checkpoint=made[-1][1])
         practised.append(work("online", part, SHARE["online"]))
         made.append(("online", practised[-1]["outputs"]["checkpoint"]))  # refused: what it began from
+    if cfg.distil:
+        states = {"corpus": str(practised[-1]["outputs"]["corpus"]), "demos": Demos(origin="*", failures=True)}
+        part = replace(cfg.distil, **{**shared, **states}, checkpoint=made[-1][1])
+        made.append(("one-step", work("distil", part, SHARE["online"])["outputs"]["checkpoint"]))
     rows += [row for i, row in enumerate(made) if row[1] not in [ref for _, ref in made[:i]]]
     able = list(dict.fromkeys(ref for kind, ref in rows if kind != "incumbent" and (incumbent or kind != "pretrained")))
     candidate = _choose(cfg, night, able, "candidate", work)["outputs"]["checkpoint"]

@@ -108,20 +108,10 @@ def _handed_over(
     rounds, run, memory = now.practice, now.practice.run, now.practice.memory
     last = now.score("at the end")
     kept = memory.best
-    metrics = {
-        "kept_at": kept["steps"],
-        "rounds": memory.round,
-        "steps": memory.steps,
-        "episodes": len(memory.episodes),
-    }
+    metrics = {"kept_at": kept["steps"], "rounds": memory.round, "steps": memory.steps}
+    metrics |= {"episodes": len(memory.episodes), **rounds.told()}
     metrics |= {f"{key}_at_the_end": last[key] for key in ("success", "return") if key in last}
-    metrics |= rounds.told()
-    content = {
-        "episodes": memory.episodes,
-        "history": memory.history,
-        "outcomes": memory.outcomes,
-        "guard": rounds.guard.events,
-    }
+    content = rounds.content()
     if record and now.scoring and kept["steps"] == 0 and memory.steps:
         rounds.env.close()
         why = (

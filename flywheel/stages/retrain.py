@@ -92,7 +92,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     learner.try_all({"evaluate": tiny, "improve": tiny})
     rounds.guard = Guarding(learner, args.guard, run, anchored=True, reward=args.task.learns)
     rounds.began_at(tried.get("success"), tried.get("n", 0))
-    fit(learner, source, cadence, run, rounds, guard=rounds.guard)
+    fit(learner, source, cadence, run, rounds, build.gates(args.algorithm, source, run), rounds.guard)
     env.close()
     updates = int(record.get("updates") or 0) + rounds.memory.round * cadence.improve
     return _handed_over(args, inputs, rounds, now, updates)
@@ -103,6 +103,8 @@ def _learner(args: Args, loaded) -> tuple[Any, Any, bool]:
     device = build.device(args.device)
     start = acting.taken_apart(loaded, device)
     policy, restart = start.policy.train().requires_grad_(True), args.restart == "anchor"
+    if args.algorithm.explore is not None:
+        policy.explores(args.algorithm.explore)
     learner = build.learner(
         args.algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=start.nets, restart=restart
     )
@@ -117,10 +119,12 @@ def _handed_over(
 
     run, memory, name = rounds.run, rounds.memory, selection.name_of(args)
     more = {"parents": [inputs["checkpoint"]["ref"]], "updates": updates}
-    base.save(rounds.learner.nets["policy.lag"], run.out / "policy.safetensors")
-    outputs = {"policy": run.publish("policy.safetensors", name, kind="retrained", **more)}
-    base.save(now.actor(0.0), run.out / "best.safetensors")
-    outputs["checkpoint"] = run.publish("best.safetensors", name, kind="best-of-N", **more)
+    nets = rounds.learner.nets
+    base.save(nets.get("policy.lag", nets["policy"]).explores(0.0), run.out / "policy.safetensors")
+    outputs = dict.fromkeys(("policy", "checkpoint"), run.publish("policy.safetensors", name, kind="retrained", **more))
+    if args.algorithm.act == "best_of_n":
+        base.save(now.actor(0.0), run.out / "best.safetensors")
+        outputs["checkpoint"] = run.publish("best.safetensors", name, kind="best-of-N", **more)
     return {
         "outputs": {**outputs, "corpus": rounds.corpus.head},
         "metrics": {
@@ -130,10 +134,5 @@ def _handed_over(
             "updates": updates,
             **rounds.told(),
         },
-        "content": {
-            "episodes": memory.episodes,
-            "history": memory.history,
-            "outcomes": memory.outcomes,
-            "guard": rounds.guard.events,
-        },
+        "content": rounds.content(),
     }
