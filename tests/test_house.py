@@ -14,7 +14,8 @@ from flywheel.cli import config
 
 ROOT = Path(flywheel.__file__).parent
 FLOORS = [  # a folder stands for all of its files that are not named themselves
-    {"episode", "frames", "log", "stats", "success", "bounds", "outcome", "args", "seeds", "obs", "env.faults"},
+    {"episode", "frames", "log", "stats", "evalues", "success", "bounds", "outcome", "args", "seeds", "obs",
+     "env.faults"},
     {"store", "ending", "corpus", "policy.nets", "env.ids", "env.spaces", "runs.chain", "runs.names", "runs.ledger"},
     {"policy", "env", "selection"},
     {"rl", "intake"},
@@ -23,7 +24,7 @@ FLOORS = [  # a folder stands for all of its files that are not named themselves
     {"runs.run", "cli.algorithms"},
     {"runs", "report", "cli"},
     {"cli.app"},
-]
+]  # fmt: skip
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 

@@ -1,0 +1,78 @@
+"""A question to the gate: its rank and seeds from the ledger, the episodes, and the figures from which anybody can
+compute the answer again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flywheel import evalues, stats
+from flywheel.env.comparing import ENDED, compare
+from flywheel.env.rollout import honours_seeds, opened
+from flywheel.log import say
+from flywheel.seeds import questioned
+
+MOVES = {"gate": "promote", "high water": "rollback"}  # by kind of question: what an answer does that counts
+COSTS = {"gate": "promotions", "high water": "rollbacks"}
+
+
+def ask(run, args, name: str, kind: str, attempt: int = 0, **more: Any) -> dict[str, Any]:
+    """The ledger's entry of this run's question about a name, a new one or the one that it has: rank t among those of
+    its kind, promotions (rollbacks) so far, first and count of seeds, and `more`."""
+    made = sum(e["op"] == MOVES[kind] and "t" in e for e in run.store.names.log(name))
+    return run.store.ledger.ask(title(run, kind, attempt), args.gate.pairs, kind, name, made, **more)
+
+
+def title(run, kind: str, attempt: int = 0) -> str:
+    """By what the ledger knows a question of a run."""
+    return run.name + (f" {attempt}" if attempt else "") + ("" if kind == "gate" else f" {kind}")
+
+
+def said(run, name: str, *ops: str) -> dict[str, Any] | None:
+    """The entry in the name's log of what this very run decided before it was killed."""
+    return next((e for e in reversed(run.store.names.log(name)) if e["run"] == run.name and e["op"] in ops), None)
+
+
+def put(
+    run, args, refs: dict[str, str], load: Callable[[str], Any], asked: dict[str, Any], *, part: int = 0,
+    before: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare two checkpoints, {"candidate": NAME@ID, "incumbent": NAME@ID}, as `asked`: {"figures", "metrics",
+    "reason"}. Where nothing was spent (no "t"), alpha is this question's alone."""
+    gate, env = args.gate, opened(args)
+    paired, why = honours_seeds(env)
+    if not paired:
+        say(f"  {env.task} does not honour seeds ({why}): each episode of one stands against the next of the other")
+    spent = {key: asked[key] for key in ("t", "promotions") if key in asked}
+    needed = evalues.needed(gate.alpha, **spent) if spent else 1 / gate.alpha
+    seeds = questioned(args, asked["first"], gate.pairs)
+    policies = {kind: load(ref) for kind, ref in refs.items()}
+    what = {kind: f"{kind} {ref}" for kind, ref in refs.items()}
+    told = compare(run, env, policies, what, seeds, gate, needed=needed, before=before, part=part)
+    env.close()
+    figures = {
+        "test": "paired e-value" if paired else "unpaired e-value", "alpha": gate.alpha, "worth": gate.worth, **spent,
+        **told, "seeds": {"first": seeds[0], "count": told["pairs"]},
+    }  # fmt: skip
+    rates = {kind: _rate(*counts) for kind, counts in told["success"].items()}
+    first, second = rates.values()
+    metrics = {**first, list(rates)[1]: second, **{k: v for k, v in told.items() if k != "success"}}
+    metrics["environment_steps"] = metrics.pop("steps")
+    return {"figures": figures, "metrics": metrics, "reason": reason(figures, rates, asked.get("kind"))}
+
+
+def _rate(k: int, n: int) -> dict[str, Any]:
+    return {"success": k / n, "n": n, "ci95": [round(x, 4) for x in stats.wilson(k, n)]}
+
+
+def reason(figures: dict[str, Any], rates: dict[str, dict[str, Any]], kind: str | None) -> str:
+    """The figures in a sentence."""
+    words = ", ".join(f"{k} {r['success']:.3f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]" for k, r in rates.items())
+    how = "paired gate seeds" if figures["test"].startswith("paired") else "gate episodes that no seed pairs"
+    low, high = figures["gain_ci"]
+    rank = f" (question {figures['t']} after {figures['promotions']} {COSTS[kind]})" if kind else ""
+    return (
+        f"{words} on {figures['pairs']} {how}; won {figures['won']}, lost {figures['lost']}, gain "
+        f"{figures['gain']:+.3f} [{low:+.3f}, {high:+.3f}], E = {figures['e']:.3g}, needed {figures['needed']:.3g}"
+        f"{rank}; {ENDED[figures['ended']]}"
+    )
