@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 BETS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
-SHARES = np.array([0.02, 0.03, 0.2, 0.5, 0.25])
-FIRST, DECAY = 2 / 3, 1.5  # of alpha: the first question's; the others share the rest as t^-1.5
+SHARES = np.array([0.01, 0.02, 0.2, 0.55, 0.22])
+FIRST, DECAY = 0.75, 1.5  # of alpha: what the first rank has; the others share the rest as t^-1.5
 REST = 2.612375348685488 - 1  # sum of t^-1.5 from t = 2 on
 
 
@@ -54,16 +54,19 @@ def interval(won: int, lost: int, pairs: int, alpha: float) -> tuple[float, floa
 
 
 def share(t: int) -> float:
-    """gamma_t, of alpha, for the t-th question, t = 1, 2, ...; their sum is 1."""
+    """gamma_t, of alpha, of rank t = 1, 2, ...; their sum is 1."""
     return FIRST if t == 1 else (1 - FIRST) * t**-DECAY / REST
 
 
 def level(alpha: float, t: int, promotions: int) -> float:
-    """alpha_t of the t-th question, after so many promotions (e-LOND: Xu and Ramdas, AISTATS 2024, arXiv:2311.06412).
+    """alpha_t = alpha (1 - alpha) gamma_t (promotions + 1), alpha at most, for a question of rank t.
 
-    Who promotes where E >= 1 / alpha_t has an expected share of false ones among all promotions of at most alpha,
-    however many questions are asked, and whatever they depend on."""
-    return min(1.0, alpha * share(t) * (promotions + 1))
+    e-LOND (Xu and Ramdas, AISTATS 2024, arXiv:2311.06412): who promotes where E >= 1 / alpha_t has an expected share of
+    false ones among all promotions of at most alpha, however many questions are asked. There t counts all questions;
+    here 1 and those before that ended with E < 1 / alpha, so that a promotion spends nothing. That costs the factor
+    1 - alpha and is e-SAFFRON's device (Zhang et al. 2025, arXiv:2506.01452): if there is nothing to be found, E < 1 /
+    alpha has a probability of at least 1 - alpha, so that these questions stand for all."""
+    return min(alpha, alpha * (1 - alpha) * share(t) * (promotions + 1))
 
 
 def needed(alpha: float, t: int, promotions: int) -> float:

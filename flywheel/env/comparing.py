@@ -56,7 +56,7 @@ def compare(
         while True:
             told = _told(played, gate)
             n = told["pairs"]
-            if n and (ended := _ended(told, needed, gate, before, late) or _out_of_time(run, [part, n], n, seeds)):
+            if n and (ended := _ended(told, needed, gate) or _out_of_time(run, part, told, before, late)):
                 break
             for kind, policy in policies.items():
                 new = score(policy, env, seeds[n : n + gate.look], what=what[kind], stop_at_success=True)
@@ -80,21 +80,22 @@ def _told(played: dict[str, Columns], gate: Gate) -> dict[str, Any]:
     }
 
 
-def _ended(told: dict[str, Any], needed: float, gate: Gate, before: dict[str, Any] | None, late: float) -> str | None:
-    """Why no further look is begun: a key of ENDED; None: go on."""
+def _ended(told: dict[str, Any], needed: float, gate: Gate) -> str | None:
+    """Why no further look is begun, by what was played: a key of ENDED; None: go on."""
     if answer := evalues.decided(told, needed, gate.worth):
         return answer
     if told["pairs"] >= gate.pairs:
         return "pairs"
-    if gate.steps and told["steps"] >= gate.steps:
-        return "steps"
+    return "steps" if gate.steps and told["steps"] >= gate.steps else None
+
+
+def _out_of_time(run, part: int, told: dict[str, Any], before: dict[str, Any] | None, late: float) -> str | None:
+    """ "budget" where the run's time is spent, or this comparison's own, or was at this look."""
+    if run.out_of_time([part, told["pairs"]]):
+        return "budget"
     if before:
         return "budget" if before["ended"] == "budget" and told["pairs"] >= before["pairs"] else None
     return "budget" if time.monotonic() > late else None
-
-
-def _out_of_time(run, at: list[int], n: int, seeds: list[int]) -> str | None:
-    return "budget" if n < len(seeds) and run.out_of_time(at) else None
 
 
 def _count(played: dict[str, Columns]) -> int:

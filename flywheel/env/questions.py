@@ -12,15 +12,19 @@ from flywheel.env.rollout import honours_seeds, opened
 from flywheel.log import say
 from flywheel.seeds import questioned
 
-MOVES = {"gate": "promote", "high water": "rollback"}  # by kind of question: what an answer does that counts
-COSTS = {"gate": "promotions", "high water": "rollbacks"}
+ANSWERS = {"gate": ("promote", "refuse"), "high water": ("rollback", "keep")}  # yes and no, by kind of question
 
 
 def ask(run, args, name: str, kind: str, attempt: int = 0, **more: Any) -> dict[str, Any]:
-    """The ledger's entry of this run's question about a name, a new one or the one that it has: rank t among those of
-    its kind, promotions (rollbacks) so far, first and count of seeds, and `more`."""
-    made = sum(e["op"] == MOVES[kind] and "t" in e for e in run.store.names.log(name))
-    return run.store.ledger.ask(title(run, kind, attempt), args.gate.pairs, kind, name, made, **more)
+    """The ledger's entry of this run's question about a name, a new one or the one that it has (Ledger.ask)."""
+    before = history(run.store.names.log(name), kind)
+    return run.store.ledger.ask(title(run, kind, attempt), args.gate.pairs, kind, name, *before, **more)
+
+
+def history(log: list[dict[str, Any]], kind: str) -> tuple[int, int]:
+    """Of a name's log: how many questions of a kind ended with E >= 1 / alpha, and how many with a yes."""
+    answers = [entry for entry in log if entry["op"] in ANSWERS[kind] and "t" in entry]
+    return sum(e["e"] >= 1 / e["alpha"] for e in answers), sum(e["op"] == ANSWERS[kind][0] for e in answers)
 
 
 def title(run, kind: str, attempt: int = 0) -> str:
@@ -28,9 +32,10 @@ def title(run, kind: str, attempt: int = 0) -> str:
     return run.name + (f" {attempt}" if attempt else "") + ("" if kind == "gate" else f" {kind}")
 
 
-def said(run, name: str, *ops: str) -> dict[str, Any] | None:
-    """The entry in the name's log of what this very run decided before it was killed."""
-    return next((e for e in reversed(run.store.names.log(name)) if e["run"] == run.name and e["op"] in ops), None)
+def said(run, name: str, kind: str) -> dict[str, Any] | None:
+    """The entry in the name's log of what this very run answered before it was killed."""
+    mine = (entry for entry in reversed(run.store.names.log(name)) if entry["run"] == run.name)
+    return next((entry for entry in mine if entry["op"] in ANSWERS[kind]), None)
 
 
 def put(
@@ -43,15 +48,15 @@ def put(
     paired, why = honours_seeds(env)
     if not paired:
         say(f"  {env.task} does not honour seeds ({why}): each episode of one stands against the next of the other")
-    spent = {key: asked[key] for key in ("t", "promotions") if key in asked}
-    needed = evalues.needed(gate.alpha, **spent) if spent else 1 / gate.alpha
+    rank = {key: asked[key] for key in ("number", "t", "promotions") if key in asked}
+    needed = evalues.needed(gate.alpha, rank["t"], rank["promotions"]) if rank else 1 / gate.alpha
     seeds = questioned(args, asked["first"], gate.pairs)
     policies = {kind: load(ref) for kind, ref in refs.items()}
     what = {kind: f"{kind} {ref}" for kind, ref in refs.items()}
     told = compare(run, env, policies, what, seeds, gate, needed=needed, before=before, part=part)
     env.close()
     figures = {
-        "test": "paired e-value" if paired else "unpaired e-value", "alpha": gate.alpha, "worth": gate.worth, **spent,
+        "test": "paired e-value" if paired else "unpaired e-value", "alpha": gate.alpha, "worth": gate.worth, **rank,
         **told, "seeds": {"first": seeds[0], "count": told["pairs"]},
     }  # fmt: skip
     rates = {kind: _rate(*counts) for kind, counts in told["success"].items()}
@@ -70,7 +75,8 @@ def reason(figures: dict[str, Any], rates: dict[str, dict[str, Any]], kind: str 
     words = ", ".join(f"{k} {r['success']:.3f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]" for k, r in rates.items())
     how = "paired gate seeds" if figures["test"].startswith("paired") else "gate episodes that no seed pairs"
     low, high = figures["gain_ci"]
-    rank = f" (question {figures['t']} after {figures['promotions']} {COSTS[kind]})" if kind else ""
+    made = {"gate": "promotions", "high water": "rollbacks"}
+    rank = f" (rank {figures['t']}, {figures['promotions']} {made[kind]} before)" if kind else ""
     return (
         f"{words} on {figures['pairs']} {how}; won {figures['won']}, lost {figures['lost']}, gain "
         f"{figures['gain']:+.3f} [{low:+.3f}, {high:+.3f}], E = {figures['e']:.3g}, needed {figures['needed']:.3g}"

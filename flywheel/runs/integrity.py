@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flywheel import evalues, store
-from flywheel.env.questions import MOVES
+from flywheel.env.questions import ANSWERS, history
 from flywheel.runs import chain
 from flywheel.runs.run import Store, hashes
 
@@ -54,23 +54,25 @@ def _chains(place: Store) -> Iterator[str]:
 
 
 def _decisions(place: Store) -> Iterator[str]:
-    """Compute each answer of the gate again from its figures, and these from the ledger and the episodes."""
+    """Compute each answer of the gate again from its figures, and these from the ledger, the log and the episodes."""
     try:
-        asked = {(e["run"], e.get("kind"), e.get("t")): e for e in place.ledger.taken("gate")}
+        asked = [e for e in place.ledger.taken("gate") if "t" in e]
         logs = {name: place.names.log(name) for name in place.names.names()}
     except ValueError:
         return  # told above
     for name, log in logs.items():
-        made = dict.fromkeys(MOVES, 0)
-        for entry in (entry for entry in log if "t" in entry):
-            kind = "gate" if entry["op"] in ("promote", "refuse") else "high water"
+        for at, entry in enumerate(log):
+            if "t" not in entry:
+                continue
+            kind = next(kind for kind, answers in ANSWERS.items() if entry["op"] in answers)
+            unspent, made = history(log[:at], kind)
             found = evalues.differs(entry)
-            if entry["promotions"] != made[kind]:
-                found.append(f"promotions is {entry['promotions']}, and the log has {made[kind]} before it")
-            if not any(run.startswith(entry["run"]) and (k, t) == (kind, entry["t"]) for run, k, t in asked):
-                found.append(f"the ledger has no {kind} question {entry['t']} of {entry['run']}")
+            if (entry["t"], entry["promotions"]) != (entry["number"] - unspent, made):
+                found.append(f"by the log before it t is {entry['number'] - unspent}, promotions {made}")
+            same = [(e["kind"], e["name"], e["number"]) for e in asked if e["run"].startswith(entry["run"])]
+            if (kind, name, entry["number"]) not in same:
+                found.append(f"the ledger has no {kind} question {entry['number']} of that run")
             found += _episodes(place, entry)
-            made[kind] += entry["op"] == MOVES[kind]
             yield from (f"{name}: {entry['op']} {entry['id']} by {entry['run']}: {what}" for what in found)
 
 

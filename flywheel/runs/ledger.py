@@ -1,8 +1,8 @@
 """The ledger of a store: what may be given out only once. Numbers of nights, and seeds to decide on.
 
     night   each nightly has a number for ever, and with it its own 10,000 seeds of each block (seeds.py)
-    gate    each question to the gate has seeds that no question before it had; one about a name also has its rank t
-            among those of its kind, and what was promoted until then (evalues.level)
+    gate    each question to the gate has seeds that no question before it had; one about a name also has a number
+            among those of its kind, a rank t, and what was promoted until then (evalues.level)
 
 The same run asks again and gets what it got. Nothing is ever given back, also when the run's folder is deleted.
 """
@@ -26,13 +26,17 @@ class Ledger:
         """The first of `count` numbers of a kind that are this run's alone, at least `least`."""
         return self._take(kind, run, count, least, lambda log: {})["first"]
 
-    def ask(self, run: str, count: int, kind: str, name: str, promotions: int, **more: Any) -> chain.Entry:
-        """The entry of a question about `name` ("gate", or "high water"): its seeds, `first` and `count`, its rank `t`,
-        `promotions` and what else decides it. One that was begun has its rank, however it ended."""
+    def ask(
+        self, run: str, count: int, kind: str, name: str, unspent: int, promotions: int, **more: Any
+    ) -> chain.Entry:
+        """The entry of a question about `name` (`kind`: "gate", "high water"): its seeds, `first` and `count`, its
+        `number`, its rank `t`, which leaves out the `unspent` ones before, `promotions`, and what else decides it. One
+        that was begun counts, however it ended."""
 
         def about(log):
-            t = 1 + sum((old.get("kind"), old.get("name")) == (kind, name) for old in log)
-            return {"kind": kind, "name": name, "t": t, "promotions": promotions, **more}
+            number = 1 + sum((old.get("kind"), old.get("name")) == (kind, name) for old in log)
+            rank = {"number": number, "t": number - unspent, "promotions": promotions}
+            return {"kind": kind, "name": name, **rank, **more}
 
         return self._take("gate", run, count, 0, about)
 

@@ -72,7 +72,7 @@ def _standing(run, name: str) -> str | None:
     a kill since)."""
     if "over" in run.recorded:
         return run.recorded["over"]
-    decided = questions.said(run, name, "promote", "refuse")
+    decided = questions.said(run, name, "gate")
     return decided.get("over") if decided else run.store.names.production(name)
 
 
@@ -84,7 +84,7 @@ def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt:
         names.promote(name, id_, run.name, reason, over=None)
         return {"outputs": {"checkpoint": ref}, "content": {"reason": reason, "over": None}}
     asked = questions.ask(run, args, name, "gate", attempt)
-    before = run.recorded.get("figures") or questions.said(run, name, "promote", "refuse")
+    before = run.recorded.get("figures") or questions.said(run, name, "gate")
     told = _compare(args, run, {"candidate": ref, "incumbent": f"{name}@{standing}"}, asked, before=before)
     better = told["figures"]["ended"] == "better"
     (names.promote if better else names.refuse)(name, id_, run.name, told["reason"], over=standing, **told["figures"])
@@ -92,7 +92,7 @@ def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt:
     run.log("gate", accepted=better, **{k: v for k, v in told["metrics"].items() if not isinstance(v, (dict, list))})
     content = {"reason": told["reason"], "over": standing, "figures": told["figures"]}
     standing = id_ if better else standing
-    due = args.high_water and asked["t"] % args.high_water == 0
+    due = args.high_water and asked["number"] % args.high_water == 0
     if due and (found := _high_water(args, run, name, standing)):
         content["high_water"], standing = found, found["stands"]
         told["metrics"]["environment_steps"] += found["figures"]["steps"]
@@ -114,7 +114,7 @@ def _high_water(args: Args, run, name: str, standing: str) -> dict[str, Any] | N
         asked = questions.ask(run, args, name, "high water", best=best[0])
     best = asked["best"]
     refs = {"best": f"{name}@{best}", "production": f"{name}@{standing}"}
-    before = run.recorded.get("high_water", {}).get("figures") or questions.said(run, name, "rollback", "keep")
+    before = run.recorded.get("high_water", {}).get("figures") or questions.said(run, name, "high water")
     told = _compare(args, run, refs, asked, part=1, before=before)
     worse = told["figures"]["ended"] == "better"
     try:
