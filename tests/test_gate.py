@@ -250,6 +250,29 @@ def test_a_gate_that_was_killed_goes_on_at_its_look(shop, monkeypatch):
     assert strip[0] == strip[1] and len(place.ledger.taken("gate")) == len(copy.ledger.taken("gate"))
 
 
+def test_a_gate_that_was_killed_after_production_moved_asks_anew(shop, monkeypatch):
+    """What was played against the old one is not taken for the new one's; a replay asks as often."""
+    place, at, name, (a, b, c), rates, _ = shop
+    rates |= {a: 0.4, b: 0.45, c: 0.9}
+    cfg = config.load("promote", [f"checkpoint={name}@{b}", "asked_by=nightly/x", "gate.pairs=60", *at], place.root)
+    whole, seen = comparing.score, []
+
+    def moved(policy, env, seeds, **more):
+        if len(seen) == 4:
+            place.names.promote(name, c, "", "by another hand")
+            raise ending.Stopped()
+        return seen.append(more["what"]) or whole(policy, env, seeds, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(ending.Stopped):
+        patched.setattr(comparing, "score", moved)
+        run.execute("promote", cfg, place)
+    out = run.execute("promote", cfg, place)
+    entry = place.names.log(name)[-1]
+    assert (out["status"], entry["over"], entry["number"], entry["t"]) == ("refused", c, 3, 3)
+    assert entry["success"]["incumbent"][0] > 0.8 * entry["pairs"] and entry["lost"] > entry["won"]
+    assert lineage.replay(out["run"], place)["metrics"]["different"] == 0
+
+
 def test_production_goes_back_to_the_best_that_ever_stood_there(shop, capsys):
     place, at, name, (a, b, c), rates, _ = shop
     rates |= {a: 0.9, b: 0.5, c: 0.4}

@@ -10,6 +10,7 @@ from flywheel import evalues, stats
 from flywheel.env.comparing import ENDED, compare
 from flywheel.env.rollout import honours_seeds, opened
 from flywheel.log import say
+from flywheel.runs.names import Moved
 from flywheel.seeds import questioned
 
 ANSWERS = {"gate": ("promote", "refuse"), "high water": ("rollback", "keep")}  # yes and no, by kind of question
@@ -64,6 +65,36 @@ def put(
     metrics = {**first, list(rates)[1]: second, **{k: v for k, v in told.items() if k != "success"}}
     metrics["environment_steps"] = metrics.pop("steps")
     return {"figures": figures, "metrics": metrics, "reason": reason(figures, rates, asked.get("kind"))}
+
+
+def high_water(run, args, name: str, standing: str, load: Callable[[str], Any]) -> dict[str, Any] | None:
+    """Compare production, `standing`, with the best that stood there before; back to that if it is shown better.
+
+    {"best", "stands", "reason", "figures"}; None where there is none such, or no time, or production moved."""
+    names, asked = run.store.names, run.store.ledger.asked(title(run, "high water"))
+    if asked and asked["over"] != standing:
+        return None
+    if asked is None:
+        best = None if run.recorded else names.high_water(name)
+        if best is None or names.production(name) != standing or run.out_of_time([1, 0]):
+            return None
+        asked = ask(run, args, name, "high water", best=best[0], over=standing)
+    best = asked["best"]
+    refs = {"best": f"{name}@{best}", "production": f"{name}@{standing}"}
+    before = run.recorded.get("high_water", {}).get("figures") or said(run, name, "high water")
+    told = put(run, args, refs, load, asked, part=1, before=before)
+    worse = told["figures"]["ended"] == "better"
+    try:
+        if worse:
+            names.restore(name, best, run.name, told["reason"], over=standing, best=best, **told["figures"])
+        else:
+            names.keep(name, standing, run.name, told["reason"], best=best, **told["figures"])
+    except Moved as moved:
+        say(f"  {moved}: it is left alone")
+        return None
+    stands = best if worse else standing
+    say(f"  high-water mark: {'back to' if worse else 'no reason to leave'} {name}@{stands}: {told['reason']}")
+    return {"best": best, "stands": stands, "reason": told["reason"], "figures": told["figures"]}
 
 
 def _rate(k: int, n: int) -> dict[str, Any]:

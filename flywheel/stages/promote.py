@@ -8,6 +8,7 @@ compared with the best that ever stood there, and the name goes back to that if 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from flywheel import selection
@@ -83,7 +84,9 @@ def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt:
         reason = "the first of its name: there is no incumbent to beat"
         names.promote(name, id_, run.name, reason, over=None)
         return {"outputs": {"checkpoint": ref}, "content": {"reason": reason, "over": None}}
-    asked = questions.ask(run, args, name, "gate", attempt)
+    asked = questions.ask(run, args, name, "gate", attempt, over=standing)
+    if asked["over"] != standing:  # since this run was killed, or while the one that it repeats was at work
+        raise Moved(f"{name}: this question was about {asked['over']}, production is {standing}")
     before = run.recorded.get("figures") or questions.said(run, name, "gate")
     told = _compare(args, run, {"candidate": ref, "incumbent": f"{name}@{standing}"}, asked, before=before)
     better = told["figures"]["ended"] == "better"
@@ -93,7 +96,7 @@ def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt:
     content = {"reason": told["reason"], "over": standing, "figures": told["figures"]}
     standing = id_ if better else standing
     due = args.high_water and asked["number"] % args.high_water == 0
-    if due and (found := _high_water(args, run, name, standing)):
+    if due and (found := questions.high_water(run, args, name, standing, _load(args, run))):
         content["high_water"], standing = found, found["stands"]
         told["metrics"]["environment_steps"] += found["figures"]["steps"]
     return {
@@ -102,32 +105,6 @@ def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt:
         "metrics": told["metrics"],
         "content": content,
     }
-
-
-def _high_water(args: Args, run, name: str, standing: str) -> dict[str, Any] | None:
-    """Production against the best that stood there before; back to that if it is shown better. None: not done."""
-    names, asked = run.store.names, run.store.ledger.asked(questions.title(run, "high water"))
-    if asked is None:
-        best = None if run.recorded else names.high_water(name)
-        if best is None or names.production(name) != standing or run.out_of_time([1, 0]):
-            return None
-        asked = questions.ask(run, args, name, "high water", best=best[0])
-    best = asked["best"]
-    refs = {"best": f"{name}@{best}", "production": f"{name}@{standing}"}
-    before = run.recorded.get("high_water", {}).get("figures") or questions.said(run, name, "high water")
-    told = _compare(args, run, refs, asked, part=1, before=before)
-    worse = told["figures"]["ended"] == "better"
-    try:
-        if worse:
-            names.restore(name, best, run.name, told["reason"], over=standing, best=best, **told["figures"])
-        else:
-            names.keep(name, standing, run.name, told["reason"], best=best, **told["figures"])
-    except Moved as moved:
-        say(f"  {moved}: it is left alone")
-        return None
-    stands = best if worse else standing
-    say(f"  high-water mark: {'back to' if worse else 'no reason to leave'} {name}@{stands}: {told['reason']}")
-    return {"best": best, "stands": stands, "reason": told["reason"], "figures": told["figures"]}
 
 
 def _measure(args: Args, run, other: str) -> dict[str, Any]:
@@ -145,4 +122,9 @@ def _measure(args: Args, run, other: str) -> dict[str, Any]:
 
 def _compare(args: Args, run, refs: dict[str, str], asked: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Two checkpoints on seeds that no question had before: {"figures", "metrics", "reason"}."""
-    return questions.put(run, args, refs, lambda ref: run.store.load(ref, build.device(args.device)), asked, **more)
+    return questions.put(run, args, refs, _load(args, run), asked, **more)
+
+
+def _load(args: Args, run) -> Callable[[str], Any]:
+    """The policy of a NAME@ID."""
+    return lambda ref: run.store.load(ref, build.device(args.device))
