@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import difflib
 import functools
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -144,6 +145,16 @@ def number(key: str, given: Any, kind: type, least: float, most: float) -> Any:
         given = f"{given:g}" if isinstance(given, float) else given
         raise UsageError(f"{key}={given}; expected {what}{bounds}")
     return kind(given)
+
+
+def seconds(text: str | None) -> float | None:
+    """A duration with its unit, 8h, 30m or 90s, in seconds; UsageError for one without."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", str(text))
+    if not found or not float(found[1]):
+        raise UsageError(f"budget={text}; expected a duration with its unit, such as 8h, 30m or 90s")
+    return float(found[1]) * {"h": 3600.0, "m": 60.0, "s": 1.0}[found[2]]
 
 
 @dataclasses.dataclass(frozen=True)

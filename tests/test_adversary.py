@@ -115,15 +115,15 @@ def test_a_refusal_too_is_against_production_as_it_is(three, capsys, monkeypatch
     place, at, name, refs = three
     whole, asked = promote._compare, []
 
-    def meanwhile(cfg, run, incumbent, attempt):
-        told = whole(cfg, run, incumbent, attempt)
-        asked.append(incumbent)
-        if attempt == 0:
+    def meanwhile(cfg, run, who, question, **more):
+        told = whole(cfg, run, who, question, **more)
+        asked.append(who["incumbent"])
+        if len(asked) == 1:
             place.names.promote(name, refs[1].partition("@")[2], "", "by another hand")
-        return {**told, "metrics": {**told["metrics"], "p": 1.0}}
+        return {**told, "figures": {**told["figures"], "ended": "futile"}}
 
     monkeypatch.setattr(promote, "_compare", meanwhile)
-    code, out = call("promote", refs[2], "episodes=8", *at, capsys=capsys)
+    code, out = call("promote", refs[2], "gate.pairs=8", *at, capsys=capsys)
     assert (code, out["status"]) == (0, "refused") and asked == [refs[0], refs[1]]
     assert out["outputs"]["checkpoint"] == refs[1] and place.names.log(name)[-1]["over"] == refs[1].partition("@")[2]
 

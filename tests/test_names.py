@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 
-from flywheel.runs.names import Names, NamesError
+from flywheel.runs.names import Moved, Names, NamesError
 
 A, B, C = (digit * 64 for digit in "abc")
 
@@ -40,6 +40,24 @@ def test_rollback_walks_back_through_what_was_production(names):
     with pytest.raises(NamesError, match="only aaaaaaaaaaaa was ever promoted"):
         names.rollback("policy/lift", "further")
     assert names.log("policy/lift")[-1]["reason"] == "no"
+
+
+def test_production_goes_back_over_several_at_once(names):
+    """To the best of what stood there, by the lower end of the interval of all that the gate saw of it."""
+    ids = [digest[:12] for digest in (A, B, C)]
+    for run, (id_, over) in enumerate(zip(ids, (None, *ids), strict=False)):
+        seen = {"candidate": [6, 10], "incumbent": [9, 10]} if over else {}
+        names.promote("policy/lift", id_, f"gate-{run}", "better", over=over, success=seen)
+    assert names.high_water("policy/lift") == (ids[0], [9, 10])  # of B: 15 of 20
+    names.refuse("policy/lift", A, "gate-8", "no", over=ids[2], success={"candidate": [0, 10], "incumbent": [5, 10]})
+    assert names.high_water("policy/lift") == (ids[1], [15, 20])
+    with pytest.raises(Moved, match="production is"):
+        names.restore("policy/lift", ids[0], "gate-9", "better", over=ids[1])
+    entry = names.restore("policy/lift", ids[0], "gate-9", "better", over=ids[2])
+    assert (entry["op"], entry["from"], names.production("policy/lift")) == ("rollback", ids[2], ids[0])
+    assert names.high_water("policy/lift") is None
+    with pytest.raises(NamesError, match="only aaaaaaaaaaaa was ever promoted"):
+        names.rollback("policy/lift", "further")
 
 
 def test_the_same_run_again_adds_nothing_and_does_not_undo_a_rollback(names):

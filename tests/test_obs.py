@@ -401,7 +401,9 @@ def test_a_run_over_a_dict_environment(tmp_path, capsys):
     few = ["episodes=16", "num_envs=8", "threads=1", at, *task]
     code, out = small.call("evaluate", f"checkpoint={ref}", f"against=policy/flat@{other}", *few, capsys=capsys)
     assert code == 0 and out["metrics"]["against"]["n"] == 16 and "paired" in out["metrics"], out
-    code, out = small.call("promote", f"checkpoint=policy/flat@{other}", f"against={ref}", *few, capsys=capsys)
+    code, out = small.call(
+        "promote", f"checkpoint=policy/flat@{other}", f"against={ref}", "gate.pairs=16", *few[1:], capsys=capsys
+    )
     assert code == 0 and out["metrics"]["n"] == 16, out
     score = facts.look(place).outcomes[ref]
     assert score["names"] == ["goal[0]", "goal[1]", "position[0]", "position[1]"] and score["units"] == ["m"] * 4

@@ -50,3 +50,25 @@ def test_it_is_gone_on_with(older, capsys):
     words = ["score_episodes=4", "score_every=10", "algorithm.cadence.improve=20", "policy.width=16", "policy.depth=1"]
     code, out = call("pretrain", *words, *at, capsys=capsys)
     assert code == 0 and out["outputs"]["checkpoint"].startswith(f"{NAME}@"), out
+
+
+def test_answers_of_the_gate_before_are_read_beside_those_of_this_one(older, capsys):
+    """An exact test's p stands where it stood; it counts among no ranks."""
+    production = older.names.production(NAME)
+    other = next(e["id"] for e in older.names.log(NAME) if e["op"] == "make" and e["id"] != production)
+    exact = {"alpha": 0.05, "p": 1.0, "test": "mcnemar", "over": production}  # as versions after 606a004 wrote it
+    older.names.refuse(NAME, other, "promote/then", "won 0, lost 0, p = 1, alpha = 0.05", **exact)
+    at = [f"store={older.root}", *toy.TASK, "num_envs=4"]
+    assert call("promote", f"{NAME}@{other}", "gate.pairs=8", *at, capsys=capsys)[0] == 0
+    entry = older.names.log(NAME)[-1]
+    assert (entry["number"], entry["t"], entry["promotions"], entry["over"]) == (1, 1, 0, production)
+    assert call("report", f"store={older.root}", capsys=capsys)[0] == 0
+    page = (older.root / "report" / "index.html").read_text()
+    assert (
+        "won 0, lost 0, p = 1</div>" in page
+        and "p = 1, alpha = 0.05" in page
+        and "needed 28.1 (rank 1, 0 promotions before)" in page
+    )
+    assert call("lineage", NAME, f"store={older.root}", capsys=capsys)[0] == 0
+    found = call("fsck", f"store={older.root}", capsys=capsys)[1]["findings"]
+    assert not any("question" in f or "follows as" in f for f in found), found

@@ -103,15 +103,15 @@ def test_a_promotion_against_another_incumbent_is_not_made(candidates, capsys, m
     asked = []
     whole = promote._compare
 
-    def meanwhile(cfg, run, incumbent, attempt):
-        told = whole(cfg, run, incumbent, attempt)
-        asked.append((incumbent, np.load(run.out / "candidate.npz")["seed"][0]))
-        if attempt == 0:
+    def meanwhile(cfg, run, who, question, **more):
+        told = whole(cfg, run, who, question, **more)
+        asked.append((who["incumbent"], np.load(run.out / "candidate.npz")["seed"][0]))
+        if len(asked) == 1:
             copy.names.promote(name, refs[1].partition("@")[2], "", "by another hand")
-        return {**told, "metrics": {**told["metrics"], "p": 0.001}}
+        return {**told, "figures": {**told["figures"], "ended": "better"}}
 
     monkeypatch.setattr(promote, "_compare", meanwhile)
-    code, out = call("promote", refs[2], "episodes=8", *at, capsys=capsys)
+    code, out = call("promote", refs[2], "gate.pairs=8", *at, capsys=capsys)
     assert (code, out["status"]) == (0, "done")
     assert [ref for ref, _ in asked] == [refs[0], refs[1]] and asked[0][1] != asked[1][1]
     assert copy.names.log(name)[-1]["over"] == refs[1].partition("@")[2]
@@ -126,10 +126,10 @@ def test_against_measures_and_promotes_nothing(candidates, capsys):
     assert nightly.production(copy, name) == refs[0]
     before = copy.names.log(name)
     for _ in range(2):  # each time on seeds of its own
-        code, out = call("promote", refs[2], f"against={refs[1]}", "episodes=8", *at, capsys=capsys)
+        code, out = call("promote", refs[2], f"against={refs[1]}", "gate.pairs=8", *at, capsys=capsys)
         assert (code, out["status"], out["outputs"]) == (0, "done", {}) and out["metrics"]["n"] == 8
     assert copy.names.log(name) == before
-    call("promote", refs[2], f"against={refs[1]}", "force=the customer insists", "episodes=8", *at, capsys=capsys)
+    call("promote", refs[2], f"against={refs[1]}", "force=the customer insists", "gate.pairs=8", *at, capsys=capsys)
     assert nightly.production(copy, name) == refs[2] and copy.names.log(name)[-1]["forced"]
 
 
@@ -142,10 +142,12 @@ def test_a_decision_is_never_looked_up(candidates, capsys):
         assert nightly.production(copy, name) == refs[1]
         call("rollback", name, f"store={copy.root}", capsys=capsys)
         assert nightly.production(copy, name) == refs[0]
-    assert app.main(["promote", refs[1], "alpha=2", *at]) == 2 and "alpha=2; expected" in capsys.readouterr().err
+    assert (
+        app.main(["promote", refs[1], "gate.alpha=2", *at]) == 2 and "gate.alpha=2; expected" in capsys.readouterr().err
+    )
     seeds = []
     for _ in range(2):
-        out = call("promote", refs[2], "episodes=8", *at, capsys=capsys)[1]
+        out = call("promote", refs[2], "gate.pairs=8", *at, capsys=capsys)[1]
         assert out["status"] == "refused" and copy.names.log(name)[-1]["alpha"] == 0.05
         seeds += np.load(copy.root / "runs" / out["run"] / "out" / "candidate.npz")["seed"].tolist()
     assert len(set(seeds)) == 16
@@ -158,7 +160,7 @@ def test_a_gate_that_was_killed_after_its_decision_goes_on_with_it(candidates, c
     """findings A3: the decision of a nightly's gate was written, its record not: the same question, the same answer,
     no second entry."""
     copy, at, name, refs = candidates
-    cfg = config.load("promote", [f"checkpoint={refs[2]}", "episodes=8", *at], copy.root)
+    cfg = config.load("promote", [f"checkpoint={refs[2]}", "gate.pairs=8", *at], copy.root)
     cfg = replace(cfg, asked_by="nightly/x")
     first = run.execute("promote", cfg, copy)
     entries = copy.names.log(name)
@@ -238,18 +240,20 @@ def test_a_budget_bounds_gate_and_evaluation_too(candidates, capsys):
     """findings A7: no further block of episodes once it is spent; how many were played is an output, and replays."""
     copy, at, _, refs = candidates
     at = [w for w in at if not w.startswith("num_envs")] + ["num_envs=4"]
-    for command in (["evaluate", f"checkpoint={refs[2]}"], ["promote", refs[2]]):
-        code, out = call(*command, "episodes=10000", "budget=1s", *at, capsys=capsys)
+    many = (
+        ["evaluate", f"checkpoint={refs[2]}", "episodes=10000"],
+        ["promote", refs[2], "gate.pairs=9999", "gate.look=4"],
+    )
+    for command in many:
+        code, out = call(*command, "budget=1s", *at, capsys=capsys)
         assert (
             code == 0
             and out["stopped"] == "budget"
             and 4 <= out["metrics"]["n"] < 4000
             and out["metrics"]["n"] % 4 == 0
         )
-        assert (
-            call("replay", out["run"], at[-2] if at[-2].startswith("store") else f"store={copy.root}", capsys=capsys)[0]
-            == 0
-        )
+        code, again = call("replay", out["run"], f"store={copy.root}", capsys=capsys)
+        assert (code, again["metrics"]["different"]) == (0, 0), again["different"]
 
 
 def test_term_in_the_gate_stops_the_night(tmp_path):
@@ -261,9 +265,9 @@ def test_term_in_the_gate_stops_the_night(tmp_path):
         "from flywheel.cli import app\n"
         "from flywheel.stages import promote\n"
         "whole = promote._compare\n"
-        "def asked(*given):\n"
+        "def asked(*given, **more):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return whole(*given)\n"
+        "    return whole(*given, **more)\n"
         "promote._compare = asked\n"
         "sys.exit(app.main(sys.argv[1:]))\n"
     )
@@ -300,7 +304,7 @@ def test_weights_are_compared_with_their_hash(candidates, capsys):
         flywheel.load(refs[0], store=str(copy.root))
     for command in (
         ["evaluate", f"checkpoint={refs[0]}", "episodes=4", "first=99"],
-        ["promote", refs[2], "episodes=4"],
+        ["promote", refs[2], "gate.pairs=4"],
     ):
         code, out = call(*command, *at, capsys=capsys)
         assert code == 1 and "are damaged" in out["error"]
@@ -467,7 +471,7 @@ def test_what_only_reads_runs_beside_others(candidates, capsys):
     copy, at, _, refs = candidates
     with store.Lock(copy.root, "nightly"):
         assert call("evaluate", f"checkpoint={refs[0]}", "episodes=4", "first=50", *at, capsys=capsys)[0] == 0
-        assert call("promote", refs[2], "episodes=4", *at, capsys=capsys)[0] == 1
+        assert call("promote", refs[2], "gate.pairs=4", *at, capsys=capsys)[0] == 1
 
 
 def test_signals_are_told_apart():
@@ -601,7 +605,7 @@ def test_the_gate_is_asked_about_the_best_candidate_and_a_refused_night_is_not_l
 
 
 def test_what_no_seed_decides_is_tested_unpaired_and_not_compared(tmp_path, monkeypatch, capsys):
-    """findings C4: an environment that ignores its seeds: the gate takes Fisher's test and says so; a replay says
+    """findings C4: an environment that ignores its seeds: the gate sets each episode against the next of the other, and says so; a replay says
     what it cannot compare."""
     (tmp_path / "restless.py").write_text(
         "import numpy as np, toy\n"
@@ -624,8 +628,8 @@ def test_what_no_seed_decides_is_tested_unpaired_and_not_compared(tmp_path, monk
     little = ["algorithm.cadence.improve=20", "num_envs=4", "threads=1", *LITTLE]
     refs = [flywheel("pretrain", f"seed={s}", *little)[0]["outputs"]["checkpoint"] for s in (1, 2)]
     assert flywheel("promote", refs[0])[0]["status"] == "done"
-    out, said = flywheel("promote", refs[1], "episodes=8", "num_envs=4", "threads=1")
-    assert "does not honour seeds" in said and "Fisher" in said and out["metrics"]["n"] == 8
+    out, said = flywheel("promote", refs[1], "gate.pairs=8", "num_envs=4", "threads=1")
+    assert "does not honour seeds" in said and "that no seed pairs" in said and out["metrics"]["n"] == 8
     out, said = flywheel("replay", out["run"])
     assert out["status"] == "done" and out["metrics"]["different"] == 0 and out["metrics"]["not_comparable"] >= 1, out
     assert "does not honour its seeds" in said

@@ -215,7 +215,7 @@ def test_it_gets_better(tmp_path, capsys):
     more = [
         "pretrain.algorithm.cadence.improve=400", "pretrain.score_every=400", "retrain.algorithm.cadence={rounds: 3, evaluate: 300, improve: 300}",
         "pretrain.algorithm.lag.policy=0.02", "retrain.algorithm.lag={q: 0.02, policy: 0.02}", "retrain.algorithm.lr=0.002", "retrain.algorithm.critic.width=64",
-        "retrain.collect.episodes=48", "promote.episodes=100", "evaluate.episodes=100", "policy.width=64", "policy.depth=2",
+        "retrain.collect.episodes=48", "promote.gate.pairs=100", "evaluate.episodes=100", "policy.width=64", "policy.depth=2",
     ]  # fmt: skip
     code, out = call(*words(tmp_path, *more), capsys=capsys)
     table = Store(tmp_path / "store").find(out["run"])["content"]["table"]

@@ -27,7 +27,7 @@ from typing import Any
 
 from flywheel import args as arguments
 from flywheel import store as files
-from flywheel.args import UsageError, build, plain
+from flywheel.args import UsageError, build, plain, seconds
 
 PARTS = ("ingest", "pretrain", "retrain", "online", "distil", "choose", "promote", "evaluate")  # of a nightly
 SHARED = (
@@ -339,16 +339,6 @@ def merge(base: dict[str, Any], own: dict[str, Any], where: str = "") -> dict[st
     return out
 
 
-def seconds(text: str | None) -> float | None:
-    """A duration with its unit, 8h, 30m or 90s, in seconds; UsageError for one without."""
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", str(text))
-    if not found or not float(found[1]):
-        raise UsageError(f"budget={text}; expected a duration with its unit, such as 8h, 30m or 90s")
-    return float(found[1]) * {"h": 3600.0, "m": 60.0, "s": 1.0}[found[2]]
-
-
 # -- Hydra -----------------------------------------------------------------------------------------------------------
 
 
@@ -496,7 +486,7 @@ def help_of(stage: str) -> str:
             f"{_meaning(field)}"
         )
         nested = arguments.hints(module(stage).Args)[name]
-        if dataclasses.is_dataclass(nested) and name in ("demos", "collect"):
+        if dataclasses.is_dataclass(nested) and name in ("demos", "collect", "gate"):
             lines += [
                 f"    {f'{name}.{one.name} = {_default(one)}':42} {_meaning(one)}" for one in dataclasses.fields(nested)
             ]

@@ -182,4 +182,11 @@ def scored(
         for kind, policy in policies.items():
             part = seeds[begin : begin + block]
             parts[kind].append(score(policy, env, part, what=what[kind], **options))
-    return {kind: {k: np.concatenate([p[k] for p in blocks]) for k in blocks[0]} for kind, blocks in parts.items()}
+    return {kind: joined(blocks) for kind, blocks in parts.items()}
+
+
+def joined(blocks: list[Columns]) -> Columns:
+    """Blocks of episodes as one; `cause` is a column only of those in which an environment was at fault."""
+    if any("cause" in block for block in blocks):
+        blocks = [{**block, "cause": block.get("cause", np.full(len(block["seed"]), ""))} for block in blocks]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

@@ -14,7 +14,7 @@ LASTS = 0.05  # a success that is gone by the last step, so often, is told in th
 def headline(known: Facts) -> dict[str, Any]:
     """Answer first: NAME: 0.54 -> 0.88 (n = 300, p = 1e-12), promoted; or what there is, and what to do next."""
     name, production = known.name, known.production
-    decision = next((entry for entry in known.decisions if entry["name"] == name), None)
+    decision = next((e for e in known.decisions if e["name"] == name and e["op"] != "keep"), None)
     common = {"name": name, "decision": decision, "root": known.place.root, "figures": None, "elsewhere": None}
     if not known.table:
         corpus = known.corpus

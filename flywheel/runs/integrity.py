@@ -1,12 +1,15 @@
 """Is everything in a store what was written? Runs by the hashes in their records, names and the ledger by their
-chains, the corpus by its own."""
+chains, the gate's answers by their figures, the corpus by its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flywheel import store
+import numpy as np
+
+from flywheel import evalues, store
+from flywheel.env.questions import ANSWERS, history
 from flywheel.runs import chain
 from flywheel.runs.run import Store, hashes
 
@@ -15,6 +18,7 @@ def fsck(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
     """Yield a sentence for each thing that is not as it was written: what, where, and what to do."""
     yield from _runs(place, progress)
     yield from _chains(place)
+    yield from _decisions(place)
     yield from _weights(place, progress)
     if place.has_corpus:
         from flywheel.corpus import maintenance
@@ -47,6 +51,42 @@ def _chains(place: Store) -> Iterator[str]:
             chain.entries(folder)
         except ValueError as error:
             yield str(error)
+
+
+def _decisions(place: Store) -> Iterator[str]:
+    """Compute each answer of the gate again from its figures, and these from the ledger, the log and the episodes."""
+    try:
+        asked = [e for e in place.ledger.taken("gate") if "t" in e]
+        logs = {name: place.names.log(name) for name in place.names.names()}
+    except ValueError:
+        return  # told above
+    for name, log in logs.items():
+        for at, entry in enumerate(log):
+            if "t" not in entry:
+                continue
+            kind = next(kind for kind, answers in ANSWERS.items() if entry["op"] in answers)
+            unspent, made = history(log[:at], kind)
+            found = evalues.differs(entry)
+            if (entry["t"], entry["promotions"]) != (entry["number"] - unspent, made):
+                found.append(f"by the log before it t is {entry['number'] - unspent}, promotions {made}")
+            same = [(e["kind"], e["name"], e["number"]) for e in asked if e["run"].startswith(entry["run"])]
+            if (kind, name, entry["number"]) not in same:
+                found.append(f"the ledger has no {kind} question {entry['number']} of that run")
+            found += _episodes(place, entry)
+            yield from (f"{name}: {entry['op']} {entry['id']} by {entry['run']}: {what}" for what in found)
+
+
+def _episodes(place: Store, entry: dict[str, Any]) -> list[str]:
+    """How the figures of an answer differ from its episodes; nothing where these are gone."""
+    paths = [place.root / "runs" / entry["run"] / "out" / f"{kind}.npz" for kind in entry["success"]]
+    if not all(path.exists() for path in paths):
+        return []
+    columns = [dict(np.load(path)) for path in paths]
+    won, lost = (int((a["success"] & ~b["success"]).sum()) for a, b in (columns, columns[::-1]))
+    first, count = entry["seeds"]["first"], entry["seeds"]["count"]
+    found = {"won": won, "lost": lost, "pairs": len(columns[0]["seed"]), "first": int(columns[0]["seed"][0])}
+    told = {"won": entry["won"], "lost": entry["lost"], "pairs": count, "first": first}
+    return [] if found == told else [f"the episodes have {found}, the log says {told}"]
 
 
 def _weights(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Names of checkpoints, such as policy/lift: small append-only logs that a gate moves forward and a person moves back.
 
-    <store>/names/policy/lift/00000007.json   {"op": make | promote | ..., "id", "run", "reason", "time", "hash"}
+    <store>/names/policy/lift/00000007.json   {"op": make | promote | refuse | rollback | keep, "id", "run", ...}
 
 Each entry is chained to the one before (flywheel.chain). Of two writers one takes the number, the other looks again: a
 promotion that was decided against one incumbent is not made over another (`over`).
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flywheel import stats
 from flywheel.runs import chain
 
 ID_DIGITS = 12
@@ -72,6 +73,28 @@ class Names:
         """Record that the gate refused a checkpoint, and why; production does not move. `over` as in `promote`."""
         more |= {} if over == "any" else {"over": over}
         return self._decide("refuse", name, id, run, reason, more, over)
+
+    def restore(self, name: str, id: str, run: str, reason: str, over: str, **more: Any) -> dict[str, Any]:
+        """Move production, `over`, back to `id`, which stood there before. Moved if it is another one by now."""
+        return self._decide("rollback", name, id, run, reason, {"over": over, "from": over, **more}, over)
+
+    def keep(self, name: str, id: str, run: str, reason: str, **more: Any) -> dict[str, Any]:
+        """Record that production, `id`, was not shown worse than what stood there before."""
+        return self._decide("keep", name, id, run, reason, {"over": id, **more}, id)
+
+    def high_water(self, name: str) -> tuple[str, list[int]] | None:
+        """The best of what stood in production before and was not taken back: (id, [successes, episodes]), by the
+        lower end of the interval of all that the gate saw of it; None where it saw none of them."""
+        log = self.log(name)
+        stack = _productions(log)
+        seen: dict[str, list[int]] = {}
+        for entry in log:
+            counted = entry.get("success") or {}
+            who = {"candidate": entry["id"], "incumbent": entry.get("over"), "production": entry.get("over")}
+            for kind, id in {**who, "best": entry.get("best")}.items():
+                if kind in counted and id in stack[:-1] and id != stack[-1]:
+                    seen[id] = [a + b for a, b in zip(seen.get(id, [0, 0]), counted[kind], strict=True)]
+        return max(seen.items(), key=lambda item: stats.wilson(*item[1])[0], default=None)
 
     def production(self, name: str) -> str | None:
         """The id in production, or None where nothing was promoted yet or there is no such name."""
@@ -167,6 +190,8 @@ def _productions(log: list[dict[str, Any]]) -> list[str]:
             stack.append(entry["id"])
         elif entry["op"] == "rollback":
             stack.pop()
+            while len(stack) > 1 and stack[-1] != entry["id"]:  # back over several at once
+                stack.pop()
     return stack
 
 

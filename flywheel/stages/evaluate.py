@@ -1,7 +1,9 @@
 """evaluate: how often does a checkpoint succeed, on seeds that no other stage touches?
 
 Success is what the task says (task.success: at any step, at the last, or held for so many); the rate at the last step
-is printed beside it. An episode that the environment spoilt (flywheel.faults) counts as a failure, and says why."""
+is printed beside it. An episode that the environment spoilt (flywheel.faults) counts as a failure, and says why. With
+`against=` the gate's test says so far: better, worse, undecided, and by how much; it spends nothing and moves nothing,
+and more `episodes` may be asked for whenever one likes."""
 
 from __future__ import annotations
 
@@ -11,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from flywheel import env as envs
-from flywheel import selection, stats
+from flywheel import evalues, selection, stats
 from flywheel.args import Bounded, arg
 from flywheel.env.scoring import film, scored, summary
+from flywheel.log import say
 from flywheel.rl import build
 from flywheel.seeds import seeds
 
@@ -49,8 +52,11 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     metrics = summary(results["checkpoint"], args.task)
     if "against" in results:
         metrics["against"] = summary(results["against"], args.task)
+        pair = results["checkpoint"]["success"], results["against"]["success"]
         test, how = (stats.mcnemar, "paired") if seeded else (stats.fisher, "unpaired")
-        metrics[how] = test(results["checkpoint"]["success"], results["against"]["success"])
+        metrics[how] = test(*pair)
+        metrics["so_far"] = evalues.so_far(*pair)
+        say(f"  so far: {metrics['so_far']['words']}")
     run.log("evaluate", **metrics)
     if args.video and film(policies["checkpoint"], env, chosen[0], args.video):
         run.log.media("rollout", args.video)

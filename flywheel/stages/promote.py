@@ -1,24 +1,23 @@
 """promote: the gate. Candidate against production on the same seeds; only a better one moves the name.
 
 Production is what the name means at the moment it moves: if that changed meanwhile, the question is asked again. Every
-question has seeds of its own (ledger.py), so no answer is looked up. `against=` measures against something else and
-moves nothing."""
+question has seeds and a rank of its own (ledger.py), so no answer is looked up, and asking often promotes no chance
+(evalues.py). `against=` measures against something else, spends nothing and moves nothing. Now and then production is
+compared with the best that ever stood there, and the name goes back to that if it is shown better."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from flywheel import env as envs
-from flywheel import selection, stats
+from flywheel import selection
 from flywheel.args import Bounded, arg
-from flywheel.env.scoring import scored
+from flywheel.env import questions
+from flywheel.env.comparing import Gate
 from flywheel.log import say
 from flywheel.rl import build
 from flywheel.runs.names import Moved
-from flywheel.seeds import questioned
 
 TRIES = 3  # how often a question is asked again because production moved under it
 
@@ -29,8 +28,8 @@ class Args(Bounded):
 
     checkpoint: str = arg(help="the candidate, NAME or NAME@ID", typed=True)
     against: str | None = arg(None, "measure against this; the name moves only by the gate, or with force", typed=True)
-    episodes: int = arg(200, "one a seed, of each", least=1, most=1e6)
-    alpha: float = arg(0.05, "the error that is borne", least=1e-6, most=0.1)
+    gate: Gate = arg(Gate, "how sure, and at what cost")
+    high_water: int = arg(5, "every so many questions production meets the best that stood there; 0: never", least=0)
     force: str | None = arg(None, "a reason: overrule the gate, and be recorded", typed=True)
     asked_by: str | None = arg(None, "a nightly names itself")
 
@@ -74,8 +73,8 @@ def _standing(run, name: str) -> str | None:
     a kill since)."""
     if "over" in run.recorded:
         return run.recorded["over"]
-    decided = [e for e in run.store.names.log(name) if e["run"] == run.name and e["op"] in ("promote", "refuse")]
-    return decided[-1].get("over") if decided else run.store.names.production(name)
+    decided = questions.said(run, name, "gate")
+    return decided.get("over") if decided else run.store.names.production(name)
 
 
 def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt: int) -> dict[str, Any]:
@@ -85,55 +84,47 @@ def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt:
         reason = "the first of its name: there is no incumbent to beat"
         names.promote(name, id_, run.name, reason, over=None)
         return {"outputs": {"checkpoint": ref}, "content": {"reason": reason, "over": None}}
-    told = _compare(args, run, f"{name}@{standing}", attempt)
-    better = told["metrics"]["p"] < args.alpha
-    more = {"alpha": args.alpha, "p": told["metrics"]["p"], "test": told["test"], "over": standing}
-    if better:
-        names.promote(name, id_, run.name, told["reason"], **more)
-    else:
-        names.refuse(name, id_, run.name, told["reason"], **more)
+    asked = questions.ask(run, args, name, "gate", attempt, over=standing)
+    if asked["over"] != standing:  # since this run was killed, or while the one that it repeats was at work
+        raise Moved(f"{name}: this question was about {asked['over']}, production is {standing}")
+    before = run.recorded.get("figures") or questions.said(run, name, "gate")
+    told = _compare(args, run, {"candidate": ref, "incumbent": f"{name}@{standing}"}, asked, before=before)
+    better = told["figures"]["ended"] == "better"
+    (names.promote if better else names.refuse)(name, id_, run.name, told["reason"], over=standing, **told["figures"])
     say(f"  {'accepted' if better else 'refused'}: {told['reason']}")
-    run.log("gate", accepted=better, **{k: v for k, v in told["metrics"].items() if not isinstance(v, dict)})
+    run.log("gate", accepted=better, **{k: v for k, v in told["metrics"].items() if not isinstance(v, (dict, list))})
+    content = {"reason": told["reason"], "over": standing, "figures": told["figures"]}
+    standing = id_ if better else standing
+    due = args.high_water and asked["number"] % args.high_water == 0
+    if due and (found := questions.high_water(run, args, name, standing, _load(args, run))):
+        content["high_water"], standing = found, found["stands"]
+        told["metrics"]["environment_steps"] += found["figures"]["steps"]
     return {
         "status": "done" if better else "refused",
-        "outputs": {"checkpoint": ref if better else f"{name}@{standing}"},
+        "outputs": {"checkpoint": f"{name}@{standing}"},
         "metrics": told["metrics"],
-        "content": {"reason": told["reason"], "over": standing},
+        "content": content,
     }
 
 
 def _measure(args: Args, run, other: str) -> dict[str, Any]:
-    """Compare with something that is not production: an answer, and no decision."""
-    told = _compare(args, run, other, 0)
+    """Compare with something that is not production: an answer, and no decision; it spends nothing but seeds."""
+    asked = {"first": run.store.ledger.take("gate", run.name, args.gate.pairs)}
+    refs = {"candidate": run.inputs["checkpoint"]["ref"], "incumbent": other}
+    told = _compare(args, run, refs, asked, before=run.recorded.get("figures"))
     say(
         f"  measured: {told['reason']}. Nothing was promoted: {other} is not in production; leave out against= to ask "
         "the gate"
     )
-    return {"metrics": told["metrics"], "content": {"reason": f"measured only: {told['reason']}"}}
+    content = {"reason": f"measured only: {told['reason']}", "figures": told["figures"]}
+    return {"metrics": told["metrics"], "content": content}
 
 
-def _compare(args: Args, run, incumbent: str, attempt: int) -> dict[str, Any]:
-    """Candidate and incumbent on seeds that no question had before: {"metrics", "reason", "test"}."""
-    env, count = envs.opened(args), args.episodes
-    first = run.store.ledger.take("gate", f"{run.name}{f' {attempt}' if attempt else ''}", count)
-    who = {"candidate": run.inputs["checkpoint"]["ref"], "incumbent": incumbent}
-    policies = {kind: run.store.load(ref, build.device(args.device)) for kind, ref in who.items()}
-    paired, why = envs.honours_seeds(env)
-    if not paired:
-        say(f"  {env.task} does not honour seeds ({why}): its episodes cannot be paired, Fisher's exact test is used")
-    what = {kind: f"{kind} {ref}" for kind, ref in who.items()}
-    results = scored(run, env, policies, questioned(args, first, count), what, stop_at_success=True)
-    env.close()
-    for kind, result in results.items():
-        np.savez(run.out / f"{kind}.npz", **result)
-    won, lost = (results[kind]["success"] for kind in ("candidate", "incumbent"))
-    test = stats.mcnemar(won, lost) if paired else stats.fisher(won, lost)
-    rates = {kind: stats.rate(result["success"]) for kind, result in results.items()}
-    words = ", ".join(f"{k} {r['success']:.3f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]" for k, r in rates.items())
-    how = f"paired gate seeds; won {test['won']}, lost {test['lost']}" if paired else "gate episodes that no seed pairs"
-    steps = sum(int(result["length"].sum()) for result in results.values())
-    return {
-        "reason": f"{words} on {len(won)} {how}, p = {test['p']:.2g}, alpha = {args.alpha:g}",
-        "metrics": {**rates["candidate"], "incumbent": rates["incumbent"], **test, "environment_steps": steps},
-        "test": "mcnemar" if paired else "fisher",
-    }
+def _compare(args: Args, run, refs: dict[str, str], asked: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Two checkpoints on seeds that no question had before: {"figures", "metrics", "reason"}."""
+    return questions.put(run, args, refs, _load(args, run), asked, **more)
+
+
+def _load(args: Args, run) -> Callable[[str], Any]:
+    """The policy of a NAME@ID."""
+    return lambda ref: run.store.load(ref, build.device(args.device))
