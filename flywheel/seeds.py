@@ -1,6 +1,6 @@
 """Blocks of environment seeds that never meet: what is learnt from, what chooses, what is reported.
 
-    collect    0             what the policy does and learns from
+    collect    0             what is learnt from: of a night retraining takes the first ones, online RL the last
     gate       100,000,000   in each night: what chooses a checkpoint on its curve, watches rounds, and compares
     report     200,000,000   what is reported, once
     question   300,000,000   the promotion gate's, from the ledger: none is asked twice

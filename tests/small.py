@@ -10,7 +10,7 @@ from flywheel.cli import algorithms, app, config
 SMALL = [
     "debug=tiny", "policy=flow", "policy.width=32", "policy.depth=1", "policy.steps=4", "num_envs=8", "threads=1",
     "retrain.batch_size=32", "pretrain.batch_size=32", "ingest.obs_keys=[position,goal]",
-    "retrain.algorithm.critic.width=16", "retrain.algorithm.critic.members=2",
+    "retrain.algorithm.critic.width=16", "retrain.algorithm.critic.members=2", "online.batch_size=32",
 ]  # fmt: skip
 
 

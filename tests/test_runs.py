@@ -25,7 +25,7 @@ from flywheel.runs.run import Store
 def test_a_nightly_ends_with_a_table_and_a_report(night):
     _, place, done = night
     table = done["content"]["table"]
-    assert [row["policy"] for row in table] == ["pretrained", "retrained", "best-of-N"]
+    assert [row["policy"] for row in table] == ["pretrained", "retrained", "best-of-N", "online"]
     assert all(row["n"] == 8 and 0 <= row["ci95"][0] <= row["success"] <= row["ci95"][1] <= 1 for row in table)
     assert "p" not in table[0] and "p" in table[2]
     assert (place.root / "report" / "index.html").exists()
@@ -33,9 +33,10 @@ def test_a_nightly_ends_with_a_table_and_a_report(night):
         "ingest",
         "pretrain",
         "retrain",
+        "online",
         "choose",
         "promote",
-        *["evaluate"] * 3,
+        *["evaluate"] * 4,
     ]
 
 
@@ -47,7 +48,7 @@ def test_its_seeds_never_overlap(night):
         stage = name.split("/")[0]
         for path in (place.root / "runs" / name / "out").glob("*.npz"):
             blocks["question" if stage == "promote" else "report"] += np.load(path)["seed"].tolist()
-    assert len(corpus) == len(set(corpus)) == 16
+    assert len(corpus) == len(set(corpus)) == 16 + 9  # retrain's from the night's first seed on, online's from its last
     assert all(s < 100_000_000 for s in blocks["collect"])
     assert all(s >= 300_000_000 for s in blocks["question"]) and blocks["question"]
     assert all(200_000_000 <= s < 300_000_000 for s in blocks["report"]) and blocks["report"]
@@ -142,7 +143,8 @@ def test_new_demonstrations_and_further_rounds_are_new_nights(night, tmp_path):
     third = copy.runs("nightly")[-1]
     assert third["content"]["night"] == 2 and third["content"]["table"][0]["policy"] == "incumbent"
     seeds = copy.corpus().at("latest").select(origin="policy:*").table["seed"]
-    assert len(set(seeds.tolist())) == len(seeds) == 16 + 16 + 8
+    online = sum(r["result"]["metrics"]["episodes"] for r in copy.runs("online"))
+    assert len(set(seeds.tolist())) == len(seeds) == 16 + 16 + 8 + online
 
 
 def child(argv, seconds):

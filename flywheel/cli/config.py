@@ -261,6 +261,11 @@ def checked(stage: str, told: dict[str, Any], where: str = "") -> Any:
     return args
 
 
+def table(stage: str, name: str) -> Any:
+    """The algorithm of that name, as a stage takes it."""
+    return build(arguments.hints(module(stage).Args)["algorithm"], _hydra(stage, [f"algorithm={name}"])["algorithm"])
+
+
 def policies(words: list[str], default: list[str], laid_over: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The classes of policy that a nightly compares: policy=[flow, gaussian], or policy=flow; {name: config}.
 

@@ -59,7 +59,8 @@ class Exploring:
         first = self.first if memory.round == 0 else []
         if first and not self.on_policy:
             return self.practice.keep(first, {}, self.rates(first))
-        chosen = seeds("collect", self.args, memory.begun, min(steps, NIGHT - memory.begun))
+        n = min(steps, NIGHT - memory.begun)  # from the night's last seed down: retraining takes the first ones
+        chosen = seeds("collect", self.args, NIGHT - memory.begun - n, n)[::-1]
         acts = self.actor(self.explore())
         done, new = self.practice.play(acts, chosen, self.origin, self.rates, steps=steps)
         return done if self.on_policy else new

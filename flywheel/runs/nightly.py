@@ -63,7 +63,9 @@ class Args(Bounded):
     retrain: Any = arg(
         {"algorithm": {"cadence": {"rounds": 6, "evaluate": 1500, "improve": 1000}}, "collect": {"episodes": 96}}
     )
-    online: Any = arg(None, "null: without it")
+    online: Any = arg(
+        {"algorithm": {"name": "ogpo"}, "rounds": 6, "score_every": 3, "score_episodes": 100}, "null: without it"
+    )
     distil: Any = arg(None, "{}: what came out becomes a policy of one step, too")
     choose: Any = arg({})
     promote: Any = arg({})
@@ -344,7 +346,9 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
     made = [("retrained", retrained["outputs"]["policy"]), ("best-of-N", retrained["outputs"]["checkpoint"])]
     practised = [retrained]
     if cfg.online:
-        part = replace(cfg.online, **shared, checkpoint=made[-1][1])
+        part = replace(
+            cfg.online, **shared, checkpoint=made[-1][1], algorithm=_suited(cfg.online.algorithm, anchor, place)
+        )
         practised.append(work("online", part, SHARE["online"]))
         made.append(("online", practised[-1]["outputs"]["checkpoint"]))  # refused: what it began from
     if cfg.distil:
@@ -373,6 +377,15 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
         "tournament": tournament,
         "candidate": candidate,
     }
+
+
+def _suited(algorithm: Any, anchor: str, place: runs.Store) -> Any:
+    """The table that online learns by: a surrogate of probabilities asks for a policy that has some; over one that
+    always does the same, a residual learns."""
+    asks = any("clipped_surrogate" in losses for losses in algorithm.improve.values())
+    policy = place.load(anchor) if asks else None
+    policy = getattr(policy, "base", policy)
+    return config.table("online", "residual") if policy is not None and policy.fixed else algorithm
 
 
 def _number(cfg: Args, place: runs.Store, key: str | None = None) -> int:
