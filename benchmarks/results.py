@@ -24,11 +24,13 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results"
 SEEDS = (1, 2, 3)
-NAMES = ("pretrained", "retrained", "best-of-N")
+NAMES = ("pretrained", "retrained", "best-of-N", "online")
 
 TASKS = ("lift", "insert", "push")
 
 JOBS: dict[str, list[str]] = {f"{task}-{seed}": [f"task={task}", f"seed={seed}"] for task in TASKS for seed in SEEDS}
+JOBS |= {f"few-{task}-{s}": [f"task={task}", f"seed={s}", "demos.first=20"] for task in TASKS for s in SEEDS}
+JOBS["rl100-1"] = ["experiment=rl100", "seed=1"]
 JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
 JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
 
@@ -64,6 +66,8 @@ def run(job: str) -> dict:
         "table": night["content"]["table"],
         "history": parts["retrain"]["content"]["history"],
         "retrain": parts["retrain"]["result"]["metrics"],
+        "online": parts["online"]["result"]["metrics"] if "online" in parts else None,
+        "events": [event for part in parts.values() for event in part["content"].get("guard") or []],
         "ingest": parts["ingest"]["result"]["metrics"],
         "gate": parts["promote"]["result"]["metrics"],
         "steps": spent(store, night),
@@ -104,21 +108,35 @@ def pooled(found: list[dict]) -> str:
     return f"{k / n:.3f} [{low:.3f}, {high:.3f}], n = {n}"
 
 
+def cells_of(metrics: dict | None) -> tuple[str, str]:
+    """Regret below the start with its interval, and the worst 50 episodes in a row, of a stage that practised."""
+    if not metrics or "regret" not in metrics:
+        return "-", "-"
+    low, high = metrics["regret_ci95"]
+    worst = f"{metrics['worst_window']:.2f} of {metrics['base']:.2f} (chance {metrics['worst_by_chance']:.2f})"
+    return f"{metrics['regret']:g} [{low:g}, {high:g}]", worst
+
+
 def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
     """One line a seed: the policies on report seeds, what the gate said, and what it cost."""
     lines = [
-        "| seed | base | pretrained | retrained | best-of-N | p | gate | steps: collection | gate | report | minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| seed | base | pretrained | retrained | best-of-N | online | p | gate | regret: retrain | online | worst 50: "
+        "retrain | online | steps: collection | gate | report | minutes |",
+        "|---" * 16 + "|",
     ]
     for seed in SEEDS:
         if row := rows.get(f"{prefix}-{seed}"):
             by = {r["policy"]: r for r in row["table"]}
             cells = [rate(by[n]) if n in by else "-" for n in NAMES]
-            p = f"{by['best-of-N']['p']:.1g}" if "p" in by.get("best-of-N", {}) else "-"
+            last = row["table"][-1]
+            p = f"{last['p']:.1g}" if "p" in last else "-"
+            cost = [cells_of(row.get(stage)) for stage in ("retrain", "online")]
+            collected = sum((row.get(stage) or {}).get("steps", 0) for stage in ("retrain", "online"))
             verdict = "promoted" if row["status"] == "done" else row["status"]
             lines.append(
                 f"| {seed} | {row['base'] or '-'} | {' | '.join(cells)} | {p} | {verdict} | "
-                f"{row['retrain']['steps']:,} | {row['steps']['gate']:,} | "
+                f"{cost[0][0]} | {cost[1][0]} | {cost[0][1]} | {cost[1][1]} | "
+                f"{collected:,} | {row['steps']['gate']:,} | "
                 f"{row['steps']['report']:,} | {row['seconds'] / 60:.1f} |"
             )
     lines.append("")
@@ -206,6 +224,9 @@ def page(rows: dict[str, dict]) -> str:
     lines += [
         "## The default nightly",
         "",
+        "Regret: episodes that failed in practice and would not have by its start, with the windows' intervals; chance: "
+        "how often the start alone has a worst window as low.",
+        "",
         "`flywheel nightly task=TASK seed=S`. The base is the best of four classes of policy, each trained to the "
         "plateau of its own curve.",
         "",
@@ -213,6 +234,13 @@ def page(rows: dict[str, dict]) -> str:
     for task in TASKS:
         if any(f"{task}-{seed}" in rows for seed in SEEDS):
             lines += [f"### {task}", "", *night_table(rows, task)]
+    few = [task for task in TASKS if any(f"few-{task}-{seed}" in rows for seed in SEEDS)]
+    if few:
+        lines += ["## From 20 demonstrations", "", "`flywheel nightly task=TASK seed=S demos.first=20`.", ""]
+        lines += [line for task in few for line in (f"### {task}", "", *night_table(rows, f"few-{task}"))]
+    if "rl100-1" in rows:
+        lines += ["## RL-100 whole", "", "`flywheel nightly experiment=rl100 seed=1` (lift).", ""]
+        lines += [f"* {r['policy']}: {rate(r)}" for r in rows["rl100-1"]["table"]] + [""]
     lines += [
         "## The tournament that the base comes from",
         "",
