@@ -270,3 +270,32 @@ def test_regret_by_hand():
 def test_chance_alone_makes_a_worst_window_and_that_is_said():
     told = regret.summary("1110" * 50, 0.75)
     assert told["regret"] < 2 and told["worst_by_chance"] > 0.9  # it never was as low as chance makes it
+
+
+def test_a_nightly_may_leave_online_out_and_a_policy_without_chance_gets_a_residual():
+    from flywheel.cli import config
+
+    args = config.compose("nightly", [])
+    assert (args.online.algorithm.name, args.distil) == ("ogpo", None)
+    assert config.compose("nightly", ["online=null"]).online is None
+    assert config.compose("nightly", ["online.algorithm=residual"]).online.algorithm.name == "residual"
+    assert config.table("online", "residual").residual == {"alpha": 0.2}
+    told = config.compose("nightly", ["guard=real", "guard.step.rate.share=0.1"])
+    assert told.retrain.guard.step["rate"] == told.evaluate.guard.step["rate"] == {"share": 0.1}
+    assert told.guard.interventions == 100 and list(told.guard.step)[:2] == ["finite", "limits"]
+
+
+def test_the_first_demonstrations_are_the_first_by_hash(tmp_path):
+    from types import SimpleNamespace as Of
+
+    from corpus_cases import episode
+
+    from flywheel import selection
+    from flywheel.args import Demos, Task
+    from flywheel.runs.run import Store
+
+    store = Store(tmp_path)
+    made = [episode(seed).replace(origin="human:x", success=True) for seed in range(6)]
+    store.corpus(create=True).append(made)
+    args = Of(corpus="latest", task=Task(name="gym", id=made[0].task), demos=Demos(first=4))
+    assert selection.demonstrations(args, store).hashes == sorted(e.hash for e in made)[:4]

@@ -83,3 +83,52 @@ def test_episodes_are_found_by_their_hashes_also_when_they_were_removed_since(ru
     assert corpus.refused(hashes) == {hashes[0]}
     with pytest.raises(CorpusError, match=f"no version has episode {hashes[3][:12]}"):
         corpus.holding([hashes[1], hashes[3]])
+
+
+class Still:
+    """Never moves: at the toy task it never succeeds."""
+
+    def reset(self, slots, seeds):
+        pass
+
+    def act(self, obs, slots=None):
+        return np.zeros((len(obs), 2))
+
+
+def test_a_policy_that_falls_is_sent_back_at_once_to_where_it_last_acted_well(run):
+    import torch
+    import toy  # noqa: F401  (registers the task)
+
+    from flywheel import env as envs
+    from flywheel.policy import base
+    from flywheel.rl.guarding import Guarding
+    from flywheel.rl.learner import Learner
+
+    policy = base.build({"kind": "deterministic", "obs_dim": 4, "action_dim": 2, "width": 16, "depth": 1})
+    learner = Learner({"policy": policy}, evaluate={}, improve={"policy": {"imitate": {}}}, lag={}, lr=0.01)
+    env = envs.make({"name": "gym", "id": "toy:Reach-v0", "max_steps": 20}, 4)
+    practice = Practice(run.args, run, env, learner, [], {"demos": []})
+    practice.guard = Guarding(learner, run.args.guard, run, anchored=True, reward="success")
+    practice.began_at(0.9, 20)  # tried too seldom: not known
+    assert practice.memory.base is None
+    practice.began_at(0.9, 100)
+    well, more = learner.state(), lambda done: {}
+    with torch.no_grad():  # it learns something that is no good
+        learner.flat["policy"].values += 1.0
+    practice.good = well
+    done, _ = practice.play(Still(), range(200), "policy:x", more)
+    assert 5 < len(done) < 30  # no further episode was begun
+    assert all(torch.equal(a, b) for a, b in zip(well.values(), learner.state().values(), strict=True))
+    assert learner.optim["policy"].lr == 0.005
+    (event,) = practice.guard.events
+    assert event["guard"] == "slump" and "of the start's 0.900: back to the last good policy" in event["reason"]
+    assert len(practice.waiting) == len(done)  # what was collected is kept
+    practice.play(Still(), range(1000, 1060), "policy:x", more)
+    n = len(practice.memory.outcomes) - len(done)  # the one that it went back to does no better: that is the measure
+    assert practice.memory.base == pytest.approx(1.96**2 / (n + 1.96**2), abs=1e-3)  # Wilson's upper end of 0 of n
+    assert learner.optim["policy"].lr == 0.005
+    assert practice.told()["guard"] == len(practice.guard.events) == 2
+    again = Practice(run.args, run, env, learner, [], {"demos": []})
+    again.load_state(json.loads(json.dumps(practice.state())), practice.tensors())
+    assert again.slump.base == practice.memory.base and again.memory.outcomes == "0" * len(practice.memory.outcomes)
+    env.close()

@@ -136,10 +136,11 @@ class Guarding:
             )
         return over
 
-    def back(self, state: dict[str, Tensor], name: str, reason: str) -> None:
-        """Go back to a state of before, at half the rates: what acted since was worse."""
+    def back(self, state: dict[str, Tensor], name: str, reason: str, slower: bool) -> None:
+        """Go back to a state of before, at half the rates if `slower`: what acted since was worse."""
         self.learner.load_state(state)
-        self.slow()
+        if slower:
+            self.slow()
         self.since, self.before = 0, self.learner.snapshot() if self.checks else {}
         self.tell("acting", name, reason)
 

@@ -21,6 +21,7 @@ from flywheel.regret import WINDOW, summary
 from flywheel.rl.fit import Watch
 from flywheel.rl.slump import KNOWN, Slump
 from flywheel.seeds import NIGHT
+from flywheel.stats import wilson
 
 
 @dataclass
@@ -117,16 +118,20 @@ class Practice(Watch):
             self.good, memory.back_at = self.learner.snapshot(), None
 
     def back(self) -> None:
-        """Go back to the learner that last acted well. Where that one does no better, its success was told too high."""
+        """Go back to the learner that last acted well, at half its rates. Where that one does no better, it was told too
+        high: then its success is at most what its own episodes allow."""
         memory, slump = self.memory, self.slump
-        recent = memory.outcomes[memory.back_at or 0 :][-WINDOW:]
-        rate = recent.count("1") / len(recent)
-        why = f"{rate:.2f} of the last {len(recent)} episodes succeeded, of the start's {slump.base:.3f}"
-        if memory.back_at is not None and len(recent) >= KNOWN:
-            memory.base = slump.base = rate
-            why += "; it is the start itself that does, as it explores: that is the base from now on"
-        self.guard.back(self.good, "slump", f"{why}: back to the last good policy, rates x {self.guard.scale / 2:g}")
-        memory.back_at = len(memory.outcomes)
+        again = memory.back_at is not None
+        recent = memory.outcomes[memory.back_at :] if again else memory.outcomes[-WINDOW:]
+        won = recent.count("1")
+        why = f"{won} of the last {len(recent)} episodes succeeded, of the start's {slump.base:.3f}"
+        if again:
+            memory.base = slump.base = min(slump.base, wilson(won, len(recent))[1])
+            why += f"; that is the last good policy itself: at most {slump.base:.3f} from now on"
+        else:
+            memory.back_at = len(memory.outcomes)
+            why += ": back to the last good policy, at half its rates"
+        self.guard.back(self.good, "slump", why, slower=not again)
         slump.again()
 
     def keep(self, done: list, counts: dict[str, int], more: dict[str, Any]) -> list:
