@@ -235,6 +235,7 @@ def test_off_policy_with_the_best_of_n_from_a_checkpoint_and_again_from_what_cam
     assert all(torch.equal(value, began[key]) for key, value in whole.items()) == (algorithm == "residual")
     code, again = call(*words, f"checkpoint={out['outputs']['checkpoint']}", "score_every=1", capsys=capsys)
     assert (code, again["metrics"]["rounds"]) == (0, 2), again
+    assert (again["outputs"]["checkpoint"] == out["outputs"]["checkpoint"]) == (again["status"] == "refused")
     second = flywheel.load(again["outputs"]["checkpoint"], store=str(copy.root))
     assert second.base.spec == first.base.spec and second.critic.spec == first.critic.spec
     assert call(*words, f"checkpoint={made}", "score_every=1", capsys=capsys)[1]["status"] == "noop"

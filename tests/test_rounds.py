@@ -132,3 +132,30 @@ def test_a_policy_that_falls_is_sent_back_at_once_to_where_it_last_acted_well(ru
     again.load_state(json.loads(json.dumps(practice.state())), practice.tensors())
     assert again.slump.base == practice.memory.base and again.memory.outcomes == "0" * len(practice.memory.outcomes)
     env.close()
+
+
+def test_the_anchor_acts_until_there_are_critics_that_have_learnt():
+    """Alone in the rounds of warm-up; then the policy and it, half and half, and no noise is left when it is scored."""
+    import torch
+
+    from flywheel.policy import base
+    from flywheel.policy.best_of_n import BestOfN
+    from flywheel.policy.critic import Critic
+    from flywheel.rl import acting
+    from flywheel.rl.table import Collect
+
+    flow = base.build({"kind": "flow", "obs_dim": 3, "action_dim": 2, "width": 8, "depth": 1, "greedy": True})
+    start, how = acting.taken_apart(flow, "cpu"), Collect(explore=0.1, n=6, k=2.0)
+    nets = {"policy": flow.explores(0.1), "policy.lag": start.anchor, "q.lag": Critic.of(flow, actions=True, width=8)}
+    assert not start.judged and start.whole is start.anchor is not flow and not start.anchor.explore
+    assert acting.best_of_n(nets, start.anchor, how, 0.0, judged=False) is start.anchor
+    assert not acting.best_of_n(nets, start.anchor, how, 0.1, judged=False).greedy, "it collects by chance"
+    chosen = acting.best_of_n(nets, start.anchor, how, 0.1, judged=True)
+    assert (chosen.n, chosen.k, chosen.explore, chosen.jitter) == (6, 2.0, 0.1, 0.0)
+    assert acting.best_of_n(nets, start.anchor, how, 0.0, judged=True).explore == 0.0
+
+    again = acting.taken_apart(chosen, "cpu")
+    assert again.judged and again.policy is chosen.base and again.nets == {"q": chosen.critic}
+    assert isinstance(again.whole, BestOfN) and again.anchor is again.whole.base is not chosen.base
+    assert not any(p.requires_grad for p in again.whole.parameters())
+    torch.testing.assert_close(again.anchor.state_dict(), chosen.base.state_dict())

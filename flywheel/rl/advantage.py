@@ -54,14 +54,14 @@ def resample(nets, batch):
 
 
 @torch.no_grad()
-def group_advantage(nets, batch, *, states=16, samples=16, consensus=False, of="policy.old"):
+def group_advantage(nets, batch, *, states=16, samples=16, consensus=False):
     """A = Q(s, a) - mean over its group of Q(s, .), of `samples` actions that the round's first policy draws at each of
     `states` states of the data; it is not divided by the group's deviation (OGPO, 2605.03065).
 
     Each sample comes with one `step` of its chain, drawn at random: that costs 1/K. With `consensus` A is what all
     members agree on: their minimum where each finds it positive, their maximum where each finds it negative, else 0.
     """
-    old, rng = nets[of], batch["rng"]
+    old, rng = nets["policy.old"], batch["rng"]
     obs = batch["obs"][:: max(1, len(batch["obs"]) // states)][:states].repeat_interleave(samples, 0)
     chain = old.chain(obs, noise_like(old, {"obs": obs, "rng": rng}))  # [N, K + 1, ...]
     q = nets["q.lag"](obs, old.ended(chain)).unflatten(1, (-1, samples))  # [E, states, samples]

@@ -118,8 +118,8 @@ class Practice(Watch):
             self.good, memory.back_at = self.learner.snapshot(), None
 
     def back(self) -> None:
-        """Go back to the learner that last acted well, at half its rates. Where that one does no better, it was told too
-        high: then its success is at most what its own episodes allow."""
+        """Go back to the learner that last acted well, at half its rates. Where that one does no better, it was told
+        too high: then its success is at most what its own episodes allow."""
         memory, slump = self.memory, self.slump
         again = memory.back_at is not None
         recent = memory.outcomes[memory.back_at :] if again else memory.outcomes[-WINDOW:]
