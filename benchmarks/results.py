@@ -238,6 +238,9 @@ def page(rows: dict[str, dict]) -> str:
     if few:
         lines += ["## From 20 demonstrations", "", "`flywheel nightly task=TASK seed=S demos.first=20`.", ""]
         lines += [line for task in few for line in (f"### {task}", "", *night_table(rows, f"few-{task}"))]
+    import ablations
+
+    lines += ablations.section()
     if "rl100-1" in rows:
         lines += ["## RL-100 whole", "", "`flywheel nightly experiment=rl100 seed=1` (lift).", ""]
         lines += [f"* {r['policy']}: {rate(r)}" for r in rows["rl100-1"]["table"]] + [""]

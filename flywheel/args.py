@@ -218,6 +218,7 @@ class Guard:
         {"finite": {}, "limits": {}}, "between policy and environment: guards of env/guards/, in this order"
     )
     interventions: int | None = arg(None, "steps of an episode at which they may step in; then it ends", least=1)
+    in_all: int | None = arg(None, "steps of a stage's practice at which they may step in; then it ends", least=1)
     update: dict[str, Any] = arg(
         {"finite": {}, "values": {}, "disagreement": {}, "drift": {}}, "what may undo updates: guards of rl/guards/"
     )

@@ -105,6 +105,25 @@ def test_each_trip_stands_in_the_episode_and_beyond_the_budget_the_episode_ends(
     assert counts["limits"] == 15
 
 
+def test_a_stage_ends_where_guards_have_stepped_in_too_often(copied, capsys):
+    from small import LITTLE, call
+
+    _, at = copied
+    made = call("pretrain", "policy=flow", "algorithm.cadence.improve=10", *LITTLE, *at, capsys=capsys)[1]
+    words = [
+        "retrain",
+        f"checkpoint={made['outputs']['checkpoint']}",
+        "rounds=5",
+        "collect.episodes=4",
+        "batch_size=16",
+        *at,
+    ]
+    words += ["algorithm.cadence={rounds: 5, evaluate: 2, improve: 2}", "guard.step.limits={tolerance: 0.0}"]
+    words += ["guard.step.rate={share: 0.001}", "guard.in_all=60", "algorithm.critic={members: 2, width: 16}"]
+    code, out = call(*words, capsys=capsys)
+    assert code == 0 and out["metrics"]["rounds"] < 5, out
+
+
 # -- updates ---------------------------------------------------------------------------------------------------------
 
 

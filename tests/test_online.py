@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import toy
-from small import call, hashes
+from small import LITTLE, call, hashes
 from test_runs import child
 
 from flywheel.runs import lineage, run
@@ -64,6 +64,39 @@ def test_a_run_replays_to_the_same_hashes_and_all_that_it_did_is_in_the_corpus(k
     assert len(table["hash"]) == out["metrics"]["episodes"] and table["length"].sum() == out["metrics"]["steps"]
     assert len(np.unique(table["seed"])) == len(table["seed"])
     assert lineage.replay(out["run"], place)["metrics"]["different"] == 0
+
+
+def test_a_guarded_run_that_was_killed_ends_with_the_same_hashes(copied, tmp_path, capsys, monkeypatch):
+    """ogpo from a checkpoint, under a guard that undoes updates: what it went back to is saved, too."""
+    copy, at = copied
+    made = call("pretrain", "policy=flow", "algorithm.cadence.improve=40", *LITTLE, *at, capsys=capsys)[1]
+    other = lineage.scratch(copy, tmp_path / "other", set())
+    table = ["algorithm=ogpo", "algorithm.cadence={rounds: 4, evaluate: 8, improve: 8, warmup: 1}"]
+    table += [
+        "algorithm.collect.steps=60",
+        "algorithm.collect.n=4",
+        "algorithm.critic={members: 2, width: 16, depth: 1}",
+    ]
+    guard = ["guard.every=3", "guard.trips=2", "guard.update.drift.most=0.002", "guard.interventions=15"]
+    words = [
+        "online",
+        f"checkpoint={made['outputs']['checkpoint']}",
+        *table,
+        *guard,
+        "batch_size=16",
+        "score_episodes=4",
+    ]
+    words += [*toy.TASK, "num_envs=4", "threads=1", "algorithm.advantage.group_advantage={states: 2, samples: 4}"]
+    monkeypatch.setattr(run.Run.due, "__defaults__", (0.0,))
+    began = time.monotonic()
+    assert child([*words, f"store={copy.root}"], 600)
+    whole, rng = time.monotonic() - began, random.Random(2)
+    for _ in range(3):
+        child([*words, f"store={other.root}"], rng.uniform(0.3, 1.0) * whole)
+    assert child([*words, f"store={other.root}"], 600)
+    assert hashes(other) == hashes(copy)
+    events = copy.runs("online")[-1]["content"]["guard"]
+    assert events and all(e["guard"] == "drift" and "undone" in e["reason"] for e in events)
 
 
 def test_exploration_ends_where_the_table_says(tmp_path, capsys):

@@ -46,6 +46,7 @@ def best_of_n(nets: dict[str, Any], anchor, collect, explore: float, *, judged: 
         return anchor.collecting(explore) if explore else anchor
     acting = nets.get("policy.lag", nets["policy"])
     jitter = collect.explore if acting.fixed else 0.0
-    made = BestOfN.of(acting, nets["q.lag"], anchor, n=collect.n, k=collect.k, jitter=jitter, guarded=guarded)
+    beside = anchor if collect.anchored else None
+    made = BestOfN.of(acting, nets["q.lag"], beside, n=collect.n, k=collect.k, jitter=jitter, guarded=guarded)
     made.explore = explore
     return made.eval()

@@ -31,6 +31,7 @@ class Memory:
     round: int = 0
     begun: int = 0  # episodes
     steps: int = 0
+    interventions: int = 0  # steps at which a guard stepped in
     episodes: list[str] = field(default_factory=list)  # hashes of its own, less what an environment spoilt
     history: list[dict[str, Any]] = field(default_factory=list)  # a line a round
     backward: bool | None = None  # do episodes start along demonstrations? None: not decided
@@ -154,6 +155,7 @@ class Practice(Watch):
             line["window"] = recent.count("1") / len(recent)
         if guarded := {name: n for name, n in counts.items() if name not in ("steps", "faults")}:
             line["guard"] = guarded  # steps at which each guard stepped in
+            memory.interventions += sum(guarded.values())
         if faults := [f"seed {e.seed}: {e.meta['cause']}" for e in done if "cause" in e.meta]:
             line["faults"] = faults
         memory.round += 1
@@ -218,7 +220,12 @@ class Practice(Watch):
         full = self.full()
         if full:
             say(f"  this night's {NIGHT:,} collect seeds are used up; go on with night={self.args.night + 1}")
-        return bool(full or (self.args.max_steps and self.memory.steps >= self.args.max_steps))
+        spent = bool(self.args.guard.in_all and self.memory.interventions >= self.args.guard.in_all)
+        if spent:
+            say(
+                f"  guards stepped in at {self.memory.interventions:,} steps, as many as guard.in_all allows: it ends here"
+            )
+        return bool(full or spent or (self.args.max_steps and self.memory.steps >= self.args.max_steps))
 
     def ended(self) -> None:
         self.settle()

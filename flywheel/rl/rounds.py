@@ -26,6 +26,7 @@ class Collect:
     n: int = arg(16, "candidates at each decision, half of them from the anchor", least=1, most=100_000)
     k: float = arg(1.0, "lower bound: mean - k std of the critics", least=0, most=100)
     explore: float = arg(0.1, "noise on every second candidate, in half action ranges", least=0, most=10)
+    anchored: bool = arg(True, "is the checkpoint that it began from among the candidates?")
     back: Rule = arg(Rule, "where the base never succeeds: starts along demonstrations, that move back as it gets good")
 
 
