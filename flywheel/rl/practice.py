@@ -222,9 +222,7 @@ class Practice(Watch):
             say(f"  this night's {NIGHT:,} collect seeds are used up; go on with night={self.args.night + 1}")
         spent = bool(self.args.guard.in_all and self.memory.interventions >= self.args.guard.in_all)
         if spent:
-            say(
-                f"  guards stepped in at {self.memory.interventions:,} steps, as many as guard.in_all allows: it ends here"
-            )
+            say(f"  guards stepped in at {self.memory.interventions:,} steps: that is guard.in_all, the end")
         return bool(full or spent or (self.args.max_steps and self.memory.steps >= self.args.max_steps))
 
     def ended(self) -> None:
