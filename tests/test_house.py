@@ -148,6 +148,7 @@ def test_every_stage_composes(stage):
     needed = {
         "ingest": ["source=x"],
         "evaluate": ["checkpoint=x"],
+        "drive": ["checkpoint=x"],
         "promote": ["checkpoint=x"],
         "export": ["out=x"],
         "choose": ["checkpoints=[x]"],
