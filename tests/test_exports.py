@@ -1,8 +1,10 @@
 """A policy as a file that runs without flywheel: every kind in every format, equal to what acts here."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,23 @@ def test_torchscript_runs_in_a_process_without_flywheel(tmp_path, kind):
     out = json.loads(subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path).stdout)
     with torch.no_grad():
         np.testing.assert_allclose(out, policy.bounded(policy.sample(obs, noise)).numpy(), atol=1e-5)
+
+
+def test_the_loop_of_the_documentation_acts_as_the_policy_does(tmp_path, monkeypatch):
+    """docs/robot.md, as it stands."""
+    text = (Path(__file__).parent.parent / "docs" / "robot.md").read_text()
+    (example,) = re.findall(r"```python\n(\"\"\"my_loop.*?)```", text, re.S)
+    policy = make("deterministic")
+    (tmp_path / "robot").mkdir()
+    _write.write(policy, "torchscript", tmp_path / "robot" / "policy.pt")
+    about = {**_write.about(policy), "file": "policy.pt"}
+    (tmp_path / "robot" / "flywheel.json").write_text(json.dumps(about))
+    monkeypatch.chdir(tmp_path)
+    loop = {}
+    exec(compile(example, "my_loop", "exec"), loop)
+    policy.reset()
+    for row in np.random.default_rng(1).normal(2.0, 3.0, (9, 3)).astype(np.float32):
+        np.testing.assert_allclose(loop["act"]({"state": row}), policy.act(row), atol=1e-5)
 
 
 def test_a_robot_of_several_sees_and_does_its_own_columns(tmp_path):

@@ -98,7 +98,7 @@ def about(policy: Policy) -> dict[str, Any]:
             "noise": [1, *policy.noise_shape],
         },
         "outputs": {"action": [1, policy.action_steps, len(own)]},
-        "noise": "zeros" if policy.greedy else "standard normal, drawn anew for each chunk",
+        "noise": "zeros" if policy.greedy or policy.fixed else "standard normal, drawn anew for each chunk",
         "use": "obs: the keys in their order, flat, side by side; of the last obs_steps observations, the newest last, "
         "before the first one the first again. Execute the chunk's actions one a step, then ask again.",
     }
