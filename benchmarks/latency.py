@@ -49,6 +49,7 @@ def forms(policy, formats: list[str], folder: Path):
 
     yield "flywheel", policy
     for format in formats:
+        folder.mkdir(exist_ok=True)
         path = folder / f"policy{exports.named(format).SUFFIX}"
         _write.write(policy, format, path)
         yield format, _write.played(policy, exports.named(format).load(path))
@@ -82,17 +83,22 @@ def main() -> None:
     print(f"{cpu}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, {_onnx()}")
     print("| policy | form | p50 ms | p99 ms | a chunk: p50 | p99 | Hz | success | 95 % interval |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for label, ref in words.items():
-        with tempfile.TemporaryDirectory() as folder:
-            for form, policy in forms(place.load(ref), asked.formats, Path(folder)):
-                t = timed(policy, obs, asked.calls)
-                won = score(policy, env, chosen, what=f"{label} {form}", stop_at_success=True)["success"]
-                low, high = stats.wilson(int(won.sum()), len(won))
-                times = " | ".join(f"{t[key]:.3f}" for key in ("p50", "p99", "chunk_p50", "chunk_p99"))
-                print(
-                    f"| {label} | {form} | {times} | {t['hz']:,.0f} | {won.mean():.3f} | [{low:.3f}, {high:.3f}] |",
-                    flush=True,
-                )
+    with tempfile.TemporaryDirectory() as folder:
+        made = [
+            (label, *form)
+            for label, ref in words.items()
+            for form in forms(place.load(ref), asked.formats, Path(folder) / label)
+        ]
+        times = [timed(policy, obs, asked.calls) for *_, policy in made]  # all of them before anything else is done
+        print("timed", file=sys.stderr, flush=True)
+        for (label, form, policy), t in zip(made, times, strict=True):
+            won = score(policy, env, chosen, what=f"{label} {form}", stop_at_success=True)["success"]
+            low, high = stats.wilson(int(won.sum()), len(won))
+            told = " | ".join(f"{t[key]:.3f}" for key in ("p50", "p99", "chunk_p50", "chunk_p99"))
+            print(
+                f"| {label} | {form} | {told} | {t['hz']:,.0f} | {won.mean():.3f} | [{low:.3f}, {high:.3f}] |",
+                flush=True,
+            )
 
 
 def _onnx() -> str:
