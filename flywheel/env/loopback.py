@@ -6,8 +6,12 @@ the action that was written last."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,18 +78,24 @@ class Loopback:
 def driver(name: str, task: Task, args: dict[str, Any]):
     """The driver that `name` says, loopback or module:Class, made with `args`; ValueError where there is none."""
     if name == "loopback":
-        return Loopback(task, **args)
-    import importlib
-    import sys
-    from pathlib import Path
+        made, args = Loopback, {"task": task, **args}
+    else:
+        made = _named(name)
+    try:
+        inspect.signature(made).bind(**args)
+    except TypeError as error:
+        raise ValueError(f"driver_args={args}: {made.__name__}: {error}") from error
+    return made(**args)
 
+
+def _named(name: str) -> Callable[..., Any]:
+    """The class of module:Class, from the current folder too."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     module, colon, kind = name.partition(":")
     try:
-        made = getattr(importlib.import_module(module), kind) if colon else None
+        if not colon:
+            raise ImportError("no module:Class")
+        return getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"driver={name}: {error}; expected loopback, or module:Class (docs/robot.md)") from error
-    if made is None:
-        raise ValueError(f"driver={name}; expected loopback, or module:Class (docs/robot.md)")
-    return made(**args)

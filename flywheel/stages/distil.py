@@ -63,8 +63,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
         return student.like(teacher)
 
     def labels(student, device):
-        """What the teacher does in each state, where student and teacher cannot be given the same noise."""
-        if student.noise_shape == teacher.noise_shape and not student.discrete:
+        """What the teacher does in each state, where it is of no use to give student and teacher the same noise."""
+        if student.noise_shape == teacher.noise_shape and not (student.fixed or student.discrete):
             return None
         return Labelled, {"teacher": teacher.to(device), "draws": args.draws}
 
