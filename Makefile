@@ -60,4 +60,4 @@ bench-gpu: setup ## updates a second on a GPU; skipped without one
 
 lock:            ## resolve pyproject.toml again, for Python 3.11 and later on every platform
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-	    --extra adroit --extra cloud --extra query --extra ros --extra test --quiet --no-header --no-annotate pyproject.toml --output-file requirements.lock
+	    --extra adroit --extra cloud --extra export --extra query --extra ros --extra test --quiet --no-header --no-annotate pyproject.toml --output-file requirements.lock

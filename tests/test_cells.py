@@ -106,8 +106,36 @@ def test_a_chain_is_distilled_into_one_step(copied, capsys, teacher):
         apart = (student.sample(obs, noise) - chain.sample(obs, noise)).square().mean()
         spread = chain.sample(obs, noise).var()
     assert apart < 0.3 * spread
-    code, out = call("distil", f"checkpoint={out['outputs']['checkpoint']}", *LITTLE, *at, capsys=capsys)
-    assert code == 1 and "is a one_step policy, not a chain of steps to shorten" in out["error"]
+    code, out = call(
+        "distil", f"checkpoint={out['outputs']['checkpoint']}", "policy=categorical", *LITTLE, *at, capsys=capsys
+    )
+    assert code == 1 and "a categorical policy makes one-hot actions" in out["error"]
+
+
+@pytest.mark.parametrize("student", ["one_step", "deterministic"])
+def test_the_student_of_a_best_of_n_imitates_what_it_chooses(copied, capsys, student):
+    copy, at = copied
+    made = copy.runs("retrain")[-1]["result"]
+    words = ["distil", f"checkpoint={made['outputs']['checkpoint']}", "demos.origin=*", "algorithm.lag.policy=0.1"]
+    words += [
+        "algorithm.cadence.improve=400",
+        f"policy={student}",
+        "policy.width=64",
+        "name=policy/student",
+        *LITTLE,
+        *at,
+    ]
+    code, out = call(*words, capsys=capsys)
+    assert (code, out["status"]) == (0, "done"), out
+    assert out["metrics"]["demonstrations"] > 12  # the rollouts too
+    pupil, best = (flywheel.load(o["outputs"]["checkpoint"], store=str(copy.root)) for o in (out, made))
+    state = np.concatenate([episode.obs["state"] for episode in copy.corpus().at("latest")])
+    obs = torch.from_numpy(state)[:, None].expand(-1, 2, -1)
+    with torch.no_grad():
+        drawn = torch.stack([best.sample(obs, torch.randn(len(obs), *best.noise_shape)) for _ in range(64)])
+        mean, given = drawn.mean(0), pupil.sample(obs, torch.zeros(len(obs), *pupil.noise_shape))  # [N, Ta, Da]
+    apart, spread = (given - mean).square().mean(), mean.var()
+    assert apart < 0.5 * spread
 
 
 def test_a_cell_that_makes_no_sense_is_refused_before_it_learns(copied, capsys):

@@ -17,7 +17,7 @@ FLOORS = [  # a folder stands for all of its files that are not named themselves
     {"episode", "frames", "log", "stats", "evalues", "success", "bounds", "outcome", "args", "seeds", "obs",
      "env.faults", "regret", "executors"},
     {"store", "ending", "corpus", "policy.nets", "env.ids", "env.spaces", "runs.chain", "runs.names", "runs.ledger"},
-    {"policy", "env", "selection"},
+    {"policy", "env", "selection", "exports"},
     {"rl", "intake"},
     {"stages"},
     {"runs.identity", "cli.config"},
@@ -148,6 +148,7 @@ def test_every_stage_composes(stage):
     needed = {
         "ingest": ["source=x"],
         "evaluate": ["checkpoint=x"],
+        "drive": ["checkpoint=x"],
         "promote": ["checkpoint=x"],
         "export": ["out=x"],
         "choose": ["checkpoints=[x]"],

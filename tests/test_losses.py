@@ -251,6 +251,18 @@ def test_distil_asks_both_for_the_same_noise():
     assert loss.item() == pytest.approx(0.5 * (2 * z).square().mean().item())  # (3 z - z)^2
 
 
+def test_distil_imitates_what_a_source_has_labelled():
+    class Pupil(Fixed):
+        horizon = 1
+
+        def bc_loss(self, obs, action, generator, condition):
+            return (self.action - action).square().mean((1, 2))
+
+    chosen = torch.tensor([1.0, 3.0], dtype=torch.float64).view(2, 1, 1)
+    loss, _ = improve.distil({"policy": Pupil(2.0), "teacher": None}, with_obs() | {"chosen": chosen}, weight=0.5)
+    assert loss.item() == 0.5  # ((2 - 1)^2 + (2 - 3)^2) / 2, half of it
+
+
 class Chained:
     """A policy whose log pi of the steps is given; [B, K]."""
 

@@ -48,8 +48,13 @@ def imitate_better(nets, batch, *, weight=1.0):
 
 def distil(nets, batch, *, weight=1.0):
     """weight * || pi(s, z) - teacher(s, z) ||^2 in normalised units, the same noise z for both: a chain of K steps
-    becomes one (consistency distillation, RL-100, 2510.14830; FQL, 2502.02538, eq. 6)."""
+    becomes one (consistency distillation, RL-100, 2510.14830; FQL, 2502.02538, eq. 6).
+
+    What a source has labelled (rl/labelled.py: where the teacher draws another noise, as a best of N does) is imitated,
+    in the policy's own terms: weight * bc_loss(s, chosen)."""
     policy, teacher, obs = nets["policy"], nets["teacher"], batch["obs"]
+    if "chosen" in batch:
+        return weight * cloning(policy, {**batch, "action": batch["chosen"]}).mean(), {}
     noise = noise_like(policy, batch)
     with torch.no_grad():
         wanted = teacher.sample(obs, noise)

@@ -32,9 +32,11 @@ class Training(Learning):
     anchor_until: int | None = arg(None, "the anchor is the best of the curve up to here", least=1)
 
 
-def train(args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the
-    table."""
+def train(
+    args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}, labels: Callable | None = None
+) -> dict[str, Any]:
+    """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the table.
+    `labels(policy, device)` names a source other than Offline, if it is needed, and what that takes besides."""
     import torch
 
     from flywheel.rl.fit import fit
@@ -52,7 +54,8 @@ def train(args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}) ->
     learner = build.learner(algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets)
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
-    source = Offline(windows, pools, mixture, **build.drawn(args, policy))
+    kind, more = (labels and labels(policy, device)) or (Offline, {})
+    source = kind(windows, pools, mixture, **build.drawn(args, policy), **more)
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
     curve = _curve(args, run, env, learner)
     begun = args.checkpoint is not None and "teacher" not in nets  # a student begins anew

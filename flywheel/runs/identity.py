@@ -87,6 +87,7 @@ def fingerprint(code: Path, cfg: dict[str, Any]) -> dict[str, Any]:
         ("rl/beside", here / "rl" / "build.py"),
         ("rl/guards", here / "rl" / "guarding.py"),
         ("env/guards", here / "env" / "guard.py"),
+        ("exports", here / "exports" / "__init__.py"),
     ):
         if user in files:  # what is built by name
             for path in (here / room).glob("*.py"):

@@ -1,5 +1,9 @@
-"""distil: a policy that needs K passes of its net for an action becomes one that needs one, taught on the
-demonstrations' states."""
+"""distil: whatever needs many passes of its nets for an action becomes a policy that needs one, taught on states of the
+corpus.
+
+The teacher may be of any kind. A chain (flow, diffusion) and its student are given the same noise; of a best of N, the
+student imitates the action that is chosen: where its practice is in the corpus, on those states too
+(demos.origin='*')."""
 
 from __future__ import annotations
 
@@ -19,13 +23,16 @@ def _all() -> Demos:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args(offline.Training):
-    """A policy of K steps becomes one of a single step."""
+    """A policy of any kind becomes one of a single step."""
 
     checkpoint: str | None = arg(
         None, "the teacher; default: the task's own name@production, else its newest", typed=True
     )
     name: str | None = arg(None, "of the student; default: that of the task", typed=True)
-    demos: Demos = arg(_all, "whose states it is taught on")
+    draws: int = arg(
+        4, "of a teacher that chooses by chance (a best of N): its action is their mean", least=1, most=1e4
+    )
+    demos: Demos = arg(_all, "whose states it is taught on; origin='*': those of practice, too")
 
 
 def inputs(args: Args, store) -> dict[str, Any]:
@@ -40,19 +47,25 @@ def inputs(args: Args, store) -> dict[str, Any]:
 
 def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     from flywheel.policy import base
+    from flywheel.rl.labelled import Labelled
 
     ref = inputs["checkpoint"]["ref"]
     teacher = run.store.load(ref).requires_grad_(False)
     selection.one_robot(args, teacher)
-    if not hasattr(teacher, "step_mean"):
-        raise ValueError(
-            f"distil: {ref} is a {teacher.spec['kind']} policy, not a chain of steps to shorten; expected "
-            "diffusion or flow (of a best-of-N, name the `policy` that its retrain published)"
-        )
 
     def begin(env, windows):
         build.suits(teacher, env)
-        shape = {k: teacher.spec[k] for k in (*base.SHAPE, "ahead") if k in teacher.spec}
-        return base.build({**args.policy, **shape, "condition": teacher.condition}).like(teacher)
+        shape = {"ahead": 1} | {  # a best of N says nothing of the chunk after the next
+            k: teacher.spec[k] for k in (*base.SHAPE, "ahead") if k in teacher.spec
+        }
+        student = base.build({**args.policy, **shape, "condition": teacher.condition})
+        build.suits(student, env)
+        return student.like(teacher)
 
-    return offline.train(args, run, begin, {"teacher": teacher})
+    def labels(student, device):
+        """What the teacher does in each state, where it is of no use to give student and teacher the same noise."""
+        if student.noise_shape == teacher.noise_shape and not (student.fixed or student.discrete):
+            return None
+        return Labelled, {"teacher": teacher.to(device), "draws": args.draws}
+
+    return offline.train(args, run, begin, {"teacher": teacher}, labels)
