@@ -111,7 +111,10 @@ def test_a_policy_that_falls_is_sent_back_at_once_to_where_it_last_acted_well(ru
     practice.guard = Guarding(learner, run.args.guard, run, anchored=True, reward="success")
     practice.began_at(0.9, 20)  # tried too seldom: not known
     assert practice.memory.base is None
-    practice.began_at(0.9, 100)
+    practice.began_at(0.95, 100)
+    practice.memory.outcomes = "1" * 54 + "0" * 6  # as it explores it is a little worse: that is what the alarm is of
+    practice.watch_over()
+    assert (practice.memory.base, practice.memory.acted, practice.slump.base) == (0.95, 0.9, 0.9)
     well, more = learner.state(), lambda done: {}
     with torch.no_grad():  # it learns something that is no good
         learner.flat["policy"].values += 1.0
@@ -124,13 +127,15 @@ def test_a_policy_that_falls_is_sent_back_at_once_to_where_it_last_acted_well(ru
     assert event["guard"] == "slump" and "of the start's 0.900: back to the last good policy" in event["reason"]
     assert len(practice.waiting) == len(done)  # what was collected is kept
     practice.play(Still(), range(1000, 1060), "policy:x", more)
-    n = len(practice.memory.outcomes) - len(done)  # the one that it went back to does no better: that is the measure
-    assert practice.memory.base == pytest.approx(1.96**2 / (n + 1.96**2), abs=1e-3)  # Wilson's upper end of 0 of n
+    n = (
+        len(practice.memory.outcomes) - 60 - len(done)
+    )  # the one that it went back to does no better: that is the measure
+    assert practice.memory.acted == pytest.approx(1.96**2 / (n + 1.96**2), abs=1e-3)  # Wilson's upper end of 0 of n
     assert learner.optim["policy"].lr == 0.005
     assert practice.told()["guard"] == len(practice.guard.events) == 2
     again = Practice(run.args, run, env, learner, [], {"demos": []})
     again.load_state(json.loads(json.dumps(practice.state())), practice.tensors())
-    assert again.slump.base == practice.memory.base and again.memory.outcomes == "0" * len(practice.memory.outcomes)
+    assert again.slump.base == practice.memory.acted and again.memory.outcomes == "0" * len(practice.memory.outcomes)
     env.close()
 
 

@@ -38,7 +38,8 @@ class Memory:
     window: float | None = None  # and from which share of these on
     best: dict[str, Any] | None = None  # the best score so far
     outcomes: str = ""  # "1101": successes of its own episodes that began at the task's own reset
-    base: float | None = None  # the success of who began; a start that is known, else its first episodes
+    base: float | None = None  # the success of who began, as it was measured before, else that of its first episodes
+    acted: float | None = None  # the same as it explores: no more than its first episodes show; what the alarm is of
     evidence: list[float] = field(default_factory=list)  # that the acting policy fell below it
     back_at: int | None = None  # the outcome at which it went back to the last good policy, which did not do well since
 
@@ -75,13 +76,13 @@ class Practice(Watch):
         for name, value in state.items():  # in place: others look at the same memory
             setattr(self.memory, name, value)
         self.known = set(self.memory.episodes)
-        self.slump.base, self.slump.evidence = self.memory.base, np.array(self.memory.evidence)
+        self.slump.base, self.slump.evidence = self.memory.acted, np.array(self.memory.evidence)
         self.good = dict(tensors)
 
     def began_at(self, success: float | None, n: int = 0) -> None:
         """Say how the policy does that this practice begins with; what was tried too seldom is not known."""
         if success is not None and n >= KNOWN and self.memory.base is None:
-            self.memory.base = self.slump.base = success
+            self.memory.base = success
 
     def begin(self, at) -> None:
         if self.scores_start and self.memory.best is None:
@@ -95,8 +96,8 @@ class Practice(Watch):
         from flywheel.env import rollout
 
         late = options.pop("late", None)
-        if self.slump.watches and not self.good:
-            self.good = self.learner.snapshot()
+        if not self.good and self.memory.acted is None and self.slump.below is not None:
+            self.good = self.learner.snapshot()  # who begins
         done, counts = rollout(
             self.env, actor, seeds, origin=origin, **options,
             each=lambda e: own(e) and self.slump.saw(bool(e.success)),
@@ -109,8 +110,10 @@ class Practice(Watch):
     def watch_over(self) -> None:
         """After a round: remember the learner that acted well, or go back to the one that did."""
         memory, slump = self.memory, self.slump
-        if memory.base is None and len(memory.outcomes) >= KNOWN:
-            memory.base = slump.base = memory.outcomes.count("1") / len(memory.outcomes)
+        if memory.acted is None and len(memory.outcomes) >= KNOWN:
+            found = memory.outcomes.count("1") / len(memory.outcomes)
+            memory.base = found if memory.base is None else memory.base
+            memory.acted = slump.base = min(found, memory.base)
         if not slump.watches or self.guard is None:
             return
         if slump.tripped:
@@ -127,7 +130,7 @@ class Practice(Watch):
         won = recent.count("1")
         why = f"{won} of the last {len(recent)} episodes succeeded, of the start's {slump.base:.3f}"
         if again:
-            memory.base = slump.base = min(slump.base, wilson(won, len(recent))[1])
+            memory.acted = slump.base = min(slump.base, wilson(won, len(recent))[1])
             why += f"; that is the last good policy itself: at most {slump.base:.3f} from now on"
         else:
             memory.back_at = len(memory.outcomes)
