@@ -18,7 +18,7 @@ from flywheel.stages import promote
 def three(night, copied):
     """(Store, words that every stage on it needs, a name, three checkpoints of it)."""
     refs = list(dict.fromkeys(row["checkpoint"] for row in night[2]["content"]["table"]))
-    return copied[0], copied[1], refs[0].partition("@")[0], refs
+    return copied[0], copied[1], refs[0].partition("@")[0], refs[:3]
 
 
 def test_a_choice_that_a_budget_cut_short_replays(three, monkeypatch):

@@ -305,7 +305,7 @@ def test_a_nightly_draws_from_views(copied, capsys):
     code, out = call(*words, capsys=capsys)
     assert code == 0 and out["status"] in ("done", "refused")
     done = {run["stage"]: run for run in copy.runs() if run["inputs"].get("corpus", {}).get("version") == "1 won"}
-    assert done.keys() == {"pretrain", "retrain"}
+    assert done.keys() == {"pretrain", "retrain", "online"}
     assert done["pretrain"]["inputs"]["corpus"]["id"] == copy.corpus().at("won").id
     assert call(*words, capsys=capsys)[1]["status"] == "noop"
 

@@ -77,7 +77,7 @@ def test_a_guarded_run_that_was_killed_ends_with_the_same_hashes(copied, tmp_pat
         "algorithm.collect.n=4",
         "algorithm.critic={members: 2, width: 16, depth: 1}",
     ]
-    guard = ["guard.every=3", "guard.trips=2", "guard.update.drift.most=0.002", "guard.interventions=15"]
+    guard = ["guard.every=3", "guard.trips=2", "guard.update.drift.most=0.0", "guard.interventions=15"]
     words = [
         "online",
         f"checkpoint={made['outputs']['checkpoint']}",

@@ -135,7 +135,7 @@ def test_a_policy_that_falls_is_sent_back_at_once_to_where_it_last_acted_well(ru
     assert practice.told()["guard"] == len(practice.guard.events) == 2
     again = Practice(run.args, run, env, learner, [], {"demos": []})
     again.load_state(json.loads(json.dumps(practice.state())), practice.tensors())
-    assert again.slump.base == practice.memory.acted and again.memory.outcomes == "0" * len(practice.memory.outcomes)
+    assert again.slump.base == practice.memory.acted and again.memory.outcomes == practice.memory.outcomes
     env.close()
 
 

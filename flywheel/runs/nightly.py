@@ -57,7 +57,7 @@ class Args(Bounded):
     name: str | None = arg(None, "of all checkpoints; default: policy/TASK", typed=True)
     rounds: str | None = arg(None, "N; +N: N further rounds from the incumbent", typed=True)
     demos: Demos = arg(Demos, "which episodes are imitated")
-    data: dict[str, float] | None = arg(None, "instead of demos: views and their shares, for pretrain and retrain")
+    data: dict[str, float] | None = arg(None, "instead of demos: views and their shares, for all that learns")
     ingest: Any = arg({}, "keys of that stage, and so on")
     pretrain: Any = arg({})
     retrain: Any = arg(
