@@ -155,7 +155,7 @@ def environments() -> list[dict]:
     for does in ("raise", "nan", "wait", "hold_lock", "die"):
         kwargs = {"does": does, "at": [3, 11]}
         env = envs.make({"name": "gym", "id": "odd:Odd-v0", "kwargs": kwargs, "step_seconds": 2.0, "faults": 1.0}, 4)
-        policy = Uniform(**shape(env), obs_steps=1, action_steps=1)
+        policy = Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False)
         began = time.monotonic()
         done, _ = envs.rollout(env, policy, range(20), origin="test")
         causes = {e.seed: e.meta["cause"] for e in done if "cause" in e.meta}
