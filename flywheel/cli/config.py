@@ -491,7 +491,7 @@ def help_of(stage: str) -> str:
             f"{_meaning(field)}"
         )
         nested = arguments.hints(module(stage).Args)[name]
-        if dataclasses.is_dataclass(nested) and name in ("demos", "collect", "gate"):
+        if dataclasses.is_dataclass(nested) and name in ("demos", "collect", "gate", "guard"):
             lines += [
                 f"    {f'{name}.{one.name} = {_default(one)}':42} {_meaning(one)}" for one in dataclasses.fields(nested)
             ]
