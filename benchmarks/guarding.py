@@ -142,6 +142,27 @@ def scenario(kind: str, guard: str, base: str, store: Path, small: bool) -> dict
     return row
 
 
+def table() -> list[str]:
+    """The rows as docs/guard.md has them."""
+    rows = {(kind, guard): ROWS / f"{kind}-{guard}.json" for kind in TOLD for guard in ("default", "none")}
+    lines = ["| fault | guard | noticed by, and undone | regret, episodes | worst 50 | handed over |", "|---" * 6 + "|"]
+    for (kind, guard), file in rows.items():
+        if file.exists():
+            row = json.loads(file.read_text())
+            names = [event["guard"] for event in row["events"]]
+            seen = ", ".join(
+                f"{name}{f' ({names.count(name)} times)' if names.count(name) > 1 else ''}"
+                for name in dict.fromkeys(names)
+            )
+            after = row.get("after")
+            done = (
+                f"{after['success']:.3f} [{after['ci95'][0]:.2f}, {after['ci95'][1]:.2f}]" if after else row["status"]
+            )
+            cost = (f"{row['regret']:g}", f"{row['worst_window']:.2f}") if "regret" in row else ("-", "-")
+            lines.append(f"| {TOLD[kind]} | {guard} | {seen or '-'} | {' | '.join(cost)} | {done} |")
+    return lines
+
+
 def environments() -> list[dict]:
     """Environments that crash, hang or lie: when that is noticed, and what it costs."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -194,6 +215,7 @@ def main() -> None:
             print(
                 f"{TOLD[kind]:50} {guard:8} {row['status']:8} after {after} regret {row.get('regret')} {events[:300]}"
             )
+    print("\n".join(table()))
     for row in environments():
         print(f"an environment that {row['fault']}s: {row['episodes']} episodes in {row['seconds']} s, {row['causes']}")
 

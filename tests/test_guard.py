@@ -94,6 +94,14 @@ class Wild:
         return np.full((len(obs), 2), 7.0)
 
 
+def test_a_simulator_waits_for_its_policy_so_nothing_is_too_late_there():
+    env = envs.make({"name": "gym", "id": "toy:Reach-v0", "max_steps": 20}, 2)
+    env.guard = Guard(step={"watchdog": {"seconds": 1e-12}})
+    done, counts = envs.rollout(env, Wild(), range(3), origin="test")
+    assert "watchdog" not in counts and all("guard" not in e.meta for e in done)
+    env.close()
+
+
 def test_each_trip_stands_in_the_episode_and_beyond_the_budget_the_episode_ends():
     env = envs.make({"name": "gym", "id": "toy:Reach-v0", "max_steps": 20}, 2)
     env.guard = Guard(interventions=5)

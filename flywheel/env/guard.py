@@ -74,11 +74,12 @@ class StepGuard:
 
     @classmethod
     def of(cls, env) -> StepGuard:
-        """The guard of a batch: what it was told to be guarded by (`env.guard`), or the default."""
+        """The guard of a batch: what it was told to be guarded by (`env.guard`), or the default. A batch waits for its
+        policy, however long that takes: its clock stands still."""
         low, high = np.asarray(env.action_low, np.float32), np.asarray(env.action_high, np.float32)
         told = getattr(env, "guard", None)
         table, most = (told.step, told.interventions) if told else (None, None)
-        return cls(low, high, env.num_envs, table, getattr(env, "hold_action", None), most)
+        return cls(low, high, env.num_envs, table, getattr(env, "hold_action", None), most, clock=lambda: 0.0)
 
     def begin(self, slot: int) -> None:
         """An episode begins in `slot`: what was executed in the one before is forgotten."""
