@@ -37,8 +37,10 @@ class Faults:
     def nan(self, learner, update: int) -> None:
         """Half of the policy's weights become NaN, once."""
         if update == 4000:
-            learner.flat["policy"].values[::2] = float("nan")
-            learner.flat["policy.lag"].values[::2] = float("nan")
+            for name in ("policy", "policy.lag"):
+                for p in learner.flat[name].params:
+                    p.data.view(-1)[::2] = float("nan")
+                learner.flat[name].refresh()
 
     def critic(self, learner, update: int) -> None:
         """The critics' last layer grows by 2 % an update, 400 times: values explode."""

@@ -5,6 +5,6 @@ import torch
 
 def guard(seen):
     for name, flat in seen.learner.flat.items():
-        if not torch.isfinite(flat.values).all():
+        if not all(torch.isfinite(p).all() for p in flat.params):
             return f"weights of {name} are not finite"
     return ""
