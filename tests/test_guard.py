@@ -1,5 +1,6 @@
 """The guard: what steps in between policy and environment, what undoes updates, what says that practice goes wrong."""
 
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -326,3 +327,26 @@ def test_the_first_demonstrations_are_the_first_by_hash(tmp_path):
     store.corpus(create=True).append(made)
     args = Of(corpus="latest", task=Task(name="gym", id=made[0].task), demos=Demos(first=4))
     assert selection.demonstrations(args, store).hashes == sorted(e.hash for e in made)[:4]
+
+
+def test_practice_begins_with_a_class_that_knows_chance(tmp_path):
+    """Of a deterministic base a best of N would have nothing to choose among."""
+    from flywheel.policy import base
+    from flywheel.runs.nightly import _begun_from
+    from flywheel.runs.run import Store
+
+    store, refs = Store(tmp_path), {}
+    for kind in ("flow", "deterministic", "gaussian"):
+        file = tmp_path / f"{kind}.safetensors"
+        base.save(base.build({"kind": kind, "obs_dim": 3, "action_dim": 2, "width": 8, "depth": 1}), file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        refs[kind] = f"policy/x@{store.names.make('policy/x', digest, file.name, 'r', task={})['id']}"
+
+    def table(**rates):
+        return [{"checkpoint": refs[kind], "success": rate} for kind, rate in rates.items()]
+
+    some = table(flow=0.6, deterministic=0.7, gaussian=0.65)
+    assert _begun_from(refs["deterministic"], some, 0.15, store) == refs["flow"]  # the first that is near enough
+    assert _begun_from(refs["deterministic"], some, 0.06, store) == refs["gaussian"]
+    assert _begun_from(refs["deterministic"], some, 0.01, store) == refs["deterministic"]
+    assert _begun_from(refs["gaussian"], table(flow=0.6, gaussian=0.65), 0.15, store) == refs["gaussian"]

@@ -46,6 +46,10 @@ class Args(Bounded):
     policy: Any = arg(
         ["flow", "deterministic", "diffusion", "gaussian"], "each is trained, the best is the base; or one: policy=flow"
     )
+    within: float = arg(
+        0.15, "of a base without chance: practice begins with a class that has some, if it is at most so much worse",
+        least=0, most=1,
+    )  # fmt: skip
     cloned: dict[str, Any] = arg(
         {"ahead": 2}, "laid over each class, as far as it has the keys: what is known to clone better"
     )
@@ -411,7 +415,17 @@ def _base(cfg: Args, shared: dict[str, Any], work: Callable) -> tuple[str, str, 
     chosen = _choose(cfg, {"night": shared["night"]}, list(made), "base", work)
     base = chosen["outputs"]["checkpoint"]
     table = [{**row, "policy": made[row["checkpoint"]][0]} for row in chosen["metrics"].get("table", [])]
-    return base, made[base][1], table
+    return base, made[_begun_from(base, table, cfg.within, work.place)][1], table
+
+
+def _begun_from(base: str, table: list[dict[str, Any]], within: float, place: runs.Store) -> str:
+    """Which class practice begins with: the base or, where that always does the same, so that a best of N has nothing
+    to choose among, the first class that knows chance, if its success is at most `within` less."""
+    if len(table) < 2 or not place.load(base).fixed:
+        return base
+    least = next(row["success"] for row in table if row["checkpoint"] == base) - within
+    able = [row["checkpoint"] for row in table if row["success"] >= least]
+    return next((ref for ref in able if not place.load(ref).fixed), base)
 
 
 def _choose(cfg: Args, night: dict[str, Any], refs: list[str], what: str, work: Callable) -> dict[str, Any]:
