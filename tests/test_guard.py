@@ -103,6 +103,17 @@ def test_a_simulator_waits_for_its_policy_so_nothing_is_too_late_there():
     env.close()
 
 
+def test_episodes_are_told_in_the_order_of_their_seeds_not_as_they_end():
+    """What succeeds ends early: told as they end, a round's failures would be a run of failures, and an alarm."""
+    import odd  # noqa: F401  (registers the environment)
+
+    env = envs.make({"name": "gym", "id": "odd:Odd-v0", "kwargs": {"does": "raise", "at": [4, 5, 7]}, "faults": 1.0}, 3)
+    told = []
+    done, _ = envs.rollout(env, Wild(), range(3, 12), origin="test", each=lambda e: told.append((e.seed, len(e))))
+    assert told == [(e.seed, len(e)) for e in done] and {n for _, n in told} == {2, 20}
+    env.close()
+
+
 def test_each_trip_stands_in_the_episode_and_beyond_the_budget_the_episode_ends():
     env = envs.make({"name": "gym", "id": "toy:Reach-v0", "max_steps": 20}, 2)
     env.guard = Guard(interventions=5)

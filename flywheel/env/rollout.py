@@ -125,8 +125,9 @@ def rollout(
 
     An environment that does what no task may do (flywheel.faults) makes a failed episode with meta["cause"]: the steps
     before, or, where there is none, one of zeros. The others are as if nothing had happened; FaultsError where it is
-    one of too many. `each(episode)` is called as one ends, `watch(k, obs)` before each step of the first environment's
-    first episode.
+    one of too many. `each(episode)` is called in the order of the seeds, as soon as those before have ended (in the
+    order in which they end, failures would come last, all at once); `watch(k, obs)` before each step of the first
+    environment's first episode.
 
     A policy is given the parts that it was trained on, by name. An episode keeps all that the environment observes, as
     obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
@@ -148,7 +149,7 @@ class _Rollout:
     def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late=None, each=None):
         self.env, self.policy, self.seeds, self.origin, self.starts = env, policy, seeds, origin, starts
         self.own, self.stop = getattr(env, "reward", "success") == "env", stop_at_success
-        self.late, self.each = late, each
+        self.late, self.each, self.told = late, each, 0
         self.steps, self.fps, self.progress = steps, env.fps if fps is None else fps, progress
         self.mode, self.tally = getattr(env, "success", "any"), getattr(env, "tally", None) or Tally(env.task)
         self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
@@ -314,5 +315,6 @@ class _Rollout:
         self.episode[slot], self.due[int(slot)] = -1, None
         if self.progress:
             self.progress(1)
-        if self.each:
-            self.each(self.done[k])
+        while self.each and self.told < len(self.done) and (episode := self.done[self.told]) is not None:
+            self.told += 1
+            self.each(episode)
