@@ -144,6 +144,25 @@ def test_a_stage_ends_where_guards_have_stepped_in_too_often(copied, capsys):
     assert code == 0 and out["metrics"]["rounds"] < 5, out
 
 
+def test_what_moves_nothing_is_asked_for_where_the_arm_is_now():
+    at = [2.0]
+    guard = StepGuard(
+        np.float32([-3]), np.float32([3]), 1, {"force": {"obs": [0], "most": 5}}, lambda slot: np.array(at)
+    )
+    guard.begin(0)
+    at[0] = -1.0  # it moved
+    assert guard(np.array([[2.5]]), ZERO, np.array([[9.0]])).tolist() == [[-1.0]]
+
+
+def test_jerks_and_then_a_steady_command_end_the_slow_mode_and_cost_no_episode():
+    table = {"burst": {}, "finite": {}, "limits": {}, "rate": {"share": 0.2}}  # burst comes last, wherever it is named
+    guard = StepGuard(LOW, HIGH, 1, table, most=100)
+    for k in range(20):
+        guard(np.array([[(-1.0) ** k, 0.0]]), ZERO)
+    moved = [float(guard(np.array([[1.0, 0.0]]), ZERO)[0, 0]) for _ in range(500)]
+    assert moved[-300:] == [1.0] * 300 and not guard.ends(ZERO)[0]
+
+
 # -- updates ---------------------------------------------------------------------------------------------------------
 
 

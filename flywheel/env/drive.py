@@ -87,13 +87,19 @@ def drive(
     all that follow: none is hurried after it."""
     columns = policy.robot["action"] if policy.robot else slice(None)
     low, high = (bound.cpu().numpy()[columns] for bound in (policy.low, policy.high))
+    late = (guard.step.get("watchdog") or {}).get("seconds", 0.1) if "watchdog" in guard.step else None
+    if late is not None and late < 1.5 / hz:
+        raise ValueError(
+            f"guard.step.watchdog.seconds={late:g}: at {hz:g} Hz an action comes each {1 / hz:g} s: all would be "
+            f"late; expected at least {1.5 / hz:g}"
+        )
     hold = getattr(driver, "hold_action", None)
     keeper = StepGuard(low, high, 1, guard.step, hold, guard.interventions, clock)
     made, slot = Driven(1 / hz), np.array([0])
-    _warm(policy, seed)
     gc.collect()
     gc.disable()  # it would come in the middle of a step
     try:
+        _warm(policy, seed)
         obs = driver.reset()
         policy.reset([0], [seed])
         keeper.begin(0)
@@ -123,7 +129,7 @@ def drive(
     finally:
         gc.enable()
         try:
-            driver.write(keeper.rest[0])
+            driver.write(keeper.resting(slot)[0])
         finally:
             driver.close()
     made.guard = keeper.told(0)

@@ -34,12 +34,18 @@ class Step:
     low: np.ndarray  # [Da] the environment's action range
     high: np.ndarray
     last: np.ndarray  # [N, Da] executed in the step before; at first `rest`
-    rest: np.ndarray  # [N, Da] what moves nothing
+    hold: Callable[[np.ndarray], np.ndarray]  # slots [N] -> [N, Da]
     obs: np.ndarray | None  # [N, Do]
     now: float  # seconds, of a clock that only goes on
     stepped_in: np.ndarray  # [N] bool: has a guard before this one changed the action?
     memories: dict[str, np.ndarray] = field(default_factory=dict)
     count: int = 0  # of all slots
+    excused: np.ndarray | None = None  # [N] bool: steps that are not to be held against an episode
+
+    @functools.cached_property
+    def rest(self) -> np.ndarray:
+        """What moves nothing now, [N, Da]."""
+        return self.hold(self.slots)
 
     def memory(self, name: str, dtype: type = np.float64) -> np.ndarray:
         """What this guard keeps of each slot, [slots]; zero where an episode begins."""
@@ -66,11 +72,13 @@ class StepGuard:
         self.low, self.high, self.most, self.clock, self.hold = low, high, most, clock, rest
         told = {name: args for name, args in (table or DEFAULT).items() if args is not None}
         self.chain = [(name, named(guards, name, args, 2, "guard.step")) for name, args in told.items()]
+        self.chain.sort(key=lambda part: part[0] == "burst")  # it counts what all others do
         self.memories: dict[str, dict[str, np.ndarray]] = {name: {} for name, _ in self.chain}
         self.last = np.tile(np.clip(0.0, low, high), (slots, 1)).astype(np.float32)
-        self.rest, self.time, self.spent = self.last.copy(), np.zeros(slots, int), np.zeros(slots, int)
+        self.time, self.spent = np.zeros(slots, int), np.zeros(slots, int)
         self.events: list[dict[str, list[int]]] = [{} for _ in range(slots)]
         self.count: Counter[str] = Counter()
+        self.interventions = 0  # steps at which any of them did
 
     @classmethod
     def of(cls, env) -> StepGuard:
@@ -83,7 +91,16 @@ class StepGuard:
 
     def begin(self, slot: int) -> None:
         """An episode begins in `slot`: what was executed in the one before is forgotten."""
-        self.rest[slot] = self.last[slot] = np.clip(self.hold(slot) if self.hold else 0.0, self.low, self.high)
+        self.forget(slot)
+        self.last[slot] = self.resting(np.array([slot]))[0]
+
+    def resting(self, slots: np.ndarray) -> np.ndarray:
+        """What moves nothing in `slots` [N] as they are now: [N, Da] float32."""
+        held = [self.hold(int(slot)) if self.hold else np.zeros_like(self.low) for slot in slots]
+        return np.clip(np.asarray(held, np.float32), self.low, self.high)
+
+    def forget(self, slot: int) -> None:
+        """What was counted in the slot's last episode is no more."""
         self.time[slot], self.spent[slot], self.events[slot] = 0, 0, {}
         for memory in self.memories.values():
             for kept in memory.values():
@@ -93,7 +110,7 @@ class StepGuard:
         """proposed [N, Da] for `slots` [N], which observe [N, Do] -> executed [N, Da] float32."""
         action, stepped_in = proposed, np.zeros(len(slots), bool)
         step = Step(
-            slots, self.low, self.high, self.last[slots], self.rest[slots], obs, self.clock(), stepped_in,
+            slots, self.low, self.high, self.last[slots], self.resting, obs, self.clock(), stepped_in,
             count=len(self.last),
         )  # fmt: skip
         for name, guard in self.chain:
@@ -108,7 +125,9 @@ class StepGuard:
         executed = action.astype(np.float32)
         self.count["steps"] += len(slots)
         self.time[slots] += 1
-        self.spent[slots] += step.stepped_in
+        held_against = step.stepped_in if step.excused is None else step.stepped_in & ~step.excused
+        self.interventions += int(held_against.sum())
+        self.spent[slots] += held_against
         self.last[slots] = executed
         return executed
 

@@ -139,7 +139,10 @@ def rollout(
         if watch and going.episode[0] == 0:
             watch(int(going.step[0]), going.obs[0])
         going.turn()
-    return [episode for episode in going.done if episode is not None], dict(going.guard.count)
+    return [episode for episode in going.done if episode is not None], {
+        **going.guard.count,
+        "interventions": going.guard.interventions,
+    }
 
 
 class _Rollout:
@@ -196,6 +199,7 @@ class _Rollout:
             if k < 0:
                 continue
             start = (self.starts[k] if self.starts else None) or {}
+            self.guard.forget(slot)
             self.all_obs[slot, 0] = 0
             try:
                 first = self.env.reset_at(slot, self.seeds[k], start.get("state"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ def _elsewhere(policy, env, seeds: list[int], stop_at_success: bool, also) -> Co
     from flywheel.policy import base
 
     with tempfile.TemporaryDirectory() as folder:
+        if getattr(policy, "noise_net", None) is not None:  # noise is for exploring
+            policy = copy.deepcopy(policy)
+            policy.noise_net = None
         base.save(policy, Path(folder) / "policy.safetensors")
         told = plain({"task": env.made, "guard": env.guard, "num_envs": env.num_envs})
         device = str(policy.device)

@@ -15,9 +15,12 @@ def map(function, tasks, workers=0):
     """The result of each task; `workers` 0: one a core. RuntimeError where processes die again and again."""
     done, tries = {}, 0
     while len(done) < len(tasks):
-        pool = _pool(workers or os.cpu_count() or 1)
-        going = {i: pool.submit(function, *task) for i, task in enumerate(tasks) if i not in done}
-        before = len(done)
+        pool, going, before = _pool(workers or os.cpu_count() or 1), {}, len(done)
+        try:
+            for i in (i for i in range(len(tasks)) if i not in done):
+                going[i] = pool.submit(function, *tasks[i])
+        except BrokenProcessPool:  # one died while it waited
+            _pool.cache_clear()
         for i, future in going.items():
             try:
                 done[i] = future.result()

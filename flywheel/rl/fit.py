@@ -90,23 +90,26 @@ def loop(
     gates: Sequence[Gate] = (),
     *,
     act: Callable[[str, Any], bool] | None = None,
+    mark: Callable[[], None] = lambda: None,
+    trust: Callable[[], None] = lambda: None,
     at: At | None = None,
     pause: Callable[[At], None] = lambda at: None,
     each: Callable[[int], bool | None] = lambda round: None,
 ) -> None:
     """Collect, evaluate, improve, `cadence.rounds` times; the first of the gates that gives a reason undoes the round.
-    An act ends early where a loss says that it is enough.
+    An act ends early where a loss says that it is enough. A guard takes the place of the learner's `act`, is told where
+    improvement begins (`mark`), and that what a gate went back to may be trusted (`trust`).
 
     `pause(at)` is called where the loop can be left and entered again (`at`); `each(round)` after each round: if it
     returns True the loop ends there (a time budget).
     """
     at, act = at or At(), act or learner.act
     while at.round < cadence.rounds:
-        before = learner.snapshot() if gates else None
         if at.phase == 0:
             source.collect(learner)
             at.phase, at.step = 1, 0
             pause(at)
+        before = learner.snapshot() if gates else None  # collecting may have sent a fallen policy back
         if at.phase == 1:
             while at.step < cadence.evaluate:
                 if act("evaluate", source.batch("evaluate")):
@@ -117,6 +120,7 @@ def loop(
         if at.phase == 2:
             if at.step == 0:
                 learner.begin_improve()
+                mark()
             while at.step < cadence.improve and at.round >= cadence.warmup:
                 if act("improve", source.batch("improve")):
                     break
@@ -125,6 +129,7 @@ def loop(
             at.phase, at.step = 3, 0
         if reason := next((why for gate in gates if (why := gate(before, learner))), None):
             learner.restore(before, reason)
+            trust()
         at.round, at.phase, at.step = at.round + 1, 0, 0
         stop = each(at.round - 1)
         pause(at)
@@ -150,7 +155,18 @@ def fit(learner, source, cadence: Cadence, run, watch: Watch, gates: Sequence[Ga
     total = cadence.rounds * (cadence.evaluate + cadence.improve)
     ticks = progress(run.stage, total, at.updated(cadence))
     with ticks as going.tick, run.ended_early(lambda: at.place), suppress(Enough):
-        loop(learner, source, cadence, gates, act=guard.act, at=at, pause=going.pause, each=going.each)
+        loop(
+            learner,
+            source,
+            cadence,
+            gates,
+            act=guard.act,
+            mark=guard.begin_improve,
+            trust=guard.trust,
+            at=at,
+            pause=going.pause,
+            each=going.each,
+        )
     watch.ended()
     return at
 

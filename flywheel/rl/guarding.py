@@ -91,15 +91,16 @@ class Guarding:
         told = {name: args for name, args in guard.update.items() if args is not None}
         self.checks = {name: named(guards, name, args, 1, "guard.update") for name, args in told.items()}
         self.since = self.trips = self.passed = 0
-        self.scale, self.memory, self.events = 1.0, {}, []
+        self.crossed = False  # did improvement begin since the last look?
+        self.scale, self.memory, self.kept, self.events = 1.0, {}, {}, []
         self.before = learner.snapshot() if self.checks else {}
 
     def act(self, act: str, batch: dict[str, Tensor]) -> bool:
         """An update, and perhaps a look; True where this act is over for this round."""
-        if not self.checks:
-            return self.learner.act(act, batch)
         if self.trips >= self.guard.trips:
             return True
+        if not self.checks:
+            return self.learner.act(act, batch)
         try:
             enough = self.learner.act(act, batch)
         except FloatingPointError as error:
@@ -118,14 +119,28 @@ class Guarding:
         for name, check in self.checks.items():
             if reason := check(seen):
                 return self.undo(name, reason)
-        self.since, self.before, self.passed = 0, self.learner.snapshot(), self.passed + 1
+        self.passed += 1
+        self.trust()
         return False
+
+    def trust(self) -> None:
+        """Take the learner as it is for what an undo goes back to."""
+        if self.checks:
+            self.since, self.before, self.kept = 0, self.learner.snapshot(), dict(self.memory)
+            self.crossed = False
+
+    def begin_improve(self) -> None:
+        """The policy is where its improvement begins (`policy.old`, an anchor): an undo that reaches back across this
+        begins it again."""
+        self.crossed = True
 
     def undo(self, name: str, reason: str) -> bool:
         """Go back to the last look at half the rates; True where the round's trips are used up."""
         self.learner.load_state(self.before)
+        if self.crossed:
+            self.learner.begin_improve()
         self.slow()
-        self.since, self.trips = 0, self.trips + 1
+        self.since, self.trips, self.memory = 0, self.trips + 1, dict(self.kept)
         over = self.trips >= self.guard.trips
         self.tell("update", name, f"{reason}: undone, rates x {self.scale:g}{'; the round ends' if over else ''}")
         if over and not self.passed:
@@ -141,7 +156,8 @@ class Guarding:
         self.learner.load_state(state)
         if slower:
             self.slow()
-        self.since, self.before = 0, self.learner.snapshot() if self.checks else {}
+        self.memory = dict(self.kept)
+        self.trust()
         self.tell("acting", name, reason)
 
     def slow(self) -> None:
@@ -156,13 +172,19 @@ class Guarding:
         self.run.log("guard", **event)
         say(f"  guard: {name}: {reason}")
 
+    def end_round(self) -> None:
+        """No further update in this round."""
+        self.trips = self.guard.trips
+
     def begin_round(self) -> None:
         """A round has trips of its own."""
         self.trips = 0
 
     def state(self) -> dict[str, Any]:
         """What it remembers, as JSON; the state of the last look beside it: `before`."""
-        return {k: getattr(self, k) for k in ("since", "trips", "passed", "scale", "memory", "events")}
+        return {
+            k: getattr(self, k) for k in ("since", "trips", "passed", "scale", "memory", "kept", "crossed", "events")
+        }
 
     def load_state(self, state: dict[str, Any], before: dict[str, Tensor]) -> None:
         """Take over what `state` returned, and the tensors of the last look."""

@@ -110,10 +110,11 @@ class Practice(Watch):
     def watch_over(self) -> None:
         """After a round: remember the learner that acted well, or go back to the one that did."""
         memory, slump = self.memory, self.slump
-        if memory.acted is None and len(memory.outcomes) >= KNOWN:
-            found = memory.outcomes.count("1") / len(memory.outcomes)
+        if memory.acted is None and (len(memory.outcomes) >= KNOWN or memory.base is not None):
+            found = memory.outcomes.count("1") / max(1, len(memory.outcomes))
             memory.base = found if memory.base is None else memory.base
-            memory.acted = slump.base = min(found, memory.base)
+            learnt = memory.round > 1 or len(memory.outcomes) < KNOWN  # then they say little of who began
+            memory.acted = slump.base = memory.base if learnt else min(found, memory.base)
         if not slump.watches or self.guard is None:
             return
         if slump.tripped:
@@ -137,6 +138,7 @@ class Practice(Watch):
             why += ": back to the last good policy, at half its rates"
         self.guard.back(self.good, "slump", why, slower=not again)
         slump.again()
+        self.guard.end_round()  # what acts next is the one that it went back to: its own episodes say how good it is
 
     def keep(self, done: list, counts: dict[str, int], more: dict[str, Any]) -> list:
         """Remember a round's episodes, for the corpus too; which of them are to be learnt from: not what someone has
@@ -156,9 +158,9 @@ class Practice(Watch):
         line = {"round": memory.round, "episodes": len(done), **more, "steps": memory.steps}
         if recent := memory.outcomes[-WINDOW:]:
             line["window"] = recent.count("1") / len(recent)
-        if guarded := {name: n for name, n in counts.items() if name not in ("steps", "faults")}:
+        if guarded := {name: n for name, n in counts.items() if name not in ("steps", "faults", "interventions")}:
             line["guard"] = guarded  # steps at which each guard stepped in
-            memory.interventions += sum(guarded.values())
+        memory.interventions += counts.get("interventions", 0)
         if faults := [f"seed {e.seed}: {e.meta['cause']}" for e in done if "cause" in e.meta]:
             line["faults"] = faults
         memory.round += 1

@@ -32,7 +32,8 @@ SHARE = {
     "pretrain": 0.4,
     "base": 0.45,
     "retrain": 0.62,
-    "online": 0.7,
+    "online": 0.68,
+    "distil": 0.71,
     "candidate": 0.74,
     "gate": 0.82,
     "evaluate": 0.97,
@@ -356,9 +357,13 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
         practised.append(work("online", part, SHARE["online"]))
         made.append(("online", practised[-1]["outputs"]["checkpoint"]))  # refused: what it began from
     if cfg.distil:
-        states = {"corpus": str(practised[-1]["outputs"]["corpus"]), "demos": Demos(origin="*", failures=True)}
+        states = {
+            "corpus": str(practised[-1]["outputs"]["corpus"]),
+            "demos": Demos(origin="*", failures=True),
+            "data": None,
+        }
         part = replace(cfg.distil, **{**shared, **states}, checkpoint=made[-1][1])
-        made.append(("one-step", work("distil", part, SHARE["online"])["outputs"]["checkpoint"]))
+        made.append(("one-step", work("distil", part, SHARE["distil"])["outputs"]["checkpoint"]))
     rows += [row for i, row in enumerate(made) if row[1] not in [ref for _, ref in made[:i]]]
     able = list(dict.fromkeys(ref for kind, ref in rows if kind != "incumbent" and (incumbent or kind != "pretrained")))
     candidate = _choose(cfg, night, able, "candidate", work)["outputs"]["checkpoint"]
@@ -384,12 +389,19 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
 
 
 def _suited(algorithm: Any, anchor: str, place: runs.Store) -> Any:
-    """The table that online learns by: a surrogate of probabilities asks for a policy that has some; over one that
-    always does the same, a residual learns."""
-    asks = any("clipped_surrogate" in losses for losses in algorithm.improve.values())
-    policy = place.load(anchor) if asks else None
+    """The table that online learns by: a surrogate of probabilities asks for a policy that has some; over one that has
+    none, a residual learns, as often and from as many steps."""
+    if not any("clipped_surrogate" in losses for losses in algorithm.improve.values()):
+        return algorithm
+    policy = place.load(anchor)
     policy = getattr(policy, "base", policy)
-    return config.table("online", "residual") if policy is not None and policy.fixed else algorithm
+    try:
+        policy.chain(policy.encoder.zeros(1), policy.encoder.zeros(1).new_zeros(1, *policy.noise_shape))
+    except ValueError:
+        other = config.table("online", "residual")
+        steps = {"steps": algorithm.collect.steps, "explore": algorithm.collect.explore}
+        return replace(other, cadence=algorithm.cadence, collect=replace(other.collect, **steps))
+    return algorithm
 
 
 def _number(cfg: Args, place: runs.Store, key: str | None = None) -> int:

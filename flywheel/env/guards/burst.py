@@ -12,7 +12,7 @@ def guard(action, step, *, window=10, share=0.5, freeze=5, slow=0.5, steps=50):
     guards before it did (`step.stepped_in` [N])."""
     at = step.slots
     time, hits, bad, rest = (step.memory(name, np.int64) for name in ("time", "hits", "bad", "rest"))
-    hits[at] += step.stepped_in
+    hits[at] += step.stepped_in & (rest[at] == 0)  # what it does itself to the next steps is no news
     time[at] += 1
     full = at[time[at] % window == 0]
     bad[full] = ((bad[full] << 1) | (hits[full] >= share * window)) & 0b111  # the last three windows, a bit each
@@ -22,5 +22,6 @@ def guard(action, step, *, window=10, share=0.5, freeze=5, slow=0.5, steps=50):
     left = rest[at]
     rest[at] = np.maximum(left - 1, 0)
     frozen, slowed = left > steps, (left > 0) & (left <= steps)
+    step.excused = slowed
     slower = step.rest + np.float32(slow) * (action - step.rest)
     return np.where(frozen[:, None], step.rest, np.where(slowed[:, None], slower, action)), frozen
