@@ -36,7 +36,7 @@ SETTINGS: dict[str, list[str]] = {
 ABOUT = {
     "assemble": "Ours: a square nut onto a square post, from the shipped demonstrations.",
     "push": "gymnasium-robotics' FetchPush-v4, from 40 scripted demonstrations (benchmarks/fetch.py).",
-    "pick": "gymnasium-robotics' FetchPickAndPlace-v4, from 40 scripted demonstrations (benchmarks/fetch.py).",
+    "pick": "gymnasium-robotics' FetchPickAndPlace-v4, from 10 scripted demonstrations (benchmarks/fetch.py).",
 }
 JOBS = {f"{setting}-{seed}": (setting, seed) for seed in SEEDS for setting in SETTINGS}
 SMALL = [
