@@ -216,8 +216,8 @@ def page(rows: dict[str, dict]) -> str:
         facts = next(iter(rows.values()))["machine"]
         lines += [
             ", ".join(f"{k} {v}" for k, v in facts.items())
-            + ". Success: what the task says (lift, insert, push: the predicate held for 10 "
-            "steps); 95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided "
+            + ". Success: what the task says (ours: the predicate held for 10 steps; Fetch: at the "
+            "last step); 95 % Wilson intervals; report seeds from 200,000,000, each scored once; p: exact one-sided "
             "McNemar test against the base on the same seeds.",
             "",
         ]
