@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: help setup nightly test test-pythons azurite results scores bench bench-gpu soak lock
+.PHONY: help setup nightly test test-pythons azurite results scores wheel bench bench-gpu soak lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -43,6 +43,9 @@ results: setup   ## the learning results of docs/results.md (hours; goes on wher
 
 scores: setup    ## the scores of docs/results.md: every algorithm on small tasks (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/scores.py
+
+wheel: setup     ## the whole wheel at 200,000 steps, in docs/results.md (hours; goes on where it stopped)
+	$(BIN)/python benchmarks/wheel.py
 
 bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.py is apart)
 	$(BIN)/python benchmarks/stepping.py

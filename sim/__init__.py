@@ -3,7 +3,7 @@
 A task is one file and its MJCF (`lift.py`, `lift.xml`); every module of this folder whose name does not start with `_`
 is a task. Importing this package loads neither mujoco nor gymnasium: names are found by looking, not by importing.
 
-    tasks()                    ["insert", "lift", "push"]
+    tasks()                    ["assemble", "insert", "lift", "push"]
     load("lift")               the task: sizes, names, `init(seed)`, model
     Batch("lift", 32)          32 environments, one C++ call a control step
     register()                 flywheel/Lift-v0 ... for gymnasium.make

@@ -100,7 +100,7 @@ def test_bad_usage_is_exit_code_2(tmp_path, capsys):
     at = f"store={tmp_path}"
     for bad, text in [
         (["nightli"], "no command 'nightli'; did you mean nightly? There are: choose, distil"),
-        (["pretrain", "task=pusj", at], "no task 'pusj'. There are: gym, insert, lift, push"),
+        (["pretrain", "task=pusj", at], "no task 'pusj'. There are: assemble, gym, insert, lift, push"),
         (["pretrain", "polizy=flow", at], "polizy"),
         (["retrain", "rounds=many", at], "expected a whole number"),
         (["evaluate", at], "evaluate needs checkpoint=..."),

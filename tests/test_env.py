@@ -317,7 +317,7 @@ def test_what_is_no_task_is_refused_by_name():
         envs.rollout(silent, Idle(), [0], origin="test")
     with pytest.raises(TaskError, match="cannot set its state"):
         silent.get_state(0)
-    with pytest.raises(ValueError, match="no task 'pusj' in sim/. There are: insert, lift, push"):
+    with pytest.raises(ValueError, match="no task 'pusj' in sim/. There are: assemble, insert, lift, push"):
         envs.make({"name": "pusj"}, 1)
 
 

@@ -272,6 +272,20 @@ def test_insert_succeeds_in_the_hole_and_not_on_its_rim_or_beside():
     assert not at(0.02, 0.045 + 0.036)  # on the rim
 
 
+def test_assemble_succeeds_around_the_post_and_not_on_it_or_beside():
+    def at(dx, z):
+        def arrange(data):
+            post = data.mocap_pos[0]
+            data.joint("nut").qpos[:] = [post[0] + dx, post[1], z, 1, 0, 0, 0]
+
+        return bool(settle("assemble", arrange)["success"][0])
+
+    assert at(0.0, 0.01) and at(0.002, 0.01)
+    assert not at(0.0, 0.01 + 0.04)  # held above: it falls by 1.2 cm within the step
+    assert not at(0.05, 0.01)  # beside, on the table
+    assert not at(0.012, 0.04 + 0.01)  # a wall on the post
+
+
 @every_task
 def test_shipped_demonstrations_match_their_card(name):
     path = ROOT / "datasets" / f"{name}_demos.hdf5"
