@@ -30,20 +30,8 @@ from flywheel import store as files
 from flywheel.args import UsageError, build, plain, seconds
 
 PARTS = ("ingest", "pretrain", "retrain", "online", "distil", "choose", "promote", "evaluate")  # of a nightly
-SHARED = (
-    "task",
-    "seed",
-    "night",
-    "device",
-    "threads",
-    "num_envs",
-    "log",
-    "name",
-    "demos",
-    "guard",
-    "executor",
-    "workers",
-)
+SHARED = ("task", "seed", "night", "device", "threads", "num_envs", "log", "name", "demos", "guard", "executor",
+          "workers")  # fmt: skip
 OPTIONAL = ("online", "distil")  # of these, what a nightly may leave out: online=null
 GROUPS = ("task", "policy", "algorithm", "guard", "log", "experiment", "debug")
 FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a group where nothing else is said

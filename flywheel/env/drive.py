@@ -87,12 +87,7 @@ def drive(
     all that follow: none is hurried after it."""
     columns = policy.robot["action"] if policy.robot else slice(None)
     low, high = (bound.cpu().numpy()[columns] for bound in (policy.low, policy.high))
-    late = (guard.step.get("watchdog") or {}).get("seconds", 0.1) if "watchdog" in guard.step else None
-    if late is not None and late < 1.5 / hz:
-        raise ValueError(
-            f"guard.step.watchdog.seconds={late:g}: at {hz:g} Hz an action comes each {1 / hz:g} s: all would be "
-            f"late; expected at least {1.5 / hz:g}"
-        )
+    _refuse_a_watchdog_of_all(guard, hz)
     hold = getattr(driver, "hold_action", None)
     keeper = StepGuard(low, high, 1, guard.step, hold, guard.interventions, clock)
     made, slot = Driven(1 / hz), np.array([0])
@@ -135,6 +130,16 @@ def drive(
     made.guard = keeper.told(0)
     made.stepped_in = {name: n for name, n in keeper.count.items() if name != "steps"}
     return made
+
+
+def _refuse_a_watchdog_of_all(guard: Guard, hz: float) -> None:
+    """ValueError where each action would come too late, however quick the policy is."""
+    late = (guard.step.get("watchdog") or {}).get("seconds", 0.1) if "watchdog" in guard.step else None
+    if late is not None and late < 1.5 / hz:
+        raise ValueError(
+            f"guard.step.watchdog.seconds={late:g}: at {hz:g} Hz an action comes each {1 / hz:g} s: all would be "
+            f"late; expected at least {1.5 / hz:g}"
+        )
 
 
 def _warm(policy, seed: int) -> None:

@@ -49,7 +49,9 @@ class Step:
 
     def memory(self, name: str, dtype: type = np.float64) -> np.ndarray:
         """What this guard keeps of each slot, [slots]; zero where an episode begins."""
-        return self.memories.setdefault(name, np.zeros(self.count, dtype))
+        if name not in self.memories:
+            self.memories[name] = np.zeros(self.count, dtype)
+        return self.memories[name]
 
 
 class StepGuard:

@@ -345,25 +345,7 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
                     place.names.promote(name, base.partition("@")[2], run, reason, over=None)
         elif incumbent != base:
             rows.append(("incumbent", incumbent))
-    rounds = {"rounds": int(cfg.rounds)} if cfg.rounds else {}
-    part = replace(cfg.retrain, **shared, checkpoint=anchor, prior=bool(incumbent), **rounds)
-    retrained = work("retrain", part, SHARE["retrain"])
-    made = [("retrained", retrained["outputs"]["policy"]), ("best-of-N", retrained["outputs"]["checkpoint"])]
-    practised = [retrained]
-    if cfg.online:
-        part = replace(
-            cfg.online, **shared, checkpoint=made[-1][1], algorithm=_suited(cfg.online.algorithm, anchor, place)
-        )
-        practised.append(work("online", part, SHARE["online"]))
-        made.append(("online", practised[-1]["outputs"]["checkpoint"]))  # refused: what it began from
-    if cfg.distil:
-        states = {
-            "corpus": str(practised[-1]["outputs"]["corpus"]),
-            "demos": Demos(origin="*", failures=True),
-            "data": None,
-        }
-        part = replace(cfg.distil, **{**shared, **states}, checkpoint=made[-1][1])
-        made.append(("one-step", work("distil", part, SHARE["distil"])["outputs"]["checkpoint"]))
+    made, practised = _practise(cfg, place, shared, anchor, bool(incumbent), work)
     rows += [row for i, row in enumerate(made) if row[1] not in [ref for _, ref in made[:i]]]
     able = list(dict.fromkeys(ref for kind, ref in rows if kind != "incumbent" and (incumbent or kind != "pretrained")))
     candidate = _choose(cfg, night, able, "candidate", work)["outputs"]["checkpoint"]
@@ -386,6 +368,33 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
         "tournament": tournament,
         "candidate": candidate,
     }
+
+
+def _practise(
+    cfg: Args, place: runs.Store, shared: dict[str, Any], anchor: str, prior: bool, work: Callable
+) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
+    """Rounds of retraining, online RL and a student of one step, the latter two where they are asked for: (what was
+    made, by kind; the results of those that acted)."""
+    rounds = {"rounds": int(cfg.rounds)} if cfg.rounds else {}
+    part = replace(cfg.retrain, **shared, checkpoint=anchor, prior=prior, **rounds)
+    retrained = work("retrain", part, SHARE["retrain"])
+    made = [("retrained", retrained["outputs"]["policy"]), ("best-of-N", retrained["outputs"]["checkpoint"])]
+    practised = [retrained]
+    if cfg.online:
+        part = replace(
+            cfg.online, **shared, checkpoint=made[-1][1], algorithm=_suited(cfg.online.algorithm, anchor, place)
+        )
+        practised.append(work("online", part, SHARE["online"]))
+        made.append(("online", practised[-1]["outputs"]["checkpoint"]))  # refused: what it began from
+    if cfg.distil:
+        states = {
+            "corpus": str(practised[-1]["outputs"]["corpus"]),
+            "demos": Demos(origin="*", failures=True),
+            "data": None,
+        }
+        part = replace(cfg.distil, **{**shared, **states}, checkpoint=made[-1][1])
+        made.append(("one-step", work("distil", part, SHARE["distil"])["outputs"]["checkpoint"]))
+    return made, practised
 
 
 def _suited(algorithm: Any, anchor: str, place: runs.Store) -> Any:
