@@ -147,6 +147,7 @@ def test_the_anchor_acts_until_there_are_critics_that_have_learnt():
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.policy.critic import Critic
     from flywheel.rl import acting
+    from flywheel.rl.spread import Shares
     from flywheel.rl.table import Collect
 
     flow = base.build({"kind": "flow", "obs_dim": 3, "action_dim": 2, "width": 8, "depth": 1, "greedy": True})
@@ -154,9 +155,16 @@ def test_the_anchor_acts_until_there_are_critics_that_have_learnt():
     nets = {"policy": flow.explores(0.1), "policy.lag": start.anchor, "q.lag": Critic.of(flow, actions=True, width=8)}
     assert not start.judged and start.whole is start.anchor is not flow and not start.anchor.explore
     assert acting.best_of_n(nets, start.anchor, how, 0.0, judged=False) is start.anchor
-    assert not acting.best_of_n(nets, start.anchor, how, 0.1, judged=False).greedy, "it collects by chance"
-    chosen = acting.best_of_n(nets, start.anchor, how, 0.1, judged=True)
-    assert (chosen.n, chosen.k, chosen.explore, chosen.jitter) == (6, 2.0, 0.1, 0.0)
+    shares = Shares((1.0, 0.0), (0.5, 0.5), 0)
+    collecting = acting.best_of_n(nets, start.anchor, how, 0.1, judged=False, spread=shares)
+    assert not collecting.greedy and collecting.spreads is shares, "it collects by chance, each episode by its own"
+    assert not start.anchor.spreads
+    chosen = acting.best_of_n(nets, start.anchor, how, 0.1, judged=True, spread=shares)
+    assert (chosen.n, chosen.k, chosen.explore, chosen.jitter, chosen.spread) == (6, 2.0, 0.1, 0.0, 1.0)
+    assert (
+        chosen.spreads is shares
+        and acting.best_of_n(nets, start.anchor, how, 0.0, judged=True, spread=0.5).spread == 0.5
+    )
     assert acting.best_of_n(nets, start.anchor, how, 0.0, judged=True).explore == 0.0
 
     again = acting.taken_apart(chosen, "cpu")

@@ -49,12 +49,14 @@ class Policy(Normalised):
     `obs_keys`. `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1
     good, -1 bad, 0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian).
     `explore` is 0 but for collection: what it means is the member's business. A `discrete` policy makes one-hot
-    actions; a `fixed` one makes the same action of any noise. `robot` says which columns {"obs": [n], "action": [m]}
+    actions; a `fixed` one makes the same action of any noise. `spreads.of(seed)`, where it is set, is what an episode's
+    noise is multiplied by (rl/spread.py). `robot` says which columns {"obs": [n], "action": [m]}
     are those of the robot that acts, where the policy learnt from several (corpus.align), and its "keys" are what that
     robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes."""
 
     discrete, fixed = False, False
     explore = 0.0
+    spreads: Any = None
     fewest = FEWEST
 
     def __init__(
@@ -241,7 +243,7 @@ class Policy(Normalised):
             self._stack, self._chunk, self._cursor, self._noise = stack, chunk, cursor, noise
         for slot, seed in zip(slots, seeds, strict=True):
             self._cursor[slot] = -1
-            self._noise[slot] = _Noise(seed, self.noise_shape)
+            self._noise[slot] = _Noise(seed, self.noise_shape, scale=self.spreads.of(seed) if self.spreads else 1.0)
 
     def noises(self, seed: int, count: int) -> np.ndarray:
         """The noise that `act` draws for the first `count` chunks of the episode with this seed; [count,
@@ -319,12 +321,12 @@ class _Noise:
     """The random numbers of one episode, drawn some chunks ahead; how many ahead makes no difference to what they
     are."""
 
-    def __init__(self, seed: int, shape: tuple[int, ...], count: int = 32):
-        self.rng, self.shape = np.random.default_rng([0x0F17, seed]), (count, *shape)
+    def __init__(self, seed: int, shape: tuple[int, ...], count: int = 32, scale: float = 1.0):
+        self.rng, self.shape, self.scale = np.random.default_rng([0x0F17, seed]), (count, *shape), np.float32(scale)
         self._draw()
 
     def _draw(self) -> None:
-        self.ahead, self.at = self.rng.standard_normal(self.shape, dtype=np.float32), 0
+        self.ahead, self.at = self.rng.standard_normal(self.shape, dtype=np.float32) * self.scale, 0
 
     def next(self) -> np.ndarray:
         if self.at == len(self.ahead):

@@ -24,7 +24,7 @@ class BestOfN(Policy):
 
     `explore` adds N(0, explore^2), in units of half the action range, to every second candidate: for collection; a
     policy that is evaluated or deployed has 0, and its `jitter`, without which a deterministic policy would have
-    nothing to choose among."""
+    nothing to choose among. All this noise, and that of the candidates, is `spread` times as large."""
 
     def __init__(
         self,
@@ -36,11 +36,13 @@ class BestOfN(Policy):
         k: float = 1.0,
         jitter: float = 0.0,
         guarded: bool = False,
+        spread: float = 1.0,
         **shape,
     ):
         more = {name: value for name, value in (("jitter", jitter), ("guarded", guarded)) if value}
+        more |= {"spread": spread} if spread != 1 else {}
         super().__init__(base=base, critic=critic, anchor=anchor, n=n, k=k, **more, **shape)
-        self.jitter, self.guarded = jitter, guarded
+        self.jitter, self.guarded, self.spread = jitter, guarded, spread
         self.base, self.anchor = build(base), build(anchor) if anchor else None
         self.critic = Critic(**critic)
         self.n, self.k, self.explore = n, k, 0.0
@@ -55,11 +57,12 @@ class BestOfN(Policy):
         k: float = 1.0,
         jitter: float = 0.0,
         guarded: bool = False,
+        spread: float = 1.0,
     ) -> BestOfN:
         """A wrapper around existing nets (shared, not copied)."""
         shape = {key: base.spec[key] for key in (*SHAPE, "robot") if key in base.spec}
         spec = {"base": base.spec, "critic": critic.spec, "anchor": anchor.spec if anchor else None}
-        made = cls(**spec, n=n, k=k, jitter=jitter, guarded=guarded, **shape)
+        made = cls(**spec, n=n, k=k, jitter=jitter, guarded=guarded, spread=spread, **shape)
         made.to(base.device)  # its own bounds
         made.base, made.critic, made.anchor = base, critic, anchor
         made.encoder, made.action_norm = base.encoder, base.action_norm
@@ -87,6 +90,7 @@ class BestOfN(Policy):
         return torch.cat(parts, 1)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        noise = noise * self.spread
         actions = self.candidates(obs, noise[:, 0])
         if amount := max(self.explore, self.jitter):
             jitter = noise[:, 1, ..., : self.action_steps, :] * self.half_range * amount

@@ -34,19 +34,26 @@ def taken_apart(loaded, device: str) -> Start:
     return Start(policy, anchor, whole, nets)
 
 
-def best_of_n(nets: dict[str, Any], anchor, collect, explore: float, *, judged: bool, guarded: bool = False):
+def best_of_n(
+    nets: dict[str, Any], anchor, collect, explore: float, *, judged: bool, spread=1.0, guarded: bool = False
+):
     """Who acts now: by itself the anchor, until there are critics that have learnt (`judged`); then the best of
     `collect.n` candidates, half of them the anchor's, by the critics' mean less `collect.k` deviations.
 
     `explore` is the noise of collection, on every second candidate; a policy that knows no chance keeps
-    `collect.explore`, or there would be nothing to choose among."""
+    `collect.explore`, or there would be nothing to choose among. `spread` is how far candidates scatter, or, to
+    collect, each episode's (rl/spread.py)."""
     from flywheel.policy.best_of_n import BestOfN
 
+    collecting = not isinstance(spread, float)
     if not judged:
-        return anchor.collecting(explore) if explore else anchor
+        made = anchor.collecting(explore) if collecting else anchor
+        made.spreads = spread if collecting else None
+        return made
     acting = nets.get("policy.lag", nets["policy"])
     jitter = collect.explore if acting.fixed else 0.0
     beside = anchor if collect.anchored else None
-    made = BestOfN.of(acting, nets["q.lag"], beside, n=collect.n, k=collect.k, jitter=jitter, guarded=guarded)
-    made.explore = explore
+    options = {"n": collect.n, "k": collect.k, "jitter": jitter, "guarded": guarded}
+    made = BestOfN.of(acting, nets["q.lag"], beside, spread=1.0 if collecting else spread, **options)
+    made.explore, made.spreads = explore, spread if collecting else None
     return made.eval()

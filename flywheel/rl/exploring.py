@@ -37,13 +37,14 @@ class Exploring:
                 self.nets[name].explores(amount)
         return amount
 
-    def actor(self, explore: float):
+    def actor(self, explore: float = 0.0, collecting: bool = False):
         """Who acts now, with so much noise."""
         algorithm, how = self.args.algorithm, self.args.algorithm.collect
         if not algorithm.act:
             return self.policy.explores(explore)
         judged = self.start.judged or self.practice.memory.round >= max(1, self.cadence.warmup)
-        return best_of_n(self.nets, self.start.anchor, how, explore, judged=judged, guarded=how.guarded)
+        spread = self.practice.spread(collecting, judged)
+        return best_of_n(self.nets, self.start.anchor, how, explore, judged=judged, spread=spread, guarded=how.guarded)
 
     def source(self, mixture: dict[str, dict[str, float]], drawn: dict[str, Any]):
         """Where the learner's batches come from."""
@@ -61,7 +62,7 @@ class Exploring:
             return self.practice.keep(first, {}, self.rates(first))
         n = min(steps, NIGHT - memory.begun)  # from the night's last seed down: retraining takes the first ones
         chosen = seeds("collect", self.args, NIGHT - memory.begun - n, n)[::-1]
-        acts = self.actor(self.explore())
+        acts = self.actor(self.explore(), collecting=True)
         done, new = self.practice.play(acts, chosen, self.origin, self.rates, steps=steps)
         return done if self.on_policy else new
 
@@ -78,7 +79,7 @@ class Exploring:
         from flywheel.policy import base
 
         memory, run, env = self.practice.memory, self.practice.run, self.practice.env
-        policy = self.start.whole if self.start and memory.round == 0 else self.actor(0.0)
+        policy = self.start.whole if self.start and memory.round == 0 else self.actor()
         found = rate(score(policy, env, self.scoring, what=what, stop_at_success=True)) if self.scoring else {}
         run.log("scored", round=memory.round - 1, steps=memory.steps, **found)
         if not memory.steps:

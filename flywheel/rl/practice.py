@@ -20,6 +20,8 @@ from flywheel.log import say
 from flywheel.regret import WINDOW, summary
 from flywheel.rl.fit import Watch
 from flywheel.rl.slump import KNOWN, Slump
+from flywheel.rl.spread import Shares, Spreads
+from flywheel.rl.table import SPREADS
 from flywheel.seeds import NIGHT
 from flywheel.stats import wilson
 
@@ -41,6 +43,8 @@ class Memory:
     base: float | None = None  # the success of who began, as it was measured before, else that of its first episodes
     acted: float | None = None  # the same as it explores: no more than its first episodes show; what the alarm is of
     evidence: list[float] = field(default_factory=list)  # that the acting policy fell below it
+    spreads: list[list[float]] = field(default_factory=list)  # of candidates: [won, lost] of each
+    judged: bool = False  # did critics choose then?
     back_at: int | None = None  # the outcome at which it went back to the last good policy, which did not do well since
 
 
@@ -63,10 +67,13 @@ class Practice(Watch):
         self.guard: Any = None  # rl/guarding.py
         self.slump = Slump(args.guard.below, args.guard.false_alarm)
         self.good: dict[str, Any] = {}  # the learner as it was when it last acted well
+        how = getattr(args, "collect", None) or args.algorithm.collect
+        self.spreads = Spreads(how.spreads if how else SPREADS, args.seed)
 
     def state(self) -> dict[str, Any]:
         self.settle()
         self.memory.evidence = self.slump.evidence.tolist()
+        self.memory.spreads = self.spreads.counts
         return dict(vars(self.memory))
 
     def tensors(self) -> dict[str, Any]:
@@ -77,12 +84,29 @@ class Practice(Watch):
             setattr(self.memory, name, value)
         self.known = set(self.memory.episodes)
         self.slump.base, self.slump.evidence = self.memory.acted, np.array(self.memory.evidence)
+        self.spreads.counts = self.memory.spreads
         self.good = dict(tensors)
 
     def began_at(self, success: float | None, n: int = 0) -> None:
         """Say how the policy does that this practice begins with; what was tried too seldom is not known."""
         if success is not None and n >= KNOWN and self.memory.base is None:
             self.memory.base = success
+
+    def scattered(self, counts: dict[str, list[float]] | None) -> None:
+        """Take over what an earlier run saw of spreads {spread: [won, lost]}, whose critics choose here too."""
+        self.memory.judged = bool(counts)
+        for arm, spread in zip(self.spreads.counts, self.spreads.spreads, strict=True):
+            arm[:] = (counts or {}).get(f"{spread:g}", arm)
+
+    def spread(self, collecting: bool, judged: bool) -> float | Shares:
+        """How far candidates scatter now: as it was best so far or, to collect, each episode in its own way."""
+        memory = self.memory
+        if not collecting:
+            return self.spreads.best(memory.base)
+        if judged != memory.judged:  # from now on others act
+            memory.judged = judged
+            self.spreads.forget()
+        return self.spreads.shares(memory.base, memory.round)
 
     def begin(self, at) -> None:
         if self.scores_start and self.memory.best is None:
@@ -103,7 +127,11 @@ class Practice(Watch):
             each=lambda e: own(e) and self.slump.saw(bool(e.success)),
             late=lambda k: self.slump.tripped or bool(late and late(k)),
         )  # fmt: skip
-        new = self.keep(done, counts, more(done))
+        told = more(done)
+        if shares := getattr(actor, "spreads", None):
+            done = [e.replace(meta={**e.meta, "spread": shares.of(e.seed)}) for e in done]
+            told |= {"spreads": self.spreads.saw(done)}
+        new = self.keep(done, counts, told)
         self.watch_over()
         return done, new
 

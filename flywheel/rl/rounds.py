@@ -15,6 +15,7 @@ from flywheel.log import progress
 from flywheel.rl.acting import best_of_n
 from flywheel.rl.backward import Backward, Rule
 from flywheel.rl.practice import Practice, tell
+from flywheel.rl.table import SPREADS
 from flywheel.seeds import NIGHT, seeds
 
 
@@ -27,6 +28,7 @@ class Collect:
     k: float = arg(1.0, "lower bound: mean - k std of the critics", least=0, most=100)
     explore: float = arg(0.1, "noise on every second candidate, in half action ranges", least=0, most=10)
     anchored: bool = arg(True, "is the checkpoint that it began from among the candidates?")
+    spreads: list[Any] = arg(SPREADS, "of candidates, from 0, what the policy does by itself; the best is found")
     back: Rule = arg(Rule, "where the base never succeeds: starts along demonstrations, that move back as it gets good")
 
 
@@ -41,13 +43,16 @@ class Round:
     origin: str
     starts: Backward | None = None
 
-    def actor(self, explore: float):
+    def actor(self, collecting: bool = False):
         """Who acts now: the plain policy until there are critics that have learnt, or for good."""
+        explore = self.args.collect.explore if collecting else 0.0
         if self.args.algorithm.act == "policy":
             nets = self.practice.learner.nets
             return copy.deepcopy(nets.get("policy.lag", nets["policy"])).eval().explores(explore)
         judged = self.judged or self.practice.memory.round > 0
-        return best_of_n(self.practice.learner.nets, self.anchor, self.args.collect, explore, judged=judged)
+        spread = self.practice.spread(collecting, judged)
+        nets, how = self.practice.learner.nets, self.args.collect
+        return best_of_n(nets, self.anchor, how, explore, judged=judged, spread=spread)
 
     def collect(self, learner) -> list:
         """Play a round, and return what is to be learnt from it; then the window of starts moves. The first round is
@@ -67,7 +72,7 @@ class Round:
         chosen, number = seeds("collect", self.args, memory.round * n, n), memory.round
         with progress(f"collect round {number}", n) as tick:
             late = lambda k: number > 0 and run.out_of_time([number, 0, k])  # noqa: E731
-            acts = self.actor(self.args.collect.explore)
+            acts = self.actor(collecting=True)
             _, new = self.practice.play(acts, chosen, self.origin, more, starts=starts, progress=tick, late=late)
         tell(memory.history[-1])
         return new

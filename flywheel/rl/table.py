@@ -8,6 +8,8 @@ from typing import Any
 
 from flywheel.args import UsageError, arg, number
 
+SPREADS = [1.0, 0.5, 0.25, 0.0]  # of candidates: 0 is what a policy does by itself, 1 what it was trained to
+
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
@@ -37,6 +39,7 @@ class Collect:
     n: int = arg(16, "of a best of N: candidates at each decision, half of them the anchor's", least=1, most=100_000)
     k: float = arg(1.0, "of a best of N: lower bound, mean - k std of the critics", least=0, most=100)
     anchored: bool = arg(True, "of a best of N: is the checkpoint that it began from among the candidates?")
+    spreads: list[Any] = arg(SPREADS, "of a best of N: how far candidates scatter; the best is found (rl/spread.py)")
     guarded: bool = arg(False, "of a best of N: what the anchor does, unless the critics are sure of something better")
 
     def noise(self, round: int, rounds: int) -> float:

@@ -94,6 +94,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     )
     now.scoring = seeds("gate", args, SCORING, args.score_episodes)
     rounds.scores_start = bool(record and now.scoring)  # it is what the run has to beat
+    rounds.scattered(record.get("spreads") if began and began.judged else None)
     rounds.guard = Guarding(learner, args.guard, run, anchored=bool(record), reward=args.task.learns)
     fit(learner, source, cadence, run, rounds, guard=rounds.guard)
     return _handed_over(args, inputs, now, record, cadence.improve)
@@ -133,6 +134,7 @@ def _handed_over(
         "tried": {k: result[k] for k in ("success", "n") if k in result},
     }
     updates = int(record.get("updates") or 0) + memory.round * improve
+    more |= {"spreads": rounds.spreads.told()} if args.algorithm.act else {}
     made = run.publish("policy.safetensors", selection.name_of(args), kind="online", updates=updates, **more)
     return {
         "outputs": {"checkpoint": made, "corpus": rounds.corpus.head},

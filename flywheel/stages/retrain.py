@@ -84,7 +84,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     tried = record.get("tried") or {}
     now.starts.decide(tried.get("success", 0), tried.get("n", 0))
     scoring = seeds("gate", args, SCORING, args.score_episodes)
-    rounds.score = lambda what: scored(rounds, now.actor(0.0), scoring, what)
+    rounds.score = lambda what: scored(rounds, now.actor(), scoring, what)
     rounds.full = lambda: (rounds.memory.round + 1) * args.collect.episodes > NIGHT
     mixture = selection.mixed(args.algorithm.mixture, shares, args.batch_size)
     source = OffPolicy(mixture, play=now.collect, held=rounds.held, **build.drawn(args, learner.nets["policy"]))
@@ -92,6 +92,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     learner.try_all({"evaluate": tiny, "improve": tiny})
     rounds.guard = Guarding(learner, args.guard, run, anchored=True, reward=args.task.learns)
     rounds.began_at(tried.get("success"), tried.get("n", 0))
+    rounds.scattered(record.get("spreads") if judged else None)
     fit(learner, source, cadence, run, rounds, build.gates(args.algorithm, source, run), rounds.guard)
     env.close()
     updates = int(record.get("updates") or 0) + rounds.memory.round * cadence.improve
@@ -123,7 +124,8 @@ def _handed_over(
     base.save(nets.get("policy.lag", nets["policy"]).explores(0.0), run.out / "policy.safetensors")
     outputs = dict.fromkeys(("policy", "checkpoint"), run.publish("policy.safetensors", name, kind="retrained", **more))
     if args.algorithm.act == "best_of_n":
-        base.save(now.actor(0.0), run.out / "best.safetensors")
+        base.save(now.actor(), run.out / "best.safetensors")
+        more |= {"spreads": rounds.spreads.told()}
         outputs["checkpoint"] = run.publish("best.safetensors", name, kind="best-of-N", **more)
     return {
         "outputs": {**outputs, "corpus": rounds.corpus.head},
