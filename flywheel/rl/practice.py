@@ -84,7 +84,7 @@ class Practice(Watch):
             setattr(self.memory, name, value)
         self.known = set(self.memory.episodes)
         self.slump.base, self.slump.evidence = self.memory.acted, np.array(self.memory.evidence)
-        self.spreads.counts = self.memory.spreads
+        self.spreads.counts = self.memory.spreads or self.spreads.counts
         self.good = dict(tensors)
 
     def began_at(self, success: float | None, n: int = 0) -> None:
