@@ -1,6 +1,6 @@
 """What each part of practice is worth: `lift` from its first 20 demonstrations, with one part left out at a time.
 
-    python benchmarks/ablations.py                     # two seeds, eight variants: two hours on two cores; resumable
+    python benchmarks/ablations.py                     # two seeds, nine variants: two hours on two cores; resumable
     python benchmarks/ablations.py --seeds 1 full ppo  # only these
 
 Each begins from the base of `benchmarks/results.py few-lift-SEED` (its store is made if it is not there), practises about
@@ -36,6 +36,13 @@ VARIANTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {
         [
             ("retrain", [*ROUNDS, "collect.anchored=false"]),
             ("online", [*ONLINE, "algorithm.collect.anchored=false"]),
+        ],
+    ),
+    "one-spread": (
+        "candidates as far apart as the policy was trained to, always",
+        [
+            ("retrain", [*ROUNDS, "collect.spreads=[1.0]"]),
+            ("online", [*ONLINE, "algorithm.collect.spreads=[1.0]"]),
         ],
     ),
     "no-consensus": ("without consensus", [("retrain", ROUNDS), ("online", [*ONLINE, GROUP])]),

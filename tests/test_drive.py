@@ -127,11 +127,34 @@ def test_an_observation_that_is_no_number_ends_it_at_rest():
 
 
 def test_a_driver_that_raises_is_at_rest_and_closed():
-    robot = Robot()
-    robot.read = lambda: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        driven(robot, Clock())
+    """And what it did until then is kept: each action whose outcome was observed."""
+    robot, read = Robot(), Robot.read
+    robot.read = lambda: read(robot) if robot.reads < 3 else 1 / 0
+    made = driven(robot, Clock(), steps=9)
+    assert made.ended == "ZeroDivisionError: division by zero" and isinstance(made.error, ZeroDivisionError)
+    assert (len(made.obs), len(made.executed), len(made.due), made.outcome) == (4, 3, 3, None)
     assert robot.told[-1] == [0.0, 0.0] and robot.closed
+    stuck = Robot()
+    stuck.write = lambda action: 1 / 0
+    made = driven(stuck, Clock())
+    assert made.executed == [] and made.error and stuck.closed
+
+
+def test_what_a_driver_did_before_it_raised_is_an_episode_of_the_corpus(tmp_path, monkeypatch, copied, capsys):
+    (tmp_path / "loose.py").write_text(
+        '"""loose: a cable."""\nfrom flywheel.args import Task\nfrom flywheel.env.loopback import Loopback\n\n\n'
+        "class Arm(Loopback):\n    reads = 0\n\n    def __init__(self):\n"
+        "        super().__init__(Task(name='gym', id='toy:Reach-v0', max_steps=20, step_seconds=0), fps=500)\n\n"
+        "    def read(self):\n        self.reads += 1\n        if self.reads > 4:\n"
+        "            raise OSError('the cable is loose')\n        return super().read()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    copy, at = copied
+    ref = copy.runs("retrain")[-1]["result"]["outputs"]["checkpoint"]
+    code, out = call("drive", f"checkpoint={ref}", "driver=loose:Arm", "hz=500", "seconds=1", at[3], capsys=capsys)
+    assert code == 1 and "the cable is loose; the 4 actions before are episode" in out["error"], out
+    kept = list(copy.corpus().at("latest"))[-1]
+    assert len(kept) == 4 and kept.meta["ended"] == "OSError: the cable is loose" and kept.success is None
 
 
 def test_the_loopback_goes_on_by_its_clock():

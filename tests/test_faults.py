@@ -247,3 +247,35 @@ def test_a_batch_apart_says_what_one_here_says(id):
         np.testing.assert_array_equal(a, b)
     apart.close()
     here.close()
+
+
+def test_other_processes_faults_are_counted_together():
+    """Two of 32 in each block are borne alone; the fourth of 42 is more than task.faults=5 %, whoever plays them."""
+    from flywheel.args import Guard
+    from flywheel.env.scoring import score
+    from flywheel.policy.base import build
+    from flywheel.rl.build import shape
+
+    batch = odd("raise", [1, 2, 40, 41, 70, 71], when=0, n=8)
+    batch.guard, batch.executor, batch.workers = Guard(), "processes", 2
+    policy = build({"kind": "deterministic", "width": 8, "depth": 1, **shape(batch)}).eval()
+    try:
+        with pytest.raises(FaultsError, match=r"4 of 42 episodes failed.*seeds 1, 2, 40, 41"):
+            score(policy, batch, range(96), what="")
+        batch.tally = type(batch.tally)(batch.task, 0.2)
+        assert (score(policy, batch, range(64), what="")["cause"] != "").sum() == 4 and batch.tally.begun == 64
+    finally:
+        batch.close()
+
+
+def test_a_task_that_only_this_process_knows_is_refused_to_others():
+    import gymnasium
+    from odd import Odd
+
+    from flywheel.args import Acting, Task
+    from flywheel.env import opened
+
+    gymnasium.register("OnlyHere-v0", lambda **kwargs: Odd(**kwargs), max_episode_steps=20)
+    with pytest.raises(ValueError, match="executor=processes: OnlyHere-v0 is registered in this process only"):
+        opened(Acting(task=Task(name="gym", id="OnlyHere-v0"), executor="processes"))
+    opened(Acting(task=Task(name="gym", id="OnlyHere-v0"))).close()

@@ -52,6 +52,20 @@ def test_workspace_stops_motions_outwards_and_moves_targets_to_the_wall():
     assert targets(np.array([[0.3, 0.7]]), ZERO, above)[0, 1] == np.float32(0.4)
 
 
+def test_what_is_observed_has_the_same_name_for_a_robot_and_in_simulation():
+    """guard.step.*.obs: by name, wherever the numbers lie; a name that is none is refused with those there are."""
+    table = {"force": {"obs": ["touch[1]", 0], "most": 5}}
+    guard = StepGuard(LOW, HIGH, 1, table, names={"grip": 0, "touch[0]": 1, "touch[1]": 2})
+    assert guard(np.array([[1.0, 1.0]]), ZERO, np.array([[0.0, 9.0, 4.0]])).tolist() == [[1.0, 1.0]]
+    assert guard(np.array([[1.0, 1.0]]), ZERO, np.array([[0.0, 9.0, 6.0]])).tolist() == [[0.0, 0.0]]
+    with pytest.raises(ValueError, match=r"guard.step.force.obs names tuch; what is observed here: grip"):
+        StepGuard(LOW, HIGH, 1, {"force": {"obs": ["tuch"], "most": 5}}, names={"grip": 0})
+    env = envs.make({"name": "gym", "id": "toy:Reach-v0", "max_steps": 20, "step_seconds": 0}, 1, 1)
+    env.guard = Guard(step={"workspace": {"obs": ["obs[2]"], "low": [-1], "high": [1]}})
+    assert StepGuard.of(env).chain[0][1].keywords["obs"] == [2]
+    env.close()
+
+
 def test_force_and_watchdog_move_nothing_while_something_is_wrong():
     now = iter([1.0, 1.05, 1.3, 1.35])
     guard = chain({"force": {"obs": [0], "most": 5}}, rest=lambda slot: np.array([0.5, 0.5]))

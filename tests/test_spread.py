@@ -1,12 +1,13 @@
 """How far candidates scatter: a bandit over spreads, by hand and in a real round."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flywheel.args import UsageError
-from flywheel.rl.spread import MEMORY, PRIOR, Shares, Spreads
+from flywheel.rl.spread import MEMORY, PRIOR, Shares, Spreads, by_spread
 
 
 def ended(spread: float, won: bool, **meta):
@@ -17,17 +18,18 @@ def test_counts_and_the_best_by_hand():
     """Each arm begins with 8 episodes at the base's success and half of each outcome; older outcomes fade."""
     arms = Spreads([1.0, 0.5, 0.0], seed=1)
     assert arms.best(0.5) == arms.best(None) == 1.0, "of equal ones the first"
-    told = arms.saw([ended(0.5, True), ended(0.5, True), ended(0.0, False), ended(1.0, False, cause="it hung")])
-    assert told == {"0.5": "2 of 2", "0": "0 of 1"}, "what an environment spoilt says nothing"
-    assert arms.counts == [[0, 0], [2, 0], [0, 1]] and arms.best(0.5) == 0.5
+    seen = [ended(0.5, True), ended(0.5, True), ended(0.0, False), ended(1.0, False, cause="it hung")]
+    arms.saw(seen)
+    assert arms.counts == [[0, 0], [2, 0], [0, 1]], "what an environment spoilt says nothing"
+    assert arms.best(0.5) == 0.5 and by_spread(seen[:3]) == {"0.5": "2 of 2", "0": "0 of 1"}
     arms.saw([ended(0.0, True)] * 10)
     kept = (1 - 1 / MEMORY) ** 10
     np.testing.assert_allclose(arms.counts, [[0, 0], [2 * kept, 0], [10, kept]])
     middle = (2 * kept + PRIOR * 0.9 + 0.5) / (2 * kept + PRIOR + 1), (10 + PRIOR * 0.9 + 0.5) / (10 + kept + PRIOR + 1)
     assert arms.best(0.9) == (0.5 if middle[0] > middle[1] else 0.0)
     assert arms.told() == {"1": [0, 0], "0.5": [round(2 * kept, 3), 0], "0": [10, round(kept, 3)]}
-    arms.forget()
-    assert arms.counts == [[0, 0]] * 3
+    arms.fade()
+    np.testing.assert_allclose(arms.counts, [[0, 0], [kept, 0], [5, kept / 2]])
 
 
 def test_a_rounds_shares_are_the_chances_to_be_the_best():
@@ -80,8 +82,6 @@ def test_an_episodes_noise_is_its_spread_times_as_large_and_at_0_a_policy_does_w
 
 def test_who_goes_on_from_a_best_of_n_begins_with_what_was_seen_of_it(tmp_path):
     """And keeps it through a stop; where critics begin to choose, what was seen of others is forgotten."""
-    import json
-
     from flywheel.rl.practice import Practice
     from flywheel.runs.run import Run, Store
     from flywheel.stages.retrain import Args
@@ -93,7 +93,7 @@ def test_who_goes_on_from_a_best_of_n_begins_with_what_was_seen_of_it(tmp_path):
     first.spreads.saw([ended(1.0, True)])
     assert first.spreads.told()["1"] == [1, 0]
     first.spread(collecting=True, judged=True)
-    assert first.spreads.told()["1"] == [0, 0], "others act from now on"
+    assert first.spreads.told()["1"] == [0.5, 0], "others act from now on: it counts half"
     first.spreads.saw([ended(0.25, True)] * 3)
     assert first.spread(collecting=False, judged=True) == 0.25
     second.scattered(first.spreads.told())

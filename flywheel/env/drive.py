@@ -6,7 +6,8 @@
 
 A driver may have `outcome()`, which ends the episode by saying True or False (None: it goes on), and `hold_action(0)`,
 what moves nothing [Da] where that is not zero. However an episode ends, what moves nothing is written last, and then
-the driver is closed. Clock and sleep are arguments: a test's need no time."""
+the driver is closed; also where driver or policy raises, and then what was done before is kept. Clock and sleep are
+arguments: a test's need no time."""
 
 from __future__ import annotations
 
@@ -37,6 +38,7 @@ class Driven:
     written: list[float] = field(default_factory=list)
     outcome: bool | None = None
     ended: str = "time"
+    error: Exception | None = None  # of driver or policy
     guard: dict[str, Any] = field(default_factory=dict)  # for the episode's meta
     stepped_in: dict[str, int] = field(default_factory=dict)  # {guard: steps}
 
@@ -89,7 +91,8 @@ def drive(
     low, high = (bound.cpu().numpy()[columns] for bound in (policy.low, policy.high))
     _refuse_a_watchdog_of_all(guard, hz)
     hold = getattr(driver, "hold_action", None)
-    keeper = StepGuard(low, high, 1, guard.step, hold, guard.interventions, clock)
+    names = {name: i for i, name in enumerate(observed.names(policy.obs_shapes))}
+    keeper = StepGuard(low, high, 1, guard.step, hold, guard.interventions, clock, names)
     made, slot = Driven(1 / hz), np.array([0])
     gc.collect()
     gc.disable()  # it would come in the middle of a step
@@ -121,15 +124,25 @@ def drive(
                 made.ended = why
                 break
         _last(made, obs, policy)
+    except Exception as error:  # what was done until then is kept
+        made.error, made.ended, made.outcome = error, _words(error), None
+        for rows in (made.proposed, made.executed, made.due, made.read, made.written):
+            del rows[max(0, len(made.obs) - 1) :]
     finally:
         gc.enable()
         try:
             driver.write(keeper.resting(slot)[0])
+        except Exception as error:
+            made.error, made.ended = made.error or error, made.ended if made.error else _words(error)
         finally:
             driver.close()
     made.guard = keeper.told(0)
     made.stepped_in = {name: n for name, n in keeper.count.items() if name != "steps"}
     return made
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _refuse_a_watchdog_of_all(guard: Guard, hz: float) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import obs as observed
 from flywheel.env import guards
 
 DEFAULT: Mapping[str, Any] = {"finite": {}, "limits": {}}
@@ -59,6 +60,8 @@ class StepGuard:
     nothing, by default zero, clipped into the range (no motion where actions are steps or velocities; where they are
     positions, an environment offers `hold_action()`).
 
+    `names` {name of a number that is observed: its place}, for guards that look at some (`obs`).
+
     `count`: steps, and those at which each guard stepped in. After `most` interventions an episode is to end."""
 
     def __init__(
@@ -70,9 +73,11 @@ class StepGuard:
         rest: Callable[[int], np.ndarray] | None = None,
         most: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        names: Mapping[str, int] = {},
     ):
         self.low, self.high, self.most, self.clock, self.hold = low, high, most, clock, rest
         told = {name: args for name, args in (table or DEFAULT).items() if args is not None}
+        told = {name: placed(name, args, names) for name, args in told.items()}
         self.chain = [(name, named(guards, name, args, 2, "guard.step")) for name, args in told.items()]
         self.chain.sort(key=lambda part: part[0] == "burst")  # it counts what all others do
         self.memories: dict[str, dict[str, np.ndarray]] = {name: {} for name, _ in self.chain}
@@ -89,7 +94,11 @@ class StepGuard:
         low, high = np.asarray(env.action_low, np.float32), np.asarray(env.action_high, np.float32)
         told = getattr(env, "guard", None)
         table, most = (told.step, told.interventions) if told else (None, None)
-        return cls(low, high, env.num_envs, table, getattr(env, "hold_action", None), most, clock=lambda: 0.0)
+        hold, names = getattr(env, "hold_action", None), {}
+        if shapes := getattr(env, "obs_shapes", None):
+            names = dict(zip(observed.names(shapes), range(env.obs_dim), strict=True))
+        names |= {name: i for i, name in enumerate(getattr(env, "obs_names", None) or [])}
+        return cls(low, high, env.num_envs, table, hold, most, clock=lambda: 0.0, names=names)
 
     def begin(self, slot: int) -> None:
         """An episode begins in `slot`: what was executed in the one before is forgotten."""
@@ -145,6 +154,17 @@ class StepGuard:
         over = self.ends(np.array([slot]))[0]
         ended = {"guard_ended": f"{self.spent[slot]} interventions"} if over else {}
         return {"guard": dict(self.events[slot]), **ended}
+
+
+def placed(guard: str, args: Mapping[str, Any] | None, names: Mapping[str, int]) -> Mapping[str, Any] | None:
+    """A guard's arguments, with places for the names in `obs`; ValueError with the names there are."""
+    if not args or not isinstance(args.get("obs"), (list, tuple)):
+        return args
+    if unknown := [name for name in args["obs"] if isinstance(name, str) and name not in names]:
+        raise ValueError(
+            f"guard.step.{guard}.obs names {', '.join(unknown)}; what is observed here: {', '.join(names) or 'nothing'}"
+        )
+    return {**args, "obs": [names[name] if isinstance(name, str) else name for name in args["obs"]]}
 
 
 def named(package: Any, name: str, args: Mapping[str, Any] | None, given: int, key: str) -> Callable:

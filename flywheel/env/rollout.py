@@ -61,6 +61,12 @@ def opened(args: Acting, num_envs: int | None = None):
     batch = make(args.task, num_envs or args.num_envs, args.threads)
     batch.guard, batch.executor, batch.workers = args.guard, args.executor, args.workers
     executors.named(args.executor)
+    if args.executor != "local" and getattr(batch, "here", False):
+        batch.close()
+        raise ValueError(
+            f"executor={args.executor}: {args.task.id} is registered in this process only, and others cannot make it; "
+            "take executor=local, or name the module that registers it: task.id=MODULE:NAME"
+        )
     StepGuard.of(batch)  # refused now, not with the first episode
     if args.task.name == "gym":
         honours_seeds(batch)
@@ -95,6 +101,7 @@ def _gym(task: Task, num_envs: int, threads: int):
             raise
         batch = GymBatch(num_envs=num_envs, threads=threads, **options)  # or it says what is wrong
         say(f"  {task.id} is registered in this process only: it is stepped here, and a step that hangs is not ended")
+        batch.here = True
         return batch
 
 

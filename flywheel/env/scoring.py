@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def _elsewhere(policy, env, seeds: list[int], stop_at_success: bool, also) -> Co
             policy = copy.deepcopy(policy)
             policy.noise_net = None
         base.save(policy, Path(folder) / "policy.safetensors")
-        told = plain({"task": env.made, "guard": env.guard, "num_envs": env.num_envs})
+        task = dataclasses.replace(env.made, faults=1.0)  # faults are counted over all blocks, below
+        told = plain({"task": task, "guard": env.guard, "num_envs": env.num_envs})
         device = str(policy.device)
         tasks = [
             (f"{folder}/policy.safetensors", device, told, seeds[i : i + BLOCK], stop_at_success, also)
@@ -68,6 +70,10 @@ def _elsewhere(policy, env, seeds: list[int], stop_at_success: bool, also) -> Co
         parts = executors.named(env.executor)(block, tasks, env.workers)
     parts = [{"cause": np.full(len(part["seed"]), ""), **part} for part in parts]
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    for seed, cause in zip(whole["seed"].tolist(), whole["cause"].tolist(), strict=True):
+        env.tally.begun += 1
+        if cause:
+            env.tally.add(seed, cause)
     return whole if (whole["cause"] != "").any() else {k: v for k, v in whole.items() if k != "cause"}
 
 

@@ -9,6 +9,7 @@ Retraining and online RL differ in who acts, where episodes start, and what is h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +21,12 @@ from flywheel.log import say
 from flywheel.regret import WINDOW, summary
 from flywheel.rl.fit import Watch
 from flywheel.rl.slump import KNOWN, Slump
-from flywheel.rl.spread import Shares, Spreads
+from flywheel.rl.spread import Shares, Spreads, by_spread
 from flywheel.rl.table import SPREADS
 from flywheel.seeds import NIGHT
 from flywheel.stats import wilson
+
+BLOCK = 32  # episodes that are played with the same shares of spreads
 
 
 @dataclass
@@ -105,7 +108,7 @@ class Practice(Watch):
             return self.spreads.best(memory.base)
         if judged != memory.judged:  # from now on others act
             memory.judged = judged
-            self.spreads.forget()
+            self.spreads.fade()
         return self.spreads.shares(memory.base, memory.round)
 
     def begin(self, at) -> None:
@@ -117,23 +120,40 @@ class Practice(Watch):
     ) -> tuple[list, list]:
         """An episode a seed by `actor`, kept: (all of them, those to learn from besides). `more(episodes)` is added
         to the round's line."""
-        from flywheel.env import rollout
-
-        late = options.pop("late", None)
         if not self.good and self.memory.acted is None and self.slump.below is not None:
             self.good = self.learner.snapshot()  # who begins
-        done, counts = rollout(
-            self.env, actor, seeds, origin=origin, **options,
-            each=lambda e: own(e) and self.slump.saw(bool(e.success)),
-            late=lambda k: self.slump.tripped or bool(late and late(k)),
-        )  # fmt: skip
-        told = more(done)
-        if shares := getattr(actor, "spreads", None):
-            done = [e.replace(meta={**e.meta, "spread": shares.of(e.seed)}) for e in done]
-            told |= {"spreads": self.spreads.saw(done)}
-        new = self.keep(done, counts, told)
+        done, counts = self._played(actor, seeds, origin=origin, **options)
+        scattered = [e for e in done if "spread" in e.meta]
+        new = self.keep(done, counts, more(done) | ({"spreads": by_spread(scattered)} if scattered else {}))
         self.watch_over()
         return done, new
+
+    def _played(
+        self, actor, seeds: list[int], *, starts=None, steps=None, late=None, **options
+    ) -> tuple[list, Counter]:
+        """The episodes, and the guard's counts. Where spreads are to be found they are played BLOCK at a time, and each
+        block's shares know what became of those before."""
+        from flywheel.env import rollout
+
+        spreads, done, counts, made = getattr(actor, "spreads", None), [], Counter(), 0
+        block = BLOCK if spreads else max(1, len(seeds))
+        for begin in range(0, len(seeds), block):
+            if begin and (self.slump.tripped or (steps and made >= steps) or (late and late(begin))):
+                break
+            if spreads:
+                actor.spreads = self.spreads.shares(self.memory.base, self.memory.round, begin)
+            part, n = rollout(
+                self.env, actor, seeds[begin : begin + block], steps=steps - made if steps else None, **options,
+                starts=starts[begin : begin + block] if starts else None,
+                each=lambda e: own(e) and self.slump.saw(bool(e.success)),
+                late=lambda k: self.slump.tripped or bool(late and late(begin + k)),  # noqa: B023
+            )  # fmt: skip
+            if spreads:
+                part = [e.replace(meta={**e.meta, "spread": actor.spreads.of(e.seed)}) for e in part]
+                self.spreads.saw(part)
+            done, counts = done + part, counts + Counter(n)
+            made += sum(map(len, part))
+        return done, counts
 
     def watch_over(self) -> None:
         """After a round: remember the learner that acted well, or go back to the one that did."""

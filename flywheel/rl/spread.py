@@ -47,21 +47,17 @@ class Spreads:
         self.spreads, self.seed = tuple(dict.fromkeys(float(s) for s in spreads)), seed
         self.counts = [[0.0, 0.0] for _ in self.spreads]
 
-    def forget(self) -> None:
-        """Someone else acts from now on."""
+    def fade(self) -> None:
+        """Someone else acts from now on: what was seen counts half."""
         for arm in self.counts:
-            arm[:] = 0.0, 0.0
+            arm[:] = arm[0] / 2, arm[1] / 2
 
-    def saw(self, episodes: Sequence) -> dict[str, str]:
-        """Count what became of a round's episodes by meta["spread"], but for what an environment spoilt; in words, by
-        spread."""
-        told = {}
+    def saw(self, episodes: Sequence) -> None:
+        """Count what became of episodes by meta["spread"], but for what an environment spoilt."""
         for spread, arm in zip(self.spreads, self.counts, strict=True):
             won = [bool(e.success) for e in episodes if e.meta["spread"] == spread and "cause" not in e.meta]
             kept = (1 - 1 / MEMORY) ** len(episodes)
             arm[:] = arm[0] * kept + sum(won), arm[1] * kept + len(won) - sum(won)
-            told |= {f"{spread:g}": f"{sum(won)} of {len(won)}"} if won else {}
-        return told
 
     def told(self) -> dict[str, list[float]]:
         """The counts {spread: [won, lost]}, for a checkpoint whose critics they are of."""
@@ -76,9 +72,18 @@ class Spreads:
         a, b = self._beta(0.5 if base is None else base)
         return self.spreads[int(np.argmax(np.round(a / (a + b), 12)))]
 
-    def shares(self, base: float | None, round: int) -> Shares:
-        """What a round is collected with."""
+    def shares(self, base: float | None, round: int, begun: int = 0) -> Shares:
+        """What a round is collected with from its episode `begun` on."""
         a, b = self._beta(0.5 if base is None else base)
-        drawn = np.random.default_rng([self.seed, round]).beta(a, b, (DRAWS, len(a)))
+        drawn = np.random.default_rng([self.seed, round, begun]).beta(a, b, (DRAWS, len(a)))
         won = np.bincount(drawn.argmax(1), minlength=len(a)) / DRAWS
         return Shares(self.spreads, tuple(won.tolist()), self.seed * 100_003 + round)
+
+
+def by_spread(episodes: Sequence) -> dict[str, str]:
+    """What became of episodes, in words: {"0.5": "12 of 20"}."""
+    told = {}
+    for spread in sorted({e.meta["spread"] for e in episodes}, reverse=True):
+        won = [bool(e.success) for e in episodes if e.meta["spread"] == spread]
+        told[f"{spread:g}"] = f"{sum(won)} of {len(won)}"
+    return told

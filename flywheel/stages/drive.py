@@ -46,7 +46,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     steps = max(1, round(args.seconds * args.hz))
     made = drive(robot, policy, args.guard, hz=args.hz, steps=steps, seed=args.seed, stopping=lambda: run.stopping)
     if not made.executed:
-        raise ValueError(f"drive: not one action was executed: {made.ended}")
+        raise ValueError(f"drive: not one action was executed: {made.ended}") from made.error
     timing = made.timing()
     say(f"  {len(made.executed)} actions at {args.hz:g} Hz, ended by {made.ended}; {timing['missed']} came too late")
     for what in ("late", "jitter", "act"):
@@ -56,12 +56,20 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     metrics = {"steps": len(made.executed), "success": made.outcome, **timing, "guard": made.stepped_in}
     run.log("drive", **metrics)
     if not args.record:
+        _refuse_an_error(made, "were not to be kept (record=false)")
         return {"outputs": {}, "metrics": metrics, "content": {"ended": made.ended}}
     origin, task = f"policy:{ref.partition('@')[2]}", selection.title(args.task)
     episode = made.episode(task, policy.obs_shapes, origin=origin, seed=args.seed, fps=args.hz)
     added = run.store.corpus(create=True).append([episode], message=f"{run.name} {args.driver}", author=run.name)
+    _refuse_an_error(made, f"are episode {episode.hash[:12]} of corpus@{added.version}")
     return {
         "outputs": {"corpus": added.version, "episode": episode.hash},
         "metrics": metrics,
         "content": {"ended": made.ended},
     }
+
+
+def _refuse_an_error(made, kept: str) -> None:
+    """RuntimeError where driver or policy raised; what was done until then is said to be `kept`."""
+    if made.error:
+        raise RuntimeError(f"drive: {made.ended}; the {len(made.executed)} actions before {kept}") from made.error
