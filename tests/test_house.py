@@ -124,6 +124,13 @@ def test_every_stage_is_short_and_imports_no_other():
         assert all(n.end_lineno - n.lineno < 60 for n in functions), path
 
 
+def test_no_function_is_longer_than_a_page():
+    for path in ROOT.rglob("*.py"):
+        functions = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)]
+        long = [f"{n.name}: {n.end_lineno - n.lineno + 1}" for n in functions if n.end_lineno - n.lineno >= 60]
+        assert not long, f"{path}: {long}"
+
+
 def test_datasets_is_never_a_package():
     assert not (ROOT.parent / "datasets" / "__init__.py").exists(), "it would shadow Hugging Face's datasets"
 

@@ -170,43 +170,8 @@ def corpus(words, place) -> dict[str, Any]:
         raise UsageError(f"usage: flywheel {usage}")
     act, *rest = words
     held = place.corpus()
-    if act == "log":
-        from flywheel.log import progress
-
-        last = _number(rest, "last", "how many of the newest versions") if rest else None
-        lines = held.log(last, progress)
-        for e in lines:
-            tags = f" ({', '.join(e['tags'])})" if e["tags"] else ""
-            print(
-                f"{e['version']:6} {e['time']} {e['op']:9} +{e['added']} -{e['removed']} = {e['live']}{tags}  "
-                f"{e['message']}"
-            )
-        return _result(log=lines)
-    if act == "show":
-        plain = [w for w in rest if "=" not in w]
-        version = held.at(plain[0] if plain else "latest")
-        if "episodes=true" in rest:
-            table = version.table
-            for row in zip(
-                table["hash"],
-                table["task"],
-                table["origin"],
-                table["length"],
-                table["success"],
-                table["seed"],
-                strict=True,
-            ):
-                print(
-                    f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  "
-                    f"{('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
-                )
-        summary = version.summary()
-        if cameras := version.cameras():
-            summary["cameras"] = cameras
-        print(f"corpus@{version.ref}  {version.id[:12]}")
-        for key, value in summary.items():
-            print(f"  {key}: {value}")
-        return _result(outputs={"corpus": version.ref}, metrics=summary)
+    if act in ("log", "show"):
+        return {"log": _versions, "show": _version}[act](rest, held)
     if act in ("stats", "diff", "query", "view"):
         from flywheel.cli import curation
 
@@ -230,6 +195,49 @@ def corpus(words, place) -> dict[str, Any]:
     if act in ("fsck", "compact", "expire"):
         return _upkeep(act, rest, held)
     raise UsageError(f"usage: flywheel {usage}")
+
+
+def _versions(rest: list[str], held) -> dict[str, Any]:
+    """corpus log [last=N]: a line a version."""
+    from flywheel.log import progress
+
+    last = _number(rest, "last", "how many of the newest versions") if rest else None
+    lines = held.log(last, progress)
+    for e in lines:
+        tags = f" ({', '.join(e['tags'])})" if e["tags"] else ""
+        print(
+            f"{e['version']:6} {e['time']} {e['op']:9} +{e['added']} -{e['removed']} = {e['live']}{tags}  "
+            f"{e['message']}"
+        )
+    return _result(log=lines)
+
+
+def _version(rest: list[str], held) -> dict[str, Any]:
+    """corpus show [VERSION] [episodes=true]: what a version holds."""
+    plain = [w for w in rest if "=" not in w]
+    version = held.at(plain[0] if plain else "latest")
+    if "episodes=true" in rest:
+        table = version.table
+        for row in zip(
+            table["hash"],
+            table["task"],
+            table["origin"],
+            table["length"],
+            table["success"],
+            table["seed"],
+            strict=True,
+        ):
+            print(
+                f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  "
+                f"{('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
+            )
+    summary = version.summary()
+    if cameras := version.cameras():
+        summary["cameras"] = cameras
+    print(f"corpus@{version.ref}  {version.id[:12]}")
+    for key, value in summary.items():
+        print(f"  {key}: {value}")
+    return _result(outputs={"corpus": version.ref}, metrics=summary)
 
 
 def _upkeep(act: str, words: list[str], held) -> dict[str, Any]:

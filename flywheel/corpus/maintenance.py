@@ -208,21 +208,8 @@ class Compacted:
     episodes: int
 
 
-def compact(
-    corpus: Corpus,
-    small: int = SEGMENT_BYTES // 2,
-    *,
-    message: str = "",
-    author: str = "",
-    time: str | None = None,
-    progress: Callable[[str, int], Any] | None = None,
-) -> Compacted:
-    """Merge segments with less than `small` bytes of living episodes, those of one schema into one, as a new version.
-
-    The version has the same episodes and the same id; older versions still read the old segments (until expired).
-    Others may write meanwhile: what they removed stays removed, what they added is not touched. CorpusError where an
-    old segment cannot be read: then nothing is changed.
-    """
+def _small(corpus: Corpus, small: int) -> list[tuple[list[int], list[int]]]:
+    """The parts, and their living rows, of each segment that `compact` is to write."""
     log = corpus.history
     alive = corpus.at("latest").rows
     sources, first = np.unique(log.state.parts(alive), return_index=True)
@@ -243,7 +230,25 @@ def compact(
             bins[key][-1][0].append(source)
             bins[key][-1][1].extend(mine.tolist())
             room[key] -= size
-    chosen = [one for several in bins.values() for one in several if len(one[0]) > 1]
+    return [one for several in bins.values() for one in several if len(one[0]) > 1]
+
+
+def compact(
+    corpus: Corpus,
+    small: int = SEGMENT_BYTES // 2,
+    *,
+    message: str = "",
+    author: str = "",
+    time: str | None = None,
+    progress: Callable[[str, int], Any] | None = None,
+) -> Compacted:
+    """Merge segments with less than `small` bytes of living episodes, those of one schema into one, as a new version.
+
+    The version has the same episodes and the same id; older versions still read the old segments (until expired).
+    Others may write meanwhile: what they removed stays removed, what they added is not touched. CorpusError where an
+    old segment cannot be read: then nothing is changed.
+    """
+    log, chosen = corpus.history, _small(corpus, small)
     parts: list[dict[str, Any]] = []
     with progress("compact", sum(len(mine) for _, mine in chosen)) if progress else nullcontext(lambda: None) as tick:
         for _, mine in chosen:
@@ -258,7 +263,6 @@ def compact(
                 tick()
             with corpus.writing("compact"):
                 parts.append(segments.write(corpus.files, batch))
-
     said = {"message": message, "author": author, "time": time}
 
     def entry() -> dict[str, Any] | None:

@@ -97,33 +97,7 @@ def drive(
     gc.collect()
     gc.disable()  # it would come in the middle of a step
     try:
-        _warm(policy, seed)
-        obs = driver.reset()
-        policy.reset([0], [seed])
-        keeper.begin(0)
-        begun = due = clock()
-        for _ in range(steps):
-            row = observed.pack(obs, policy.obs_shapes, "this policy was trained on")[0][0]
-            read = clock()
-            if not np.isfinite(row).all():
-                made.ended = "an observation is not finite"
-                break
-            wish = np.asarray(policy.act(obs), np.float32)
-            action = keeper(wish[None], slot, row[None])[0]
-            driver.write(action)
-            for rows, new in ((made.obs, row.copy()), (made.proposed, wish), (made.executed, action)):
-                rows.append(new)
-            for times, when in ((made.due, due), (made.read, read), (made.written, clock())):
-                times.append(when - begun)
-            due = max(due + 1 / hz, clock())
-            if (left := due - clock()) > 0:
-                sleep(left)
-            obs = driver.read()
-            made.outcome = driver.outcome() if hasattr(driver, "outcome") else None
-            if why := _why(made, keeper.ends(slot)[0], stopping):
-                made.ended = why
-                break
-        _last(made, obs, policy)
+        _episode(driver, policy, keeper, made, steps, seed, clock, sleep, stopping)
     except Exception as error:  # what was done until then is kept
         made.error, made.ended, made.outcome = error, _words(error), None
         for rows in (made.proposed, made.executed, made.due, made.read, made.written):
@@ -139,6 +113,38 @@ def drive(
     made.guard = keeper.told(0)
     made.stepped_in = {name: n for name, n in keeper.count.items() if name != "steps"}
     return made
+
+
+def _episode(driver, policy, keeper, made: Driven, steps: int, seed: int, clock, sleep, stopping) -> None:
+    """Drive, and keep in `made` what was seen and done."""
+    slot = np.array([0])
+    _warm(policy, seed)
+    obs = driver.reset()
+    policy.reset([0], [seed])
+    keeper.begin(0)
+    begun = due = clock()
+    for _ in range(steps):
+        row = observed.pack(obs, policy.obs_shapes, "this policy was trained on")[0][0]
+        read = clock()
+        if not np.isfinite(row).all():
+            made.ended = "an observation is not finite"
+            break
+        wish = np.asarray(policy.act(obs), np.float32)
+        action = keeper(wish[None], slot, row[None])[0]
+        driver.write(action)
+        for rows, new in ((made.obs, row.copy()), (made.proposed, wish), (made.executed, action)):
+            rows.append(new)
+        for times, when in ((made.due, due), (made.read, read), (made.written, clock())):
+            times.append(when - begun)
+        due = max(due + made.period, clock())
+        if (left := due - clock()) > 0:
+            sleep(left)
+        obs = driver.read()
+        made.outcome = driver.outcome() if hasattr(driver, "outcome") else None
+        if why := _why(made, keeper.ends(slot)[0], stopping):
+            made.ended = why
+            break
+    _last(made, obs, policy)
 
 
 def _words(error: Exception) -> str:

@@ -140,17 +140,8 @@ class Learner:
         if precision not in PRECISIONS:
             raise ValueError(f"no precision {precision!r}. There are: {', '.join(PRECISIONS)}")
         self.nets = {name: net.to(device) for name, net in nets.items()}
-        self.lag, self.clip, self.device = dict(lag), clip, device
-        for name in self.lag:
-            if name not in nets:
-                raise ValueError(f"lag names {name!r}; there are the nets: {', '.join(nets)}")
-            self.nets[f"{name}.lag"] = copy.deepcopy(self.nets[name])
-        self.advantage = None
-        if advantage:
-            ((name, args),) = advantage.items()
-            function, filled = resolve("advantage", name, args)
-            self.advantage = functools.partial(function, **filled)
-            self.nets["policy.old"] = copy.deepcopy(self.nets["policy"]).requires_grad_(False)
+        self.lag, self.clip, self.device, self.advantage = dict(lag), clip, device, None
+        self._copies(advantage)
         self.tables = {"evaluate": self._table("evaluate", evaluate), "improve": self._table("improve", improve)}
         moved = {net for table in self.tables.values() for net in table}
         rounded = precision == "bf16" and multiplies_bf16(device)
@@ -179,6 +170,18 @@ class Learner:
         self.counts: dict[str, int] = defaultdict(int)
         self.acts: dict[str, int] = defaultdict(int)  # since the last `metrics`
         self.skipped: dict[str, int] = defaultdict(int)  # updates of a net in a row that were left out: {net: n}
+
+    def _copies(self, advantage: dict | None) -> None:
+        """The slow copies, and the policy as it was when a round's improvement began, for what is made of that."""
+        for name in self.lag:
+            if name not in self.nets:
+                raise ValueError(f"lag names {name!r}; there are the nets: {', '.join(self.nets)}")
+            self.nets[f"{name}.lag"] = copy.deepcopy(self.nets[name])
+        if advantage:
+            ((name, args),) = advantage.items()
+            function, filled = resolve("advantage", name, args)
+            self.advantage = functools.partial(function, **filled)
+            self.nets["policy.old"] = copy.deepcopy(self.nets["policy"]).requires_grad_(False)
 
     def _table(self, act: str, rows: dict) -> dict:
         table = {}
