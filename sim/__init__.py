@@ -46,9 +46,9 @@ def make_batch(name: str, num_envs: int, threads: int = 2, **options):
     name."""
     from flywheel_sim._batch import Batch
 
-    known = {"terminate_on_success"}
+    known = {"terminate_on_success", "cameras"}
     if unknown := sorted(set(options) - known):
-        raise ValueError(f"task {name} has no option {', '.join(unknown)}. There is: {', '.join(sorted(known))}")
+        raise ValueError(f"task {name} has no option {', '.join(unknown)}. There are: {', '.join(sorted(known))}")
     return Batch(load(name), num_envs, nthread=threads, autoreset=False, **options)
 
 

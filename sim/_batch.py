@@ -9,11 +9,12 @@ start, and so does the Gymnasium form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flywheel_sim
 import mujoco
 import numpy as np
+from flywheel_sim._cameras import Cameras, shapes
 from flywheel_sim._control import Controller
 from flywheel_sim._render import Camera
 from flywheel_sim._task import PHYSICS, Start, Task
@@ -30,6 +31,9 @@ class Batch:
     + N, s_i + 2 N ..., where s_i is what `reset` gave it; `seeds=range(a, a + N)` therefore plays a, a + 1, a + 2 ...
     without gap or repetition. Without `autoreset` call `reset_at` for every done row before the next step.
 
+    With `cameras` {"wrist": 64, "top": 64} (pixels a side) `look` draws what they see, and an observation is what the
+    robot knows of itself alone, without where things are.
+
     It begins at `seeds` (0 ... N - 1 if None). `terminated` is False for ever unless `terminate_on_success`;
     `truncated` is True at `max_steps`."""
 
@@ -41,18 +45,24 @@ class Batch:
         autoreset: bool = True,
         seeds: Sequence[int] | None = None,
         terminate_on_success: bool = False,
+        cameras: Mapping[str, int] | None = None,
     ):
         self._task = flywheel_sim.load(task) if isinstance(task, str) else task
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; expected at least 1")
         model = self._task.model
         self.task, self.num_envs = self._task.name, num_envs
-        self.obs_dim, self.action_dim = self._task.obs_dim, self._task.action_dim
+        self.cameras = shapes(cameras or {}, self.task)
+        self._eyes = Cameras(self._task, cameras, nthread) if cameras else None
+        self._seen = self._task.proprio if cameras else slice(None)
+        self.obs_names, self.obs_units = (
+            np.array(names, object)[self._seen].tolist() for names in (self._task.obs_names, self._task.obs_units)
+        )
+        self.obs_dim, self.action_dim = len(self.obs_names), self._task.action_dim
         self.action_low = np.full(self.action_dim, -1.0, np.float32)
         self.action_high = np.full(self.action_dim, 1.0, np.float32)
         self.max_steps, self.fps, self.success = self._task.max_steps, self._task.fps, self._task.success
         self.obs_shapes = {"state": (self.obs_dim,)}
-        self.obs_names, self.obs_units = self._task.obs_names, self._task.obs_units
         self.autoreset, self.terminate_on_success = autoreset, terminate_on_success
 
         self._controller = Controller(self._task)
@@ -111,7 +121,7 @@ class Batch:
         obs = np.zeros((self.num_envs, self.obs_dim), np.float32)
         reward = np.zeros(self.num_envs)
         success, terminated, truncated = np.zeros((3, self.num_envs), bool)
-        obs[rows] = self._task.observe(sensors, self._goal[:, rows])
+        obs[rows] = self._task.observe(sensors, self._goal[:, rows])[:, self._seen]
         won = self._task.module.success(sensors)
         success[rows] = won
         terms = self._task.module.terms(sensors, won)
@@ -156,8 +166,17 @@ class Batch:
         self._task.restore(self._scratch, self.get_state(i))
         return self._camera.frame(self._scratch, width, height)
 
+    def look(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """What the cameras see in the environments `rows` [N] now: {camera: [N, H, W, 3] uint8}."""
+        if not self._eyes:
+            return {}
+        rows = np.asarray(rows, np.intp)
+        return self._eyes.draw(self._physics[rows], self._control[rows, 0, self._task.model.nu :])
+
     def close(self) -> None:
-        """Stop the threads and free the renderer; a closed batch cannot be stepped."""
+        """Stop the threads and free the renderers; a closed batch cannot be stepped."""
+        if self._eyes:
+            self._eyes.close()
         self._pool.close()
         self._camera.close()
 
@@ -203,4 +222,4 @@ class Batch:
         self._goal[:, i] = start.goal
 
     def _observe(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self._task.observe(self._task.sensors(self._readings[:, rows]), self._goal[:, rows])
+        return self._task.observe(self._task.sensors(self._readings[:, rows]), self._goal[:, rows])[:, self._seen]

@@ -7,6 +7,20 @@ import mujoco
 import numpy as np
 
 
+def opened(model: mujoco.MjModel, width: int, height: int) -> mujoco.Renderer:
+    """A renderer of this thread; RuntimeError with what to do where there is no OpenGL."""
+    try:
+        return mujoco.Renderer(model, height=height, width=width)
+    except ValueError:
+        raise  # larger than the off-screen buffer: mujoco says so itself
+    except Exception as error:
+        raise RuntimeError(
+            f"no picture: OpenGL could not be opened ({type(error).__name__}: {error}). Install libEGL "
+            "(Debian: libegl1) and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python "
+            "starts; stepping needs neither"
+        ) from error
+
+
 class Camera:
     """Renders states of `model`; one OpenGL context, made when first needed and again when the size changes."""
 
@@ -19,16 +33,7 @@ class Camera:
         """uint8 [height, width, 3]; `data` must have been through mj_forward or mj_step."""
         if self._size != (width, height):
             self.close()
-            try:
-                self._renderer = mujoco.Renderer(self._model, height=height, width=width)
-            except ValueError:
-                raise  # larger than the off-screen buffer: mujoco says so itself
-            except Exception as error:
-                raise RuntimeError(
-                    f"no picture: OpenGL could not be opened ({type(error).__name__}: {error}). Install libEGL "
-                    "(Debian: libegl1) and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python "
-                    "starts; stepping needs neither"
-                ) from error
+            self._renderer = opened(self._model, width, height)
             self._size = (width, height)
         self._renderer.update_scene(data, camera="view")
         return self._renderer.render().copy()

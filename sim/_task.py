@@ -76,6 +76,11 @@ class Task:
         """The unit of each number of the flat observation: the first word of what the module says, "m"."""
         return [re.split(r"[\s,]", unit)[0] for size, unit in self.obs_keys.values() for _ in range(size)]
 
+    @property
+    def proprio(self) -> np.ndarray:
+        """The places [P] of what a robot knows without cameras: the keys of its own, robot0_*."""
+        return np.flatnonzero([name.startswith("robot0_") for name in self.obs_names])
+
     def init(self, seed: int) -> dict[str, float]:
         """The initial conditions of this seed by name, in metres and radians: a pure function of `seed`."""
         return self.module.start(np.random.default_rng(seed))

@@ -100,6 +100,54 @@ def test_draws_pictures_or_says_what_to_do(name):
     batch.close()
 
 
+EYES = {"wrist": 32, "top": 48}
+
+
+def drawn(name: str, threads: int, state: dict | None = None) -> tuple:
+    """(the state after 20 steps of four environments, what was observed, the pictures); skipped without OpenGL."""
+    batch = Batch(name, 4, threads, autoreset=False, cameras=EYES)
+    for action in random_actions(name, 20, 4):
+        obs = batch.step(action)[0]
+    try:
+        pictures = batch.look(range(4))
+        if state:
+            batch.set_state(0, state)
+            pictures |= {"again": batch.look([0])}
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    finally:
+        batch.close()
+    return [batch.get_state(i) for i in range(4)], obs, pictures
+
+
+@every_task
+def test_cameras_change_nothing_but_what_is_observed(name):
+    """Physics stays to the bit; the state is what the robot knows of itself; a picture follows from the state alone."""
+    plain = Batch(name, 4, 1, autoreset=False)
+    for action in random_actions(name, 20, 4):
+        obs = plain.step(action)[0]
+    states, seen, pictures = drawn(name, 2, plain.get_state(2))
+    for i, state in enumerate(states[1:], 1):
+        for key, value in plain.get_state(i).items():
+            np.testing.assert_array_equal(state[key], value)
+    own = [i for i, one in enumerate(plain.obs_names) if one.startswith("robot0_")]
+    assert 0 < len(own) < plain.obs_dim
+    np.testing.assert_array_equal(seen, obs[:, own])
+    again = pictures.pop("again")
+    for camera, side in EYES.items():
+        assert pictures[camera].shape == (4, side, side, 3) and pictures[camera].dtype == np.uint8
+        assert len({picture.tobytes() for picture in pictures[camera]}) == 4, "each state looks different"
+        np.testing.assert_array_equal(again[camera][0], pictures[camera][2])
+        np.testing.assert_array_equal(drawn(name, 1)[2][camera], pictures[camera])
+
+
+def test_a_camera_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="task lift has no camera 'front'. There are: wrist, top"):
+        flywheel_sim.make_batch("lift", 1, cameras={"front": 64})
+    with pytest.raises(ValueError, match="cameras.top=4; expected a side of 16 to 512 pixels"):
+        flywheel_sim.make_batch("lift", 1, cameras={"top": 4})
+
+
 @every_task
 def test_batch_equals_the_gymnasium_form_to_the_last_bit_over_200_steps(name):
     count, actions = 5, random_actions(name, 200, 5)
