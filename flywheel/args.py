@@ -166,6 +166,9 @@ class Task:
     max_steps: int | None = arg(None, "of gym: steps of an episode", least=1)
     success_key: str | None = arg(None, "of gym: the entry of info that says success; none: nothing does")
     kwargs: dict[str, Any] = arg({}, "given to the environment when it is made")
+    cameras: dict[str, Any] = arg(
+        {}, "of a task of sim/: what is seen, {wrist: 64, top: 64} pixels a side; the state is then the robot's own"
+    )
     obs_keys: list[Any] | None = arg(None, "of gym: which keys of a Dict observation to learn from, in order")
     reward: str | None = arg(
         None, "what is learnt from: success, or env, the environment's own", choices=(None, "success", "env")
@@ -187,6 +190,8 @@ class Task:
             success.parse(self.success)
         except ValueError as error:
             raise UsageError(str(error).removeprefix("task.")) from None
+        if self.name == "gym" and self.cameras:
+            raise UsageError(f"cameras={self.cameras}: that is for a task of sim/")
         if self.name != "gym":
             for key in ("id", "max_steps", "success_key", "obs_keys"):
                 if getattr(self, key) is not None:

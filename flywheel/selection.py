@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel.args import Task
+from flywheel.args import Task, plain
 from flywheel.corpus.rows import RESIDENT
 from flywheel.env import ids as gym_names
 from flywheel.log import progress
@@ -45,7 +45,7 @@ def belongs(stage: str, algorithm) -> None:
 
 def title(task: Task) -> str:
     """The task's name as episodes carry it: another one for other options of its environment."""
-    return task.name if task.name != "gym" else gym_names.title(task.id, task.kwargs, task.obs_keys)
+    return gym_names.of_task(plain(task))
 
 
 def name_of(args) -> str:

@@ -54,9 +54,9 @@ class Batch:
         self.task, self.num_envs = self._task.name, num_envs
         self.cameras = shapes(cameras or {}, self.task)
         self._eyes = Cameras(self._task, cameras, nthread) if cameras else None
-        self._seen = self._task.proprio if cameras else slice(None)
+        self.seen = self._task.proprio if cameras else slice(None)
         self.obs_names, self.obs_units = (
-            np.array(names, object)[self._seen].tolist() for names in (self._task.obs_names, self._task.obs_units)
+            np.array(names, object)[self.seen].tolist() for names in (self._task.obs_names, self._task.obs_units)
         )
         self.obs_dim, self.action_dim = len(self.obs_names), self._task.action_dim
         self.action_low = np.full(self.action_dim, -1.0, np.float32)
@@ -121,7 +121,7 @@ class Batch:
         obs = np.zeros((self.num_envs, self.obs_dim), np.float32)
         reward = np.zeros(self.num_envs)
         success, terminated, truncated = np.zeros((3, self.num_envs), bool)
-        obs[rows] = self._task.observe(sensors, self._goal[:, rows])[:, self._seen]
+        obs[rows] = self._task.observe(sensors, self._goal[:, rows])[:, self.seen]
         won = self._task.module.success(sensors)
         success[rows] = won
         terms = self._task.module.terms(sensors, won)
@@ -222,4 +222,4 @@ class Batch:
         self._goal[:, i] = start.goal
 
     def _observe(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self._task.observe(self._task.sensors(self._readings[:, rows]), self._goal[:, rows])[:, self._seen]
+        return self._task.observe(self._task.sensors(self._readings[:, rows]), self._goal[:, rows])[:, self.seen]

@@ -7,7 +7,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,13 @@ def title(id: str, kwargs: dict[str, Any] | None = None, obs_keys: Sequence[str]
     """The task's name as episodes carry it: the id, and what else makes it another task: "PushT-v0{obs_type=state}"."""
     more = {**(kwargs or {}), **({"obs": "+".join(obs_keys)} if obs_keys else {})}
     return id + ("{" + ",".join(f"{key}={_word(more[key])}" for key in sorted(more)) + "}" if more else "")
+
+
+def of_task(task: Mapping[str, Any]) -> str:
+    """The title of a task as its arguments are in JSON; "" where there is none."""
+    if task.get("name") != "gym":
+        return title(task.get("name") or "", task.get("cameras"))
+    return title(task["id"], task.get("kwargs"), task.get("obs_keys"))
 
 
 def short(title: str) -> str:

@@ -9,7 +9,9 @@ import numpy as np
 from flywheel import success
 from flywheel.env.faults import Fault, Lost
 from flywheel.env.trust import keeps_state
-from flywheel.episode import Episode
+from flywheel.episode import Episode, EpisodeError
+
+COMES_BACK = 2e-3  # of what a robot knows of itself, in m or without unit: then the frames show what was recorded
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Replay:
     obs: np.ndarray
     success: bool
     states: list[dict[str, np.ndarray]]
+    film: dict[str, np.ndarray]  # {camera: [T+1, H, W, 3]}, where there are any
 
 
 def replay(env, episode: Episode, keep_states: bool = False) -> Replay:
@@ -45,7 +48,7 @@ def replay(env, episode: Episode, keep_states: bool = False) -> Replay:
 def _replay(env, episode: Episode, keep_states: bool) -> Replay:
     start = solve_velocity(env, episode) if "qpos_next" in episode.start else dict(episode.start)
     obs = env.reset_at(0, episode.seed or 0, start or None)
-    seen, states, flags = [obs], [], []
+    seen, states, flags, film = [obs], [], [], [_look(env)]
     action = np.zeros((env.num_envs, env.action_dim), np.float32)
     for a in np.clip(episode.action, env.action_low, env.action_high):
         if keep_states:
@@ -53,11 +56,36 @@ def _replay(env, episode: Episode, keep_states: bool) -> Replay:
         action[0] = a
         new, _, _, _, info = env.step(action, [0])
         seen.append(new[0].copy())
+        film.append(_look(env))
         flags.append(bool(info["success"][0]))
         if cause := (info.get("faults") or {}).get(0):
             raise Fault(cause)
     at = success.recorded(np.array(flags, bool), getattr(env, "success", "any"), label=episode.success)
-    return Replay(np.stack(seen), at is not None, states)
+    frames = {name: np.stack([one[name] for one in film]) for name in film[0]}
+    return Replay(np.stack(seen), at is not None, states, frames)
+
+
+def _look(env) -> dict[str, np.ndarray]:
+    """What the cameras of environment 0 see now, {camera: [H, W, 3]}."""
+    return {name: frames[0] for name, frames in env.look([0]).items()} if getattr(env, "cameras", None) else {}
+
+
+def filmed(env, episode: Episode, where: str) -> Episode:
+    """The episode as the cameras of `env` saw it: replayed, which has to come back to what was recorded of the robot.
+    EpisodeError where it does not, or cannot be replayed."""
+    try:
+        back = replay(env, episode)
+    except ValueError as error:
+        raise EpisodeError(f"{where}: {error}: its frames cannot be drawn") from error
+    told = episode.obs["state"][:, env.seen] if episode.obs["state"].shape[1] != env.obs_dim else episode.obs["state"]
+    apart = np.abs(back.obs - told).max(0)
+    if (apart > COMES_BACK).any():
+        worst = int(apart.argmax())
+        raise EpisodeError(
+            f"{where}: replayed, {env.obs_names[worst]} is up to {apart[worst]:.3g} from what was recorded: its frames "
+            f"would show something else; expected at most {COMES_BACK}"
+        )
+    return episode.replace(obs={"state": told, **back.film})
 
 
 def solve_velocity(env, episode: Episode, iterations: int = 8) -> dict[str, np.ndarray]:

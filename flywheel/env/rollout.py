@@ -18,8 +18,9 @@ import numpy as np
 
 from flywheel import executors, success
 from flywheel import obs as observed
-from flywheel.args import Acting, Task, build
+from flywheel.args import Acting, Task, build, plain
 from flywheel.ending import check
+from flywheel.env import ids
 from flywheel.env.apart import Apart
 from flywheel.env.faults import SHARE, Fault, Lost, Tally, finite
 from flywheel.env.guard import StepGuard
@@ -49,7 +50,8 @@ def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
     else:
         import flywheel_sim
 
-        batch = flywheel_sim.make_batch(task.name, num_envs, threads, **task.kwargs)
+        batch = flywheel_sim.make_batch(task.name, num_envs, threads, cameras=task.cameras, **task.kwargs)
+        batch.task = ids.of_task(plain(task))
     batch.reward, batch.solved, batch.made = task.learns, task.solved, task
     batch.success = task.success or batch.success
     batch.tally = Tally(batch.task, SHARE if task.faults is None else task.faults)
@@ -119,6 +121,7 @@ def rollout(
     watch: Callable[[int, np.ndarray], None] | None = None,
     late: Callable[[int], bool] | None = None,
     each: Callable[[Episode], Any] | None = None,
+    film: bool = False,
 ) -> tuple[list[Episode], dict[str, int]]:
     """One episode for each seed, in the order of the seeds, and the guard's counts.
 
@@ -136,10 +139,12 @@ def rollout(
     order in which they end, failures would come last, all at once); `watch(k, obs)` before each step of the first
     environment's first episode.
 
+    Where the environment has cameras ({name: (H, W, 3)}, `look(slots)`), `film` keeps what they saw, obs[name].
+
     A policy is given the parts that it was trained on, by name. An episode keeps all that the environment observes, as
     obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
     """
-    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late, each)
+    going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late, each, film)
     going.fill()
     while (going.episode >= 0).any():
         check()
@@ -156,7 +161,9 @@ class _Rollout:
     """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps
     of it."""
 
-    def __init__(self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late=None, each=None):
+    def __init__(
+        self, env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late, each, film
+    ):  # fmt: skip
         self.env, self.policy, self.seeds, self.origin, self.starts = env, policy, seeds, origin, starts
         self.own, self.stop = getattr(env, "reward", "success") == "env", stop_at_success
         self.late, self.each, self.told = late, each, 0
@@ -176,6 +183,8 @@ class _Rollout:
         self.executed = np.zeros((n, env.max_steps, env.action_dim), np.float32)
         self.proposed = np.zeros_like(self.executed)
         self.own_reward = np.zeros((n, env.max_steps), np.float32)
+        cameras = getattr(env, "cameras", {}) if film else {}
+        self.film = {key: np.zeros((n, env.max_steps + 1, *shape), np.uint8) for key, shape in cameras.items()}
         self.flags, self.ended = np.zeros((n, env.max_steps), bool), np.zeros(n, bool)
         self.episode, self.step, self.streak = np.full(n, -1), np.zeros(n, int), np.zeros(n, int)
         self.done: list[Episode | None] = [None] * len(seeds)
@@ -217,6 +226,7 @@ class _Rollout:
                 self.lose(lost, "at reset")
             else:
                 self.obs[slot] = self.all_obs[slot, 0] = first
+                self.look(np.array([slot]))
                 self.policy.reset([slot], [self.seeds[k]])
                 self.guard.begin(slot)
 
@@ -250,6 +260,7 @@ class _Rollout:
         self.streak[active] = np.where(won, self.streak[active] + 1, 0)
         self.ended[active] = ended[active]
         self.step[active] += 1
+        self.look(active)
         self.made += len(active)
         over = truncated[active] | ended[active] | (self.step[active] >= self.env.max_steps)
         over |= self.guard.ends(active)
@@ -261,6 +272,12 @@ class _Rollout:
                 self.fail(slot, faults[slot])
             elif over[active == slot][0]:
                 self.finish(slot)
+
+    def look(self, slots: np.ndarray) -> None:
+        """Film what the cameras of `slots` [N] see now."""
+        if self.film:
+            for key, frames in self.env.look(slots).items():
+                self.film[key][slots, self.step[slots]] = frames
 
     def _first_odd(self, obs: np.ndarray) -> str:
         return self.names[int(np.flatnonzero(~np.isfinite(obs))[0])]
@@ -312,7 +329,7 @@ class _Rollout:
         extras = {"proposed": self.proposed[slot, :length], "env_reward": self.own_reward[slot, :length]}
         self.done[k] = Episode(
             task=self.env.task,
-            obs={"state": self.all_obs[slot, : length + 1].copy()},
+            obs={key: rows[slot, : length + 1].copy() for key, rows in {"state": self.all_obs, **self.film}.items()},
             action=self.executed[slot, :length].copy(),
             reward=reward,
             terminated=terminated,

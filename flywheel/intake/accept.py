@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel.env.playback import filmed
 from flywheel.episode import Episode, EpisodeError, as_error, passing
 from flywheel.intake import card
 from flywheel.intake.recordings import card_of
@@ -70,7 +71,10 @@ def accepted(recording, name: str, options: dict[str, Any], env, run, quarantine
             if isinstance(found, EpisodeError):
                 raise found
             found = own.check(found, options.get("obs_keys"), where) if own else found
-            episode, outside = sound(found.replace(task=env.task), env, where)
+            found = found.replace(task=env.task)
+            if getattr(env, "cameras", None) and not env.cameras.keys() <= found.obs.keys():
+                found = filmed(env, found, where)
+            episode, outside = sound(found, env, where)
         except Exception as error:  # one bad episode never stops the others
             aside(
                 error if isinstance(error, EpisodeError) else as_error(error, where), name, number, quarantined, tally

@@ -84,15 +84,11 @@ def task_of(runs: list[dict], name: str | None) -> dict[str, Any]:
 def of_task(runs: list[dict], stage: str | tuple[str, ...], task: dict) -> list[dict]:
     """List the finished runs of a stage, or of several, for a task (all of them where that is not known); oldest first
     of all."""
-
-    def title(task: dict) -> str:
-        if task.get("name") != "gym":
-            return task.get("name") or ""
-        return gym_names.title(task["id"], task.get("kwargs"), task.get("obs_keys"))
-
-    wanted = title(task)
+    wanted = gym_names.of_task(task)
     same = [run for run in runs if run["stage"] in ((stage,) if isinstance(stage, str) else stage)]
-    return [r for r in same if wanted in ("", title(r.get("identity", {}).get("config", {}).get("task") or {}))]
+    return [
+        r for r in same if wanted in ("", gym_names.of_task(r.get("identity", {}).get("config", {}).get("task") or {}))
+    ]
 
 
 def quarantined(runs: list[dict]) -> list[dict[str, Any]]:

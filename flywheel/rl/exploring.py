@@ -137,7 +137,9 @@ def warm_up(args, env, policy) -> list:
 
     shape = {**build.shape(env), "obs_steps": policy.obs_steps, "action_steps": policy.action_steps}
     chosen = seeds("collect", args, 0, min(args.warmup, NIGHT))
-    return rollout(env, Uniform(**shape, discrete=policy.discrete), chosen, origin="random", steps=args.warmup)[0]
+    return rollout(
+        env, Uniform(**shape, discrete=policy.discrete), chosen, origin="random", steps=args.warmup, film=True
+    )[0]
 
 
 def refuse_hopeless(task: Task, record: dict[str, Any], demos) -> None:

@@ -143,7 +143,8 @@ class Practice(Watch):
             if spreads:
                 actor.spreads = self.spreads.shares(self.memory.base, self.memory.round, begin)
             part, n = rollout(
-                self.env, actor, seeds[begin : begin + block], steps=steps - made if steps else None, **options,
+                self.env, actor, seeds[begin : begin + block], film=True, **options,
+                steps=steps - made if steps else None,
                 starts=starts[begin : begin + block] if starts else None,
                 each=lambda e: own(e) and self.slump.saw(bool(e.success)),
                 late=lambda k: self.slump.tripped or bool(late and late(begin + k)),  # noqa: B023
