@@ -178,6 +178,27 @@ def windows(corpus, version, args, store):
     return corpus.windows(version, fields, cache=store.cache, align=align, progress=progress, resident=resident)
 
 
+def cameras(corpus, version, policy, args, store) -> list:
+    """The frames of each camera that the policy sees, decoded, in windows of the same version. ValueError where an
+    episode has others."""
+    there, found = version.cameras(), []
+    for name, shape in policy.cameras.items():
+        has = there.get(name, {})
+        if has.get("episodes") != len(version) or tuple(has.get("shape", ())) != shape:
+            said = f"{has['episodes']} of {len(version)} episodes, {has['shape']}" if has else "no episode"
+            raise ValueError(
+                f"camera {name!r} {list(shape)} is in {said}; ingest the recordings anew with task.cameras, or name "
+                "other cameras"
+            )
+        found.append(
+            corpus.windows(
+                version, (f"obs.{name}",), cache=store.cache, progress=progress,
+                resident=size(getattr(args, "resident", None)),
+            )
+        )  # fmt: skip
+    return found
+
+
 def size(text: str | None) -> int:
     """Bytes of a size with its unit, 500MB or 1.5GB; of None what corpus.windows keeps by itself."""
     if not text:

@@ -191,7 +191,7 @@ class Seen:
 class Seeing(Encoder):
     """Features of numbers and of a picture."""
 
-    def __init__(self, shapes, steps):
+    def __init__(self, shapes, steps, cameras=None):
         super().__init__({"state": shapes["state"]}, steps)
         self.net = torch.nn.Linear(4 * 4 * 3 * steps, 5)
         self.features += 5

@@ -1,5 +1,6 @@
 """Tasks with cameras: what is recorded, what goes into the corpus, and that a policy really looks."""
 
+import json
 from pathlib import Path
 
 import flywheel_sim
@@ -88,3 +89,145 @@ def test_a_rollout_films_what_each_camera_saw_and_only_where_it_is_asked_to():
 def test_cameras_belong_to_tasks_that_draw():
     with pytest.raises(ValueError, match="cameras=.*that is for a task of sim/"):
         Task(name="gym", id="Pendulum-v1", cameras={"top": 64})
+
+
+# -- policies that see -------------------------------------------------------------------------------------------------
+
+torch = pytest.importorskip("torch")
+
+
+def made(kind: str, **more):
+    from flywheel.policy.base import build
+
+    torch.manual_seed(0)
+    spec = {"kind": kind, "obs": [["state", [3]]], "action_dim": 2, "width": 8, "depth": 1, **more}
+    return build({**spec, "cameras": {"wrist": [24, 24, 3], "top": [32, 32, 3]}}).eval()
+
+
+def watched(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    frames = {name: rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8) for name, side in EYES.items()}
+    return {"state": rng.normal(size=(count, 3)).astype(np.float32), **frames}
+
+
+@pytest.mark.parametrize("kind", ["flow", "diffusion", "gaussian", "deterministic", "one_step"])
+def test_an_action_depends_on_each_picture_and_on_no_neighbour(kind, tmp_path):
+    from flywheel.policy import base
+
+    policy, obs = made(kind), watched(5)
+    for net in policy.modules():  # some begin at zero, and would not look
+        if isinstance(net, torch.nn.Linear):
+            torch.nn.init.normal_(net.weight, std=0.5)
+    policy.reset(range(5), range(5))
+    together = policy.act(obs)
+    for i in range(5):
+        policy.reset([0], [i])
+        np.testing.assert_array_equal(policy.act({key: value[i] for key, value in obs.items()}), together[i])
+    for camera in EYES:
+        other = {**obs, camera: 255 - obs[camera]}
+        policy.reset(range(5), range(5))
+        assert (np.abs(policy.act(other) - together).max(1) > 0).all(), f"it does not look at {camera}"
+    base.save(policy, tmp_path / "p.safetensors")
+    again = base.load(tmp_path / "p.safetensors", "cpu").eval()
+    again.reset(range(5), range(5))
+    np.testing.assert_array_equal(again.act(obs), together)
+
+
+def test_a_picture_of_another_kind_is_refused():
+    policy, obs = made("flow"), watched(1)
+    one = {key: value[0] for key, value in obs.items()}
+    for wrong, said in (
+        ({"wrist": one["wrist"].astype(np.float32)}, r"\[24, 24, 3\] float32"),
+        ({"wrist": one["wrist"][:20]}, r"\[20, 24, 3\] uint8"),
+    ):
+        with pytest.raises(ValueError, match=f"camera 'wrist' is {said}; this policy was trained on .24, 24, 3. uint8"):
+            policy.act({**one, **wrong})
+    with pytest.raises(ValueError, match="camera 'top' is nothing"):
+        policy.act({key: value for key, value in one.items() if key != "top"})
+
+
+def test_where_a_feature_is_by_hand():
+    """A map with all its mass at one place is that place; a flat one is the middle."""
+    from flywheel.policy.eyes import Eye
+
+    eye = Eye(32, 64)  # maps of 4 x 8
+    eye.net = torch.nn.Identity()
+    maps = torch.zeros(1, 2, 4, 8)
+    maps[0, 0, 1, 6] = 100.0
+    weight = maps.flatten(2).softmax(2)
+    found = weight @ eye.places
+    torch.testing.assert_close(found[0, 0], torch.tensor([-1 + 6 * 2 / 7, -1 + 2 / 3]))
+    torch.testing.assert_close(found[0, 1], torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_a_shift_moves_a_picture_and_repeats_its_border():
+    from flywheel.policy.eyes import shifted
+
+    frames = torch.arange(16 * 16 * 3).remainder(251).to(torch.uint8).view(1, 16, 16, 3).expand(200, -1, -1, -1)
+    moved = shifted(frames, torch.Generator().manual_seed(0))
+    seen = set()
+    for picture in moved:
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                y, x = ((torch.arange(16) + d).clamp(0, 15) for d in (dy, dx))
+                if torch.equal(picture, frames[0][y][:, x]):
+                    seen.add((dy, dx))
+    assert len(seen) == 9, "up to a sixteenth of a side, each way"
+
+
+def test_rows_that_are_repeated_share_their_pictures():
+    from flywheel.policy.critic import Critic
+    from flywheel.policy.eyes import Seen
+
+    policy, obs = made("flow"), watched(3)
+    frames = {name: torch.from_numpy(obs[name]) for name in EYES}
+    seen = Seen(torch.randn(3, 2, 3), frames)
+    many = seen.repeat_interleave(4)
+    assert len(many) == 12 and many.frames["wrist"].shape[0] == 3
+    torch.testing.assert_close(policy.encoder(many), policy.encoder(seen).repeat_interleave(4, 0))
+    torch.testing.assert_close(policy.encoder(many[::4]), policy.encoder(seen))
+    critic = Critic.of(policy, actions=True, members=2, width=8)
+    assert critic(many, torch.randn(12, 4, 2)).shape == (2, 12)
+    assert not any(p.requires_grad for p in critic.encoder.eyes.parameters()), "it looks through the policy's eyes"
+
+
+def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, capsys):
+    """Imitation, a score, its replay; critics do not see yet, and say so."""
+    store = f"store={tmp_path}"
+    assert call("ingest", f"source={few}", "task=lift", TASK, store, capsys=capsys)[0] == 0
+    words = ["task=lift", TASK, "policy=flow", "policy.width=16", "policy.depth=1", "demos.failures=true", store]
+    size = ["algorithm.cadence.improve=6", "score_every=3", "score_episodes=2", "batch_size=8", "num_envs=2"]
+    code, out = call("pretrain", *words, *size, "threads=1", capsys=capsys)
+    assert code == 0, out
+    ref = out["outputs"]["checkpoint"]
+    assert ref.startswith("policy/lift-top-32-wrist-24@")
+    policy = Store(tmp_path).load(ref)
+    assert policy.cameras == {"wrist": (24, 24, 3), "top": (32, 32, 3)} and policy.obs_shapes == {"state": (10,)}
+    code, again = call("replay", out["run"], store, capsys=capsys)
+    assert code == 0, again  # to the bit
+    code, out = call("evaluate", f"checkpoint={ref}", "task=lift", TASK, store, "episodes=2", capsys=capsys)
+    assert code == 0 and out["metrics"]["n"] == 2
+    code, out = call("evaluate", f"checkpoint={ref}", "task=lift", store, "episodes=2", capsys=capsys)
+    assert code != 0 and "task lift shows nothing; take task.cameras={top: 32, wrist: 24}" in json.dumps(out), out
+    code, out = call("retrain", f"checkpoint={ref}", "task=lift", TASK, store, "rounds=1", capsys=capsys)
+    assert code != 0 and "sees top, wrist" in out["error"] and "imitation only" in out["error"]
+
+
+def test_a_robot_with_cameras_is_driven():
+    from flywheel.args import Guard
+    from flywheel.env import loopback
+    from flywheel.env.drive import drive
+    from flywheel.policy.base import build
+
+    task = Task(name="lift", cameras=EYES)
+    env = envs.make(task, 1, 1)
+    policy = build({"kind": "flow", "width": 8, "depth": 1, **shape(env)}).eval()
+    env.close()
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    robot = loopback.Loopback(task, clock=lambda: now[0])
+    done = drive(robot, policy, Guard(), hz=20, steps=6, clock=lambda: now[0], sleep=sleep)
+    assert len(done.executed) == 6 and done.error is None

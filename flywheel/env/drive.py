@@ -164,6 +164,7 @@ def _refuse_a_watchdog_of_all(guard: Guard, hz: float) -> None:
 def _warm(policy, seed: int) -> None:
     """A first call costs what no other does: it is made before the robot moves."""
     nothing = {key: np.zeros(shape, np.float32) for key, shape in policy.obs_shapes.items()}
+    nothing |= {name: np.zeros(shape, np.uint8) for name, shape in getattr(policy, "cameras", {}).items()}
     for _ in range(3):
         policy.reset([0], [seed])
         policy.act(nothing)

@@ -42,12 +42,16 @@ class Loopback:
         """Begin the episode; the world starts to move."""
         self.obs, self.flags, self.over = self.env.reset_at(0, self.seed), [], False
         self.begun = self.clock()
-        return observed.unpack(self.obs, self.shapes)
+        return self._seen()
 
     def read(self) -> dict[str, np.ndarray]:
         """What is observed now."""
         self._go_on()
-        return observed.unpack(self.obs, self.shapes)
+        return self._seen()
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        frames = self.env.look([0]) if getattr(self.env, "cameras", None) else {}
+        return observed.unpack(self.obs, self.shapes) | {name: frame[0] for name, frame in frames.items()}
 
     def write(self, action: np.ndarray) -> None:
         """From now on this action is executed, until another is written."""

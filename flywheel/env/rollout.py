@@ -157,6 +157,10 @@ def rollout(
     }
 
 
+def _listed(cameras: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in cameras.items())
+
+
 class _Rollout:
     """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps
     of it."""
@@ -169,6 +173,12 @@ class _Rollout:
         self.late, self.each, self.told = late, each, 0
         self.steps, self.fps, self.progress = steps, env.fps if fps is None else fps, progress
         self.mode, self.tally = getattr(env, "success", "any"), getattr(env, "tally", None) or Tally(env.task)
+        cameras, self.eyes = getattr(env, "cameras", {}), getattr(policy, "cameras", {})
+        if any(cameras.get(name) != shape for name, shape in self.eyes.items()):
+            raise ValueError(
+                f"the policy sees {_listed(self.eyes)}, and task {env.task} shows {_listed(cameras) or 'nothing'}; "
+                f"take task.cameras={{{', '.join(f'{name}: {shape[0]}' for name, shape in self.eyes.items())}}}"
+            )
         self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
         shapes = getattr(env, "obs_shapes", None)
         self.picked = observed.picked(policy.obs_shapes, shapes) if shapes and hasattr(policy, "obs_shapes") else None
@@ -183,8 +193,8 @@ class _Rollout:
         self.executed = np.zeros((n, env.max_steps, env.action_dim), np.float32)
         self.proposed = np.zeros_like(self.executed)
         self.own_reward = np.zeros((n, env.max_steps), np.float32)
-        cameras = getattr(env, "cameras", {}) if film else {}
-        self.film = {key: np.zeros((n, env.max_steps + 1, *shape), np.uint8) for key, shape in cameras.items()}
+        kept = cameras if film else {}
+        self.film = {key: np.zeros((n, env.max_steps + 1, *shape), np.uint8) for key, shape in kept.items()}
         self.flags, self.ended = np.zeros((n, env.max_steps), bool), np.zeros(n, bool)
         self.episode, self.step, self.streak = np.full(n, -1), np.zeros(n, int), np.zeros(n, int)
         self.done: list[Episode | None] = [None] * len(seeds)
@@ -234,7 +244,7 @@ class _Rollout:
         """All that play act, and are stepped."""
         active = np.flatnonzero(self.episode >= 0)
         seen = self.obs[active] if self.picked is None else self.obs[active[:, None], self.picked]
-        wish = self.policy.act(seen, active)
+        wish = self.policy.act(seen, active, frames=self.seen(active)) if self.eyes else self.policy.act(seen, active)
         self.action[active] = self.guard(wish, active, self.obs[active])
         t = self.step[active]
         self.proposed[active, t], self.executed[active, t] = wish, self.action[active]
@@ -272,6 +282,17 @@ class _Rollout:
                 self.fail(slot, faults[slot])
             elif over[active == slot][0]:
                 self.finish(slot)
+
+    def seen(self, active: np.ndarray) -> dict[str, np.ndarray]:
+        """What the policy sees in the slots `active` [N]: [N, H, W, 3] each, drawn where it decides now."""
+        if self.film:
+            return {name: self.film[name][active, self.step[active]] for name in self.eyes}
+        asks = np.flatnonzero(self.policy.asks(active))
+        frames = {name: np.zeros((len(active), *shape), np.uint8) for name, shape in self.eyes.items()}
+        for name, drawn in self.env.look(active[asks]).items() if len(asks) else ():
+            if name in frames:
+                frames[name][asks] = drawn
+        return frames
 
     def look(self, slots: np.ndarray) -> None:
         """Film what the cameras of `slots` [N] see now."""

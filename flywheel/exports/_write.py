@@ -41,6 +41,10 @@ def write(policy: Policy, format: str, path: Path) -> dict[str, Any]:
     """Write a policy, and compare the file with it; {"difference", "compared", "undecided"}. ValueError where the
     format cannot hold this kind, or the file does something else."""
     kind, maker = policy.spec["kind"], exports.named(format)
+    if policy.cameras:
+        raise ValueError(
+            f"this {kind} policy sees {', '.join(policy.cameras)}; so far policies of numbers are exported"
+        )
     acting = Acting(copy.deepcopy(policy).cpu()).eval().requires_grad_(False)
     obs, noise = drawn(acting.policy, ROWS)
     try:

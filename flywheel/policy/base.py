@@ -23,6 +23,7 @@ from torch import Tensor
 from flywheel import obs as observed
 from flywheel.log import say
 from flywheel.policy.encoder import Encoder
+from flywheel.policy.eyes import Seen
 from flywheel.policy.nets import Normalised, Normaliser
 
 SHAPE = (
@@ -32,6 +33,7 @@ SHAPE = (
     "action_steps",
     "action_low",
     "action_high",
+    "cameras",
 )  # of a spec: what the task gives
 
 FEWEST = 16  # rows that are worked out at once: an action then has the same bits however many act beside it
@@ -52,7 +54,8 @@ class Policy(Normalised):
     actions; a `fixed` one makes the same action of any noise. `spreads.of(seed)`, where it is set, is what an episode's
     noise is multiplied by (rl/spread.py). `robot` says which columns {"obs": [n], "action": [m]}
     are those of the robot that acts, where the policy learnt from several (corpus.align), and its "keys" are what that
-    robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes."""
+    robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes, and of
+    each of `cameras` {name: (H, W, 3)} the newest frame, uint8, red first."""
 
     discrete, fixed = False, False
     explore = 0.0
@@ -74,6 +77,7 @@ class Policy(Normalised):
         ahead: int = 1,
         robot: dict[str, list[int]] | None = None,
         obs_keys: Any = None,
+        cameras: Mapping[str, Any] | None = None,
         **own,
     ):
         super().__init__()
@@ -94,6 +98,7 @@ class Policy(Normalised):
             greedy=greedy,
             **({"ahead": ahead} if ahead != 1 else {}),
             **({"robot": robot} if robot else {}),
+            **({"cameras": {name: list(shape) for name, shape in cameras.items()}} if cameras else {}),
             **own,
         )
         self.robot, self.obs_shapes = None, shapes
@@ -110,14 +115,18 @@ class Policy(Normalised):
         self.horizon = ahead * action_steps  # steps that the net predicts, of which action_steps are executed
         if ahead not in (1, 2):
             raise ValueError(f"policy.ahead={ahead}; expected 1, or 2: the chunk after the next is predicted too")
-        # [Da] each, on the policy's device; in no file of weights
+        self._keep_bounds(low, high)
+        self.encoder = Encoder(shapes, obs_steps, cameras)
+        self.cameras = self.encoder.cameras
+        self.action_norm = Normaliser(action_dim, floor=2e-2)
+        self.features = self.encoder.features + int(condition)
+
+    def _keep_bounds(self, low: Sequence[float], high: Sequence[float]) -> None:
+        """[Da] each, on the policy's device; in no file of weights."""
         for name, bound in (("low", low), ("high", high)):
             self.register_buffer(name, torch.tensor(bound, dtype=torch.float32), persistent=False)
         self.register_buffer("middle", (self.high + self.low) / 2, persistent=False)
         self.register_buffer("half_range", (self.high - self.low) / 2, persistent=False)
-        self.encoder = Encoder(shapes, obs_steps)
-        self.action_norm = Normaliser(action_dim, floor=2e-2)
-        self.features = self.encoder.features + int(condition)
 
     # -- what a member of the folder defines ---------------------------------------------------------------------
 
@@ -262,15 +271,42 @@ class Policy(Normalised):
             raise ValueError(f"observation has {rows.shape[1]} numbers, this policy was trained on {self._width}")
         return rows, single
 
+    def asks(self, slots: np.ndarray) -> np.ndarray:
+        """Which of `slots` [N] decide at the next `act`: only what these see is looked at."""
+        return (self._cursor[slots] < 0) | (self._cursor[slots] >= self.action_steps)
+
+    def _seen(self, stack: np.ndarray, frames: Mapping[str, np.ndarray]) -> Tensor | Seen:
+        """Rows [B, To, Do], of which the first have frames and the others look at those again."""
+        numbers = torch.from_numpy(stack).to(self.device)
+        if not frames:
+            return numbers
+        there = {name: torch.from_numpy(np.ascontiguousarray(one)).to(self.device) for name, one in frames.items()}
+        return Seen(numbers, there, torch.arange(len(stack), device=self.device) % len(next(iter(there.values()))))
+
+    def _looked(self, obs: Any, count: int) -> dict[str, np.ndarray]:
+        """The frames of each camera in an observation, [count, H, W, 3] uint8. ValueError as `act`."""
+        frames = {}
+        for name, shape in self.cameras.items():
+            there = obs.get(name) if isinstance(obs, Mapping) else None
+            frame = np.asarray(there if there is not None else np.zeros(0))
+            if frame.dtype != np.uint8 or frame.shape not in (shape, (count, *shape)):
+                found = f"{list(frame.shape)} {frame.dtype}" if there is not None else "nothing"
+                raise ValueError(f"camera {name!r} is {found}; this policy was trained on {list(shape)} uint8")
+            frames[name] = frame.reshape(count, *shape)
+        return frames
+
     @torch.no_grad()
-    def act(self, obs: Any, slots: Sequence[int] | None = None) -> np.ndarray:
+    def act(self, obs: Any, slots: Sequence[int] | None = None, frames: Mapping[str, Any] | None = None) -> np.ndarray:
         """Return the action to execute now, [Da], or for `slots` of a batch [N, Da].
 
         obs is what the environment gives: {key: [*shape]} with the keys that the policy learnt from (others are left
-        out), or one array [Do]; of a batch {key: [N, *shape]}, or [N, Do]. ValueError where a key is missing or a shape
-        is another: it says what was found and what was expected.
+        out), or one array [Do]; of a batch {key: [N, *shape]}, or [N, Do]. The frames of cameras stand in `obs` under
+        their names, or in `frames`. ValueError where a key is missing or a shape is another: it says what was found and
+        what was expected.
         """
+        given = obs if frames is None else frames
         obs, single = self._packed(obs)
+        frames = self._looked(given, len(obs)) if self.cameras else {}
         if self.robot:
             wide = np.zeros((len(obs), self.obs_dim), np.float32)
             wide[:, self.robot["obs"]] = obs
@@ -284,14 +320,15 @@ class Policy(Normalised):
             obs[:, None],
             np.concatenate([self._stack[slots, 1:], obs[:, None]], axis=1),
         )
-        due = slots[new | (self._cursor[slots] >= self.action_steps)]
+        asked = new | (self._cursor[slots] >= self.action_steps)
+        due, frames = slots[asked], {name: frame[asked] for name, frame in frames.items()}
         if len(due):
             shape = (len(due), *self.noise_shape)
             noise = np.zeros(shape, np.float32) if self.greedy else np.stack([self._noise[s].next() for s in due])
             stack, more = self._stack[due], self.fewest - len(due)
             if more > 0:  # matrices of few rows are multiplied in another way, and rounded otherwise
                 stack, noise = (np.concatenate([x, np.repeat(x[:1], more, 0)]) for x in (stack, noise))
-            chunk = self.sample(torch.from_numpy(stack).to(self.device), torch.from_numpy(noise).to(self.device))
+            chunk = self.sample(self._seen(stack, frames), torch.from_numpy(noise).to(self.device))
             self._chunk[due] = chunk[: len(due)].float().cpu().numpy()
             self._cursor[due] = 0
         action = self._chunk[slots, self._cursor[slots]]

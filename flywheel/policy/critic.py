@@ -32,9 +32,10 @@ class Critic(Normalised):
         activation: str = "silu",
         norm: bool = True,
         discrete: bool = False,
+        cameras: Any = None,
     ):
         super().__init__()
-        self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps)
+        self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps, cameras)
         self.spec = dict(
             obs=observed.spec(self.encoder.shapes),
             obs_steps=obs_steps,
@@ -46,6 +47,7 @@ class Critic(Normalised):
             activation=activation,
             norm=norm,
             discrete=discrete,
+            **({"cameras": cameras} if cameras else {}),
         )
         self.discrete = discrete
         self.action_norm = Normaliser(action_dim, floor=2e-2)
@@ -55,9 +57,8 @@ class Critic(Normalised):
     @classmethod
     def of(cls, policy, actions: bool = False, **size) -> Critic:
         """A critic of what a policy sees and, with `actions`, of its chunks, behind the same frozen normaliser."""
-        shape = {
-            key: policy.spec[key] for key in ("obs", "obs_steps", *(("action_dim", "action_steps") if actions else ()))
-        }
+        keys = ("obs", "obs_steps", "cameras", *(("action_dim", "action_steps") if actions else ()))
+        shape = {key: policy.spec[key] for key in keys if key in policy.spec}
         return cls(**shape, **size).like(policy)
 
     def forward(self, obs: Tensor, action: Tensor | None = None, which: slice | Tensor | None = None) -> Tensor:

@@ -45,7 +45,17 @@ def drawn(args, policy) -> dict[str, Any]:
 def shape(env) -> dict[str, Any]:
     """What a task gives to the spec of a policy."""
     bounds = {"action_low": env.action_low.tolist(), "action_high": env.action_high.tolist()}
-    return {"obs": observed.spec(env.obs_shapes), "action_dim": env.action_dim, **bounds}
+    cameras = {"cameras": env.cameras} if getattr(env, "cameras", None) else {}
+    return {"obs": observed.spec(env.obs_shapes), "action_dim": env.action_dim, **bounds, **cameras}
+
+
+def blind(policy, what: str) -> None:
+    """ValueError where a policy sees, and `what` has no eyes yet."""
+    if getattr(policy, "cameras", None):
+        raise ValueError(
+            f"{what}: this policy sees {', '.join(policy.cameras)}, and so far such policies learn by imitation only "
+            "(flywheel pretrain algorithm=bc)"
+        )
 
 
 def suits(policy, env) -> None:

@@ -118,9 +118,11 @@ def begin(args, loaded, env, demos) -> tuple[Any, list, Start | None]:
     if start:
         policy = start.policy.requires_grad_(True)
         build.suits(policy, env)
+        build.blind(policy, "online")
     else:
         policy = base.build({**args.policy, **build.shape(env)})
         build.suits(policy, env)
+        build.blind(policy, "online")
         first = warm_up(args, env, policy)
         known = [*(e for e in first if "cause" not in e.meta), *(demos or [])]
         obs, action = ([e.obs["state"] for e in known], [e.action for e in known])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flywheel.policy.eyes import Seen
 from flywheel.policy.nets import Rounded, multiplies_bf16
 from flywheel.rl import advantage, evaluate, gate, improve
 from flywheel.rl.compiled import Compiled, compiler
@@ -161,8 +162,8 @@ class Learner:
             for net, losses in table.items()
         }
         self.quick = self.rows  # where nothing is told
-        if compile and compiler():
-            policy = self.nets.get("policy")
+        policy = self.nets.get("policy")
+        if compile and compiler() and not getattr(policy, "cameras", None):
             self.quick = {(act, net): Compiled(f"{net} of {act}", row, policy) for (act, net), row in self.rows.items()}
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
@@ -241,6 +242,9 @@ class Learner:
     def complete(self, act: str, batch: dict[str, Tensor]) -> dict[str, Any]:
         """A batch on the device, with the random generator and, to improve, the advantages that it does not bring."""
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()} | {"rng": self.rng}
+        if frames := {key: batch.pop(key) for key in list(batch) if key.startswith("obs.")}:
+            looked = {key.removeprefix("obs."): frame[:, -1] for key, frame in frames.items()}
+            batch["obs"] = Seen(batch["obs"], looked, rng=self.rng)
         if act == "improve" and self.advantage and "advantage" not in batch:
             batch |= self.advantage(self.nets, batch)
         return batch

@@ -51,10 +51,14 @@ def train(
     policy = begin(env, windows)
     if algorithm.explore is not None:
         policy.explores(algorithm.explore)
+    if algorithm.evaluate or algorithm.advantage or nets:
+        build.blind(policy, f"algorithm {algorithm.name}" if algorithm.evaluate else "distil")
     learner = build.learner(algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets)
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
     kind, more = (labels and labels(policy, device)) or (Offline, {})
+    if seen := selection.cameras(run.store.corpus(), version, policy, args, run.store):
+        more = {**more, "cameras": seen, "frames": 1}
     source = kind(windows, pools, mixture, **build.drawn(args, policy), **more)
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
     curve = _curve(args, run, env, learner)

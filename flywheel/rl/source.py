@@ -42,8 +42,8 @@ class Offline:
     Batch k of an act follows from seed and k alone (corpus.sampling), so that `state` is a number an act, and is the
     same with any number of `workers` (processes that read ahead). Transitions are made once and kept on `device` where
     there is room for all of them; else they are gathered from the window cache, a few batches at once. `cameras` are
-    windows of a camera each, of the same episodes: batches have their frames too, {"obs.front": [B, To, H, W, 3]}
-    uint8. Of `world_size` readers, this is `rank`."""
+    windows of a camera each, of the same episodes: batches have their last `frames` (To) too, {"obs.front": [B, frames,
+    H, W, 3]} uint8. Of `world_size` readers, this is `rank`."""
 
     collects, data = False, {}  # does a policy act for it? what it holds that no corpus has
 
@@ -61,6 +61,7 @@ class Offline:
         reward: str = "success",
         device: str = "cpu",
         cameras: Sequence = (),
+        frames: int | None = None,
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -70,6 +71,7 @@ class Offline:
         self.To, self.Ta, self.gamma, self.reward = obs_steps, action_steps, gamma, reward
         self.batch_size, self.mixture, self.seed, self.device = batch_size, mixture, seed, device
         self.workers, self.rank, self.world_size = workers, rank, world_size
+        self.frames = obs_steps if frames is None else frames
         self.power = (gamma ** np.arange(action_steps + 1)).astype(np.float32)
         self.taken = dict.fromkeys(mixture, 0)  # batches given
         self.use(windows, pools, cameras)
@@ -107,7 +109,10 @@ class Offline:
         for name, which in pools.items():
             which = np.asarray(which, np.int64)
             self.pools.setdefault(name, Pool()).add(first[which], length[which])
-        size, total = self._bytes(rows) + self.To * sum(c.bytes for c, _ in self.cameras.values()), len(self.returns)
+        size, total = (
+            self._bytes(rows) + self.frames * sum(c.bytes for c, _ in self.cameras.values()),
+            len(self.returns),
+        )
         samples = min(GROUP_BYTES // size, rows.resident // PLACE)
         self.group = max(1, min(GROUP, samples // self.batch_size))
         if not self.fits(rows, total):
@@ -196,7 +201,7 @@ class Offline:
             made = {"steps": steps} if self.kept else self._transitions(steps)
         if self.cameras:
             episode, t = self.where(steps)
-            stack, length = np.arange(1 - self.To, 1), self.length.all[episode]
+            stack, length = np.arange(1 - self.frames, 1), self.length.all[episode]
             for name, (camera, starts) in self.cameras.items():
                 low = starts.all[episode]
                 rows = camera.gather(low + t, stack, low, low + length)

@@ -78,6 +78,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     learner, anchor, judged = _learner(args, run.store.load(inputs["checkpoint"]["ref"]))
     env = envs.opened(args)
     build.suits(learner.nets["policy"], env)
+    build.blind(learner.nets["policy"], "retrain")
     rounds = practice.Practice(args, run, env, learner, held, practice.named(demos, parts))
     now = Round(args, rounds, anchor, judged, f"policy:{record['id']}")
     now.starts = backward.Backward(args.collect.back, args.seed, demos, env, rounds.memory)

@@ -1,0 +1,137 @@
+"""What is seen: numbers and the frames of cameras, and the nets that look at these.
+
+    frames [B, H, W, 3] uint8  ->  convolutions  ->  where each of K features is in the picture, [B, 2 K]
+
+The last step is a spatial softmax: the mean position of each map's mass, in -1 ... 1 (Levine et al., arXiv 1504.00702).
+In training each frame is shifted by up to a few pixels, its border repeated (DrQ, arXiv 2004.13649)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from flywheel.policy.nets import Rounded
+
+LAYERS = ((32, 8, 4), (64, 3, 2), (32, 3, 1))  # channels, kernel, stride
+SHIFT = 1 / 16  # of a picture's side, at most, in training
+SMALLEST = 16  # pixels a side
+FEWEST = 4  # frames at once when it acts: what it sees must not depend on how many act beside it
+
+
+class Seen:
+    """Observations: numbers [B, To, Do] float32, and of each camera the newest frames {camera: [F, H, W, 3] uint8}.
+
+    It offers what policies and losses use of a tensor. Frames are not copied where rows are repeated: `rows` [B] says
+    which of the F is each row's, None that they are its own. With `rng` they are to be shifted."""
+
+    def __init__(
+        self,
+        numbers: Tensor,
+        frames: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+        rng: torch.Generator | None = None,
+    ):
+        self.numbers, self.frames, self.rows, self.rng = numbers, dict(frames), rows, rng
+
+    @property
+    def device(self) -> torch.device:
+        return self.numbers.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.numbers.dtype
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, which) -> Seen:
+        rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
+        return Seen(self.numbers[which], self.frames, rows[which], self.rng)
+
+    def repeat_interleave(self, count: int, dim: int = 0) -> Seen:
+        """Each row `count` times."""
+        rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
+        return Seen(
+            self.numbers.repeat_interleave(count, dim), self.frames, rows.repeat_interleave(count, dim), self.rng
+        )
+
+    def new_zeros(self, *size: int) -> Tensor:
+        return self.numbers.new_zeros(*size)
+
+    def new_ones(self, *size: int) -> Tensor:
+        return self.numbers.new_ones(*size)
+
+
+def gains(device: torch.device) -> bool:
+    """Are convolutions faster in bfloat16 there? A processor needs tiles for that."""
+    return torch.cpu._is_amx_tile_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+
+
+def shifted(frames: Tensor, rng: torch.Generator) -> Tensor:
+    """Frames [B, H, W, C], each moved by up to SHIFT of its side in x and in y, its border repeated."""
+    count, *sides, colours = frames.shape
+    most = [max(1, round(side * SHIFT)) for side in sides]
+    for axis, (side, by) in enumerate(zip(sides, most, strict=True), 1):
+        place = torch.arange(-by, side + by, device=frames.device).clamp(0, side - 1)
+        frames = frames.index_select(axis, place)
+    batch, row, column, colour = frames.stride()
+    windows = frames.as_strided(
+        (count, 2 * most[0] + 1, 2 * most[1] + 1, *sides, colours), (batch, row, column, row, column, colour)
+    )
+    y, x = (torch.randint(2 * by + 1, (count,), generator=rng, device=frames.device) for by in most)
+    return windows[torch.arange(count, device=frames.device), y, x]
+
+
+class Eye(nn.Module):
+    """Looks at the frames of one camera: [B, H, W, 3] uint8 -> [B, F], F = 2 * 32."""
+
+    def __init__(self, height: int, width: int):
+        super().__init__()
+        if min(height, width) < SMALLEST:
+            raise ValueError(f"a camera of {height} x {width} pixels; expected at least {SMALLEST} a side")
+        layers, before, size = [], 3, [height, width]
+        for channels, kernel, stride in LAYERS:
+            pad = kernel // 2 if kernel % 2 else (kernel - stride) // 2
+            layers += [nn.Conv2d(before, channels, kernel, stride, pad), nn.ReLU()]
+            before, size = channels, [(side + 2 * pad - kernel) // stride + 1 for side in size]
+        self.net = nn.Sequential(*layers[:-1])
+        self.features = 2 * before
+        places = [torch.linspace(-1, 1, side) for side in size]
+        y, x = torch.meshgrid(*places, indexing="ij")
+        self.register_buffer("places", torch.stack([x.flatten(), y.flatten()], 1), persistent=False)  # [h * w, 2]
+
+    def forward(self, frames: Tensor) -> Tensor:
+        learning = Rounded.on and gains(frames.device)
+        x = frames.permute(0, 3, 1, 2).to(torch.float32) / 255 - 0.5  # in memory it is channels last as it is
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=learning):
+            maps = self.net(x)
+        weight = maps.float().flatten(2).softmax(2)  # [B, K, h * w]
+        return (weight @ self.places).flatten(1)
+
+
+class Eyes(nn.Module):
+    """One Eye a camera; `features` is what they see in all."""
+
+    def __init__(self, cameras: Mapping[str, tuple[int, ...]]):
+        super().__init__()
+        self.each = nn.ModuleDict({name: Eye(*shape[:2]) for name, shape in cameras.items()})
+        self.features = sum(eye.features for eye in self.each.values())
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Features [B, F] of each row."""
+        parts = []
+        for name, eye in self.each.items():
+            frames = seen.frames[name]
+            if seen.rng is not None:
+                frames = shifted(frames, seen.rng)
+            if torch.is_grad_enabled():
+                parts.append(eye(frames))
+                continue
+            less = -len(frames) % FEWEST
+            whole = torch.cat([frames, frames[:1].expand(less, *frames.shape[1:])]) if less else frames
+            made = torch.cat([eye(part) for part in whole.split(FEWEST)])
+            parts.append(made[: len(frames)])
+        features = torch.cat(parts, 1)
+        return features if seen.rows is None else features[seen.rows]
