@@ -19,7 +19,7 @@ from pathlib import Path
 import results
 
 TASKS = {"lift": ["demos.first=20"], "assemble": []}
-SPREADS = ("[1.0]", "[0.5]", "[0.25]", "[0.0]", "[1.0, 0.5, 0.25, 0.0]")
+SPREADS = ("[1.0]", "[0.5]", "[0.25]", "[0.0]", "[1.0, 0.5, 0.25, 0.1]")
 ROUNDS = ["collect.episodes=96", "rounds=4", "algorithm.cadence.evaluate=1500", "algorithm.cadence.improve=1000"]
 SMALL = ["collect.episodes=4", "rounds=2", "algorithm.cadence.evaluate=5", "algorithm.cadence.improve=5"]
 

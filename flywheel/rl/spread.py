@@ -18,6 +18,7 @@ from flywheel.args import UsageError
 from flywheel.rl.table import SPREADS
 
 PRIOR = 8.0  # episodes at the base's success that each arm begins with
+WIDER = 0.1  # of success that an episode at 1 may cost, against one at 0: critics learn from what differs
 MEMORY = 100  # episodes: so many later an outcome counts a third, for who acts has changed meanwhile
 DRAWS = 2000
 
@@ -68,14 +69,16 @@ class Spreads:
         return won + PRIOR * base + 0.5, lost + PRIOR * (1 - base) + 0.5
 
     def best(self, base: float | None) -> float:
-        """The spread with the highest expected success."""
+        """The spread with the highest expected success, of nearly equal ones a wider."""
         a, b = self._beta(0.5 if base is None else base)
-        return self.spreads[int(np.argmax(np.round(a / (a + b), 12)))]
+        worth = a / (a + b) + WIDER / 2 * np.array(self.spreads)
+        return self.spreads[int(np.argmax(np.round(worth, 12)))]
 
     def shares(self, base: float | None, round: int, begun: int = 0) -> Shares:
         """What a round is collected with from its episode `begun` on."""
         a, b = self._beta(0.5 if base is None else base)
         drawn = np.random.default_rng([self.seed, round, begun]).beta(a, b, (DRAWS, len(a)))
+        drawn += WIDER * np.array(self.spreads)
         won = np.bincount(drawn.argmax(1), minlength=len(a)) / DRAWS
         return Shares(self.spreads, tuple(won.tolist()), self.seed * 100_003 + round)
 

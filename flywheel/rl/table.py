@@ -8,7 +8,7 @@ from typing import Any
 
 from flywheel.args import UsageError, arg, number
 
-SPREADS = [1.0, 0.5, 0.25, 0.0]  # of candidates: 0 is what a policy does by itself, 1 what it was trained to
+SPREADS = [1.0, 0.5, 0.25, 0.1]  # of candidates: 0 is what a policy does by itself, 1 what it was trained to
 
 
 @dataclasses.dataclass(frozen=True)
