@@ -18,6 +18,7 @@ FIELDS = {  # of the window cache, by what is learnt from
     "success": ("obs.state", "action", "reward"),
     "env": ("obs.state", "action", "extras.env_reward"),
 }
+SEEN = "seen"  # an episode's extras, in training: what frozen eyes made of its frames
 LEARNS = {
     "pretrain": "learns offline",
     "distil": "learns offline",

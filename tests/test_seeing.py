@@ -209,8 +209,37 @@ def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, caps
     assert code == 0 and out["metrics"]["n"] == 2
     code, out = call("evaluate", f"checkpoint={ref}", "task=lift", store, "episodes=2", capsys=capsys)
     assert code != 0 and "task lift shows nothing; take task.cameras={top: 32, wrist: 24}" in json.dumps(out), out
-    code, out = call("retrain", f"checkpoint={ref}", "task=lift", TASK, store, "rounds=1", capsys=capsys)
-    assert code != 0 and "sees top, wrist" in out["error"] and "imitation only" in out["error"]
+    code, out = call("pretrain", *words, *size, "algorithm=iql", capsys=capsys)
+    assert code != 0 and "algorithm iql: this policy sees top, wrist" in out["error"], out
+    turn(ref, ["task=lift", TASK, "demos.failures=true", store, "threads=1", "num_envs=2"], capsys)
+
+
+def turn(ref: str, words: list[str], capsys) -> None:
+    """Rounds and online RL by critics that look through the policy's frozen eyes; each replays to the bit."""
+    little = ["algorithm.cadence.evaluate=3", "algorithm.cadence.improve=3", "batch_size=8", "score_episodes=2"]
+    small = ["algorithm.critic.width=16", "algorithm.critic.members=2"]
+    for stage, more in (
+        ("retrain", ["rounds=2", "collect.episodes=2", "collect.n=4", "score_every=1"]),
+        (
+            "online",
+            ["algorithm=ogpo", "rounds=2", "algorithm.collect.steps=80", "algorithm.collect.n=4", "score_every=1"],
+        ),
+    ):
+        code, out = call(stage, f"checkpoint={ref}", *words, *little, *small, *more, capsys=capsys)
+        assert code == 0, out
+        code, again = call("replay", out["run"], words[3], capsys=capsys)
+        assert code == 0, again
+        if stage == "retrain":
+            ref = out["outputs"]["checkpoint"]
+            made = Store(words[3].removeprefix("store="))
+            acting = made.load(ref)
+            kept = made.corpus().at("latest").select(origin="policy:*")
+            assert len(kept) == 4 and all(set(e.obs) == {"state", *EYES} and "seen" not in e.extras for e in kept)
+            before = made.load(out["outputs"]["policy"]).encoder.eyes.state_dict()
+            for name, weights in acting.critic.encoder.eyes.state_dict().items():
+                torch.testing.assert_close(
+                    weights, before[name], msg="eyes are frozen, and the critics' are the policy's"
+                )
 
 
 def test_a_robot_with_cameras_is_driven():

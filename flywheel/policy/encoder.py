@@ -48,7 +48,8 @@ class Encoder(nn.Module):
         """Add noise to obs [B, To, Do]: `amount` times the normaliser's standard deviations. Frames stay as they
         are."""
         if self.eyes is not None:
-            return Seen(obs.numbers + self._noise(obs.numbers, amount, generator), obs.frames, obs.rows, obs.rng)
+            numbers = obs.numbers + self._noise(obs.numbers, amount, generator)
+            return Seen(numbers, obs.frames, obs.rows, obs.rng, obs.features)
         return obs + self._noise(obs, amount, generator)
 
     def _noise(self, obs: Tensor, amount: float, generator: torch.Generator | None) -> Tensor:

@@ -8,7 +8,9 @@ In training each frame is shifted by up to a few pixels, its border repeated (Dr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,8 @@ FEWEST = 4  # frames at once when it acts: what it sees must not depend on how m
 
 
 class Seen:
-    """Observations: numbers [B, To, Do] float32, and of each camera the newest frames {camera: [F, H, W, 3] uint8}.
+    """Observations: numbers [B, To, Do] float32, and of each camera the newest frames {camera: [F, H, W, 3] uint8}, or
+    what frozen eyes made of them already, `features` [B, F].
 
     It offers what policies and losses use of a tensor. Frames are not copied where rows are repeated: `rows` [B] says
     which of the F is each row's, None that they are its own. With `rng` they are to be shifted."""
@@ -29,11 +32,12 @@ class Seen:
     def __init__(
         self,
         numbers: Tensor,
-        frames: Mapping[str, Tensor],
+        frames: Mapping[str, Tensor] = {},
         rows: Tensor | None = None,
         rng: torch.Generator | None = None,
+        features: Tensor | None = None,
     ):
-        self.numbers, self.frames, self.rows, self.rng = numbers, dict(frames), rows, rng
+        self.numbers, self.frames, self.rows, self.rng, self.features = numbers, dict(frames), rows, rng, features
 
     @property
     def device(self) -> torch.device:
@@ -47,15 +51,25 @@ class Seen:
         return len(self.numbers)
 
     def __getitem__(self, which) -> Seen:
-        rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
-        return Seen(self.numbers[which], self.frames, rows[which], self.rng)
+        if self.features is not None:
+            return Seen(self.numbers[which], features=self.features[which])
+        return Seen(self.numbers[which], self.frames, self._rows()[which], self.rng)
 
     def repeat_interleave(self, count: int, dim: int = 0) -> Seen:
         """Each row `count` times."""
-        rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
-        return Seen(
-            self.numbers.repeat_interleave(count, dim), self.frames, rows.repeat_interleave(count, dim), self.rng
-        )
+        numbers = self.numbers.repeat_interleave(count, dim)
+        if self.features is not None:
+            return Seen(numbers, features=self.features.repeat_interleave(count, dim))
+        return Seen(numbers, self.frames, self._rows().repeat_interleave(count, dim), self.rng)
+
+    def _rows(self) -> Tensor:
+        return torch.arange(len(self), device=self.device) if self.rows is None else self.rows
+
+    def to(self, device: torch.device | str, **how: Any) -> Seen:
+        """The same on another device."""
+        rows, features = (None if x is None else x.to(device, **how) for x in (self.rows, self.features))
+        frames = {name: frame.to(device, **how) for name, frame in self.frames.items()}
+        return Seen(self.numbers.to(device, **how), frames, rows, self.rng, features)
 
     def new_zeros(self, *size: int) -> Tensor:
         return self.numbers.new_zeros(*size)
@@ -121,6 +135,8 @@ class Eyes(nn.Module):
 
     def forward(self, seen: Seen) -> Tensor:
         """Features [B, F] of each row."""
+        if seen.features is not None:
+            return seen.features
         parts = []
         for name, eye in self.each.items():
             frames = seen.frames[name]
@@ -135,3 +151,10 @@ class Eyes(nn.Module):
             parts.append(made[: len(frames)])
         features = torch.cat(parts, 1)
         return features if seen.rows is None else features[seen.rows]
+
+    def seen(self, frames: Mapping[str, Any], device: torch.device) -> Tensor:
+        """Features [T, F] of an episode's frames {camera: [T, H, W, 3]}, as they are when it acts."""
+        there = {name: torch.from_numpy(np.ascontiguousarray(frames[name])).to(device) for name in self.each}
+        count = len(next(iter(there.values())))
+        with torch.no_grad():
+            return self(Seen(torch.zeros(count, 1, 0, device=device), there))

@@ -29,9 +29,18 @@ def taken_apart(loaded, device: str) -> Start:
     from flywheel.policy.best_of_n import BestOfN
 
     policy, nets = (loaded.base, {"q": loaded.critic}) if isinstance(loaded, BestOfN) else (loaded, {})
+    for net in (policy, *nets.values()):
+        if net.encoder.eyes is not None:
+            net.encoder.eyes.requires_grad_(False)
     whole = copy.deepcopy(loaded).to(device).eval().requires_grad_(False)
     anchor = whole.base if nets else whole
     return Start(policy, anchor, whole, nets)
+
+
+def eyes(learner):
+    """The frozen eyes of who practises, or None: what they see is worked out once for each frame."""
+    policy = learner.nets["policy"] if learner else None
+    return policy.encoder.eyes if policy is not None else None
 
 
 def best_of_n(

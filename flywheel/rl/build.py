@@ -53,9 +53,20 @@ def blind(policy, what: str) -> None:
     """ValueError where a policy sees, and `what` has no eyes yet."""
     if getattr(policy, "cameras", None):
         raise ValueError(
-            f"{what}: this policy sees {', '.join(policy.cameras)}, and so far such policies learn by imitation only "
-            "(flywheel pretrain algorithm=bc)"
+            f"{what}: this policy sees {', '.join(policy.cameras)}, and so far such policies learn by imitation "
+            "(flywheel pretrain algorithm=bc), and from a checkpoint off policy (flywheel retrain; flywheel online "
+            "algorithm=ogpo)"
         )
+
+
+def learns(policy, algorithm: Algorithm):
+    """The policy of a checkpoint, ready to learn; its eyes stay frozen. ValueError where the algorithm has none."""
+    if algorithm.source == "on_policy" or "model" in algorithm.evaluate:
+        blind(policy, f"algorithm {algorithm.name}")
+    policy.train().requires_grad_(True)
+    if policy.encoder.eyes is not None:
+        policy.encoder.eyes.requires_grad_(False)
+    return policy
 
 
 def suits(policy, env) -> None:

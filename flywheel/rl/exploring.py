@@ -116,9 +116,8 @@ def begin(args, loaded, env, demos) -> tuple[Any, list, Start | None]:
             "that it began from; name one with checkpoint="
         )
     if start:
-        policy = start.policy.requires_grad_(True)
+        policy = build.learns(start.policy, args.algorithm)
         build.suits(policy, env)
-        build.blind(policy, "online")
     else:
         policy = base.build({**args.policy, **build.shape(env)})
         build.suits(policy, env)

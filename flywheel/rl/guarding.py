@@ -22,6 +22,7 @@ from flywheel.env.guard import named
 from flywheel.log import say
 from flywheel.rl import guards
 from flywheel.rl.evaluate import noise_like
+from flywheel.rl.learner import look
 
 
 @dataclass
@@ -115,6 +116,7 @@ class Guarding:
     def look(self, act: str, batch: dict[str, Tensor]) -> bool:
         """Let every guard look; the first that gives a reason undoes what was learnt since the last look."""
         told = {k: v.to(self.learner.device) for k, v in batch.items()}
+        look(told)
         seen = Seen(self.learner, told, self.before, self.memory, self.anchored, self.reward)
         for name, check in self.checks.items():
             if reason := check(seen):

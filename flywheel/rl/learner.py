@@ -18,6 +18,7 @@ from flywheel.policy.nets import Rounded, multiplies_bf16
 from flywheel.rl import advantage, evaluate, gate, improve
 from flywheel.rl.compiled import Compiled, compiler
 from flywheel.rl.optimiser import KINDS
+from flywheel.selection import SEEN
 
 ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
 PARTS = ("next_value", "baseline")  # functions, named: state_value, or with arguments: {smoothed: {noise: 0.2}}
@@ -59,6 +60,18 @@ def gradient(losses: list[tuple], nets: dict[str, nn.Module], leaves: list[Tenso
     total = functools.reduce(torch.add, [value for _, value, _ in parts])
     stops = [info.pop("stop") for *_, info in parts if "stop" in info]
     return total, stops, torch.autograd.grad(total, leaves), parts
+
+
+def look(batch: dict[str, Any], rng: torch.Generator | None = None) -> None:
+    """Put a batch's frames, "obs.wrist" [B, 1, H, W, 3], or what frozen eyes made of them, "obs.seen" [B, F], where
+    policies look for them. With `rng` frames are to be shifted."""
+    for obs in ("obs", "next_obs"):
+        there = {key.removeprefix(f"{obs}."): batch.pop(key) for key in list(batch) if key.startswith(f"{obs}.")}
+        features = there.pop(SEEN, None)
+        if features is not None:
+            batch[obs] = Seen(batch[obs], features=features)
+        elif there:
+            batch[obs] = Seen(batch[obs], {name: frame[:, -1] for name, frame in there.items()}, rng=rng)
 
 
 class Flat:
@@ -242,9 +255,7 @@ class Learner:
     def complete(self, act: str, batch: dict[str, Tensor]) -> dict[str, Any]:
         """A batch on the device, with the random generator and, to improve, the advantages that it does not bring."""
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()} | {"rng": self.rng}
-        if frames := {key: batch.pop(key) for key in list(batch) if key.startswith("obs.")}:
-            looked = {key.removeprefix("obs."): frame[:, -1] for key, frame in frames.items()}
-            batch["obs"] = Seen(batch["obs"], looked, rng=self.rng)
+        look(batch, self.rng)
         if act == "improve" and self.advantage and "advantage" not in batch:
             batch |= self.advantage(self.nets, batch)
         return batch

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 
 from flywheel import selection
+from flywheel.corpus.rows import Rows
 from flywheel.log import say
 from flywheel.regret import WINDOW, summary
+from flywheel.rl import acting
 from flywheel.rl.fit import Watch
 from flywheel.rl.slump import KNOWN, Slump
 from flywheel.rl.spread import Shares, Spreads, by_spread
 from flywheel.rl.table import SPREADS
 from flywheel.seeds import NIGHT
+from flywheel.selection import SEEN
 from flywheel.stats import wilson
 
 BLOCK = 32  # episodes that are played with the same shares of spreads
@@ -66,6 +69,7 @@ class Practice(Watch):
         self.waiting: list = []  # episodes that are not in the corpus yet
         self.score: Callable[[str], dict[str, Any]] = lambda what: {}
         self.full: Callable[[], bool] = lambda: self.memory.begun >= NIGHT  # are there no seeds for the next round?
+        self.eyes = acting.eyes(learner)
         self.scores_start = False
         self.guard: Any = None  # rl/guarding.py
         self.slump = Slump(args.guard.below, args.guard.false_alarm)
@@ -215,7 +219,14 @@ class Practice(Watch):
         memory.round += 1
         memory.history.append(line)
         run.log("round", **line)
-        return new
+        return [self.seen(e) for e in new]
+
+    def seen(self, episode):
+        """The episode with what the policy's frozen eyes made of its frames, where it has any."""
+        if not self.eyes:
+            return episode
+        made = self.eyes.seen(episode.obs, next(self.eyes.parameters()).device).cpu().numpy()
+        return episode.replace(extras={**episode.extras, SEEN: made})
 
     def told(self) -> dict[str, Any]:
         """What practice cost (regret.py), and how often the guard had to undo it: for the result of a stage."""
@@ -252,15 +263,23 @@ class Practice(Watch):
         won, index = np.asarray(version.table["success"]) == 1, np.arange(len(hashes))
         parts = {pool: np.isin(np.array(hashes), np.array(part, dtype=str)) for pool, part in demos.items()}
         is_demo = np.any([*parts.values(), np.zeros(len(hashes), bool)], axis=0)
-        opened = (
-            windows.extend(version) if windows else selection.windows(self.corpus, version, self.args, self.run.store)
-        )
-        return opened, {
+        return self._opened(version, windows), {
             **{pool: index[part] for pool, part in parts.items()},
             "own": index[~is_demo & won],
             "rollouts": index[~is_demo],
             "all": index,
         }
+
+    def _opened(self, version, windows):
+        """Windows over the episodes; of a policy that sees, rows in memory."""
+        if not self.eyes:
+            found = windows.extend(version) if windows else None
+            return found or selection.windows(self.corpus, version, self.args, self.run.store)
+        if windows:
+            raise ValueError(
+                "there is no room for more transitions of a policy that sees: end this run, and begin another"
+            )
+        return Rows([self.seen(e) for e in version], (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}"))
 
     def after_round(self, round: int) -> None:
         self.run.log("learned", round=round, **self.learner.metrics())

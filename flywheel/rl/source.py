@@ -30,7 +30,7 @@ from flywheel.corpus.rows import Rows
 from flywheel.corpus.sampling import Growing, Pool, divided, fractions
 from flywheel.rl import packed
 from flywheel.rl.packed import Kept, pack
-from flywheel.selection import FIELDS
+from flywheel.selection import FIELDS, SEEN
 
 GROUP, GROUP_BYTES = 16, 8 * 2**20  # batches that are read at once: so many, or as many as take so much memory
 PLACE = 2**18  # bytes of a map that come into memory with each sample, about
@@ -124,11 +124,11 @@ class Offline:
 
     def _bytes(self, rows) -> int:
         """Of a transition."""
-        obs, action, mask = (
+        obs, action, mask, seen = (
             len(range(*rows.columns.get(k, slice(0)).indices(rows.width)))
-            for k in ("obs.state", "action", "action.mask")
+            for k in ("obs.state", "action", "action.mask", f"extras.{SEEN}")
         )
-        return 4 * (2 * self.To * obs + 2 * self.Ta * action + mask + 3)
+        return 4 * (2 * self.To * obs + 2 * self.Ta * action + mask + 2 * seen + 3)
 
     def fits(self, rows, total: int) -> bool:
         """Can `total` transitions from such rows be kept?"""
@@ -237,15 +237,23 @@ class Offline:
         mask = {}
         if "action.mask" in columns:
             mask = {"action_mask": gather(here, chunk[:1], first, last, columns=columns["action.mask"])[:, 0]}
-        return mask | {
-            "obs": gather(here, stack, first, last, columns=columns["obs.state"]),
-            "action": action[:, : self.Ta],
-            "reward": self.rewards.all[steps],
-            "next_obs": gather(here + left, stack, first, last, columns=columns["obs.state"]),
-            "next_action": action[:, self.Ta :],
-            "discount": np.where(ends, 0, self.power[left]),
-            "return": self.returns.all[steps],
-        }
+        seen = {}
+        if eyes := columns.get(f"extras.{SEEN}"):
+            for name, at in (("obs", here), ("next_obs", here + left)):
+                seen[f"{name}.{SEEN}"] = gather(at, chunk[:1], first, last, columns=eyes)[:, 0]
+        return (
+            mask
+            | seen
+            | {
+                "obs": gather(here, stack, first, last, columns=columns["obs.state"]),
+                "action": action[:, : self.Ta],
+                "reward": self.rewards.all[steps],
+                "next_obs": gather(here + left, stack, first, last, columns=columns["obs.state"]),
+                "next_action": action[:, self.Ta :],
+                "discount": np.where(ends, 0, self.power[left]),
+                "return": self.returns.all[steps],
+            }
+        )
 
     def state(self) -> dict[str, Any]:
         """What decides the next batch, as JSON values: how many batches of each act were taken."""
@@ -272,7 +280,7 @@ class OffPolicy(Offline):
     def collect(self, learner) -> None:
         if not (new := self.play(learner)):
             return
-        rows = Rows(new, FIELDS[self.reward])
+        rows = Rows(new, self.rows.fields)
         if self.kept is None:
             self.add(*self.held([episode.hash for episode in new], self.rows))
         elif not self.fits(rows, len(self.returns) + int(rows.length.sum())):

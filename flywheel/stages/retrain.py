@@ -78,7 +78,6 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     learner, anchor, judged = _learner(args, run.store.load(inputs["checkpoint"]["ref"]))
     env = envs.opened(args)
     build.suits(learner.nets["policy"], env)
-    build.blind(learner.nets["policy"], "retrain")
     rounds = practice.Practice(args, run, env, learner, held, practice.named(demos, parts))
     now = Round(args, rounds, anchor, judged, f"policy:{record['id']}")
     now.starts = backward.Backward(args.collect.back, args.seed, demos, env, rounds.memory)
@@ -104,7 +103,7 @@ def _learner(args: Args, loaded) -> tuple[Any, Any, bool]:
     """The learner of a checkpoint's policy, the anchor, and whether the checkpoint brought a critic."""
     device = build.device(args.device)
     start = acting.taken_apart(loaded, device)
-    policy, restart = start.policy.train().requires_grad_(True), args.restart == "anchor"
+    policy, restart = build.learns(start.policy, args.algorithm), args.restart == "anchor"
     if args.algorithm.explore is not None:
         policy.explores(args.algorithm.explore)
     learner = build.learner(
