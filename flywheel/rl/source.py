@@ -280,7 +280,7 @@ class OffPolicy(Offline):
     def collect(self, learner) -> None:
         if not (new := self.play(learner)):
             return
-        rows = Rows(new, self.rows.fields)
+        rows = Rows(new, self.rows.fields if self.rows is not None else FIELDS[self.reward])
         if self.kept is None:
             self.add(*self.held([episode.hash for episode in new], self.rows))
         elif not self.fits(rows, len(self.returns) + int(rows.length.sum())):
