@@ -215,7 +215,7 @@ def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, caps
 
 
 def turn(ref: str, words: list[str], capsys) -> None:
-    """Rounds and online RL by critics that look through the policy's frozen eyes; each replays to the bit."""
+    """Rounds, which replay to the bit, and online RL, by critics that look through the policy's frozen eyes."""
     little = ["algorithm.cadence.evaluate=3", "algorithm.cadence.improve=3", "batch_size=8", "score_episodes=2"]
     small = ["algorithm.critic.width=16", "algorithm.critic.members=2"]
     for stage, more in (
@@ -227,9 +227,9 @@ def turn(ref: str, words: list[str], capsys) -> None:
     ):
         code, out = call(stage, f"checkpoint={ref}", *words, *little, *small, *more, capsys=capsys)
         assert code == 0, out
-        code, again = call("replay", out["run"], words[3], capsys=capsys)
-        assert code == 0, again
         if stage == "retrain":
+            code, again = call("replay", out["run"], words[3], capsys=capsys)
+            assert code == 0, again
             ref = out["outputs"]["checkpoint"]
             made = Store(words[3].removeprefix("store="))
             acting = made.load(ref)
