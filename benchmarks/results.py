@@ -226,7 +226,8 @@ def page(rows: dict[str, dict]) -> str:
         "",
         "Regret: episodes that failed in practice and would not have by its start, with the windows' intervals; chance: "
         "how often the start alone has a worst window as low. Beside each seed the commit that made its row: until 4e6fb9e "
-        "candidates always scattered as the policy was trained to (rl/spread.py). Minutes are beside other jobs on two cores.",
+        "candidates always scattered as the policy was trained to; in rows of 4e6fb9e a wider spread was worth 0.1, it is "
+        "0.25 now (rl/spread.py). Minutes are beside other jobs on two cores.",
         "",
         "`flywheel nightly task=TASK seed=S`. The base is the best of four classes of policy, each trained to the "
         "plateau of its own curve.",

@@ -18,7 +18,8 @@ from flywheel.args import UsageError
 from flywheel.rl.table import SPREADS
 
 PRIOR = 8.0  # episodes at the base's success that each arm begins with
-WIDER = 0.1  # of success that an episode at 1 may cost, against one at 0: critics learn from what differs
+WIDER = 0.25  # of success that an episode at 1 may cost, against one at 0: critics learn from what differs
+NEARLY = 0.05  # the same of who is handed over, who teaches nobody
 MEMORY = 100  # episodes: so many later an outcome counts a third, for who acts has changed meanwhile
 DRAWS = 2000
 
@@ -71,7 +72,7 @@ class Spreads:
     def best(self, base: float | None) -> float:
         """The spread with the highest expected success, of nearly equal ones a wider."""
         a, b = self._beta(0.5 if base is None else base)
-        worth = a / (a + b) + WIDER / 2 * np.array(self.spreads)
+        worth = a / (a + b) + NEARLY * np.array(self.spreads)
         return self.spreads[int(np.argmax(np.round(worth, 12)))]
 
     def shares(self, base: float | None, round: int, begun: int = 0) -> Shares:
