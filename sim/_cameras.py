@@ -1,9 +1,9 @@
 """What a policy sees: small pictures of a state, drawn without anything that is only for people.
 
 A second model, with the cameras of CAMERAS in it, is only drawn: the one that is stepped stays as it is, to the last
-bit. Shadows, reflections, sky, haze and multisampling are off: a millisecond a frame instead of 65. An OpenGL context
-belongs to a thread, so each painter is a thread with renderers of its own; what is drawn does not depend on how many
-there are."""
+bit. Shadows, reflections, sky, haze and multisampling are off: they cost many times what the picture does. An OpenGL
+context belongs to a thread, so each painter is a thread with renderers of its own; what is drawn does not depend on how
+many there are."""
 
 from __future__ import annotations
 

@@ -150,14 +150,17 @@ def test_where_a_feature_is_by_hand():
     """A map with all its mass at one place is that place; a flat one is the middle."""
     from flywheel.policy.eyes import Eye
 
+    class Maps(torch.nn.Module):
+        def forward(self, x):
+            assert x.shape == (1, 3, 32, 64) and x.min() == -0.5
+            maps = torch.zeros(1, 2, 4, 8)
+            maps[0, 0, 1, 6] = 100.0
+            return maps
+
     eye = Eye(32, 64)  # maps of 4 x 8
-    eye.net = torch.nn.Identity()
-    maps = torch.zeros(1, 2, 4, 8)
-    maps[0, 0, 1, 6] = 100.0
-    weight = maps.flatten(2).softmax(2)
-    found = weight @ eye.places
-    torch.testing.assert_close(found[0, 0], torch.tensor([-1 + 6 * 2 / 7, -1 + 2 / 3]))
-    torch.testing.assert_close(found[0, 1], torch.zeros(2), atol=1e-6, rtol=0)
+    eye.net = Maps()
+    found = eye(torch.zeros(1, 32, 64, 3, dtype=torch.uint8))
+    torch.testing.assert_close(found, torch.tensor([[-1 + 6 * 2 / 7, -1 + 2 / 3, 0, 0]]), atol=1e-6, rtol=1e-6)
 
 
 def test_a_shift_moves_a_picture_and_repeats_its_border():
@@ -208,7 +211,7 @@ def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, caps
     code, out = call("evaluate", f"checkpoint={ref}", "task=lift", TASK, store, "episodes=2", capsys=capsys)
     assert code == 0 and out["metrics"]["n"] == 2
     code, out = call("evaluate", f"checkpoint={ref}", "task=lift", store, "episodes=2", capsys=capsys)
-    assert code != 0 and "task lift shows nothing; take task.cameras={top: 32, wrist: 24}" in json.dumps(out), out
+    assert code != 0 and "task lift shows none; take task.cameras={top: 32, wrist: 24}" in json.dumps(out), out
     code, out = call("pretrain", *words, *size, "algorithm=iql", capsys=capsys)
     assert code != 0 and "algorithm iql: this policy sees top, wrist" in out["error"], out
     turn(ref, ["task=lift", TASK, "demos.failures=true", store, "threads=1", "num_envs=2"], capsys)

@@ -157,10 +157,6 @@ def rollout(
     }
 
 
-def _listed(cameras: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {list(shape)}" for name, shape in cameras.items())
-
-
 class _Rollout:
     """Episodes under way: slot i of n plays episode[i], an index into seeds (-1: none), and has made step[i] steps
     of it."""
@@ -176,7 +172,7 @@ class _Rollout:
         cameras, self.eyes = getattr(env, "cameras", {}), getattr(policy, "cameras", {})
         if any(cameras.get(name) != shape for name, shape in self.eyes.items()):
             raise ValueError(
-                f"the policy sees {_listed(self.eyes)}, and task {env.task} shows {_listed(cameras) or 'nothing'}; "
+                f"the policy sees {observed.listed(self.eyes)}, task {env.task} shows {observed.listed(cameras)}; "
                 f"take task.cameras={{{', '.join(f'{name}: {shape[0]}' for name, shape in self.eyes.items())}}}"
             )
         self.names = getattr(env, "obs_names", None) or [f"obs[{i}]" for i in range(env.obs_dim)]
