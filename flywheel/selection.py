@@ -171,11 +171,11 @@ def checkpoint(ref: str, store) -> dict[str, Any]:
     return {"id": record["sha256"], "ref": f"{record['name']}@{record['id']}", "run": record["run"]}
 
 
-def windows(corpus, version, args, store):
+def windows(corpus, version, args, store, more: tuple[str, ...] = ()):
     """The rows of a version that this task is learnt from: with its success, or (task.reward=env) with the
-    environment's reward."""
+    environment's reward, and `more` fields."""
     fields, align = FIELDS[args.task.learns], getattr(args, "align", None)
-    fields, resident = (*fields, *(MASKS if align else ())), size(getattr(args, "resident", None))
+    fields, resident = (*fields, *more, *(MASKS if align else ())), size(getattr(args, "resident", None))
     return corpus.windows(version, fields, cache=store.cache, align=align, progress=progress, resident=resident)
 
 

@@ -231,13 +231,23 @@ def turn(ref: str, words: list[str], capsys) -> None:
         code, out = call(stage, f"checkpoint={ref}", *words, *little, *small, *more, capsys=capsys)
         assert code == 0, out
         if stage == "retrain":
+            learnt = [*words, *little, *small, *more, "algorithm.encoder=learn"]
+            code, other = call(stage, f"checkpoint={ref}", *learnt, capsys=capsys)
+            assert code == 0, other
+            made, changed = Store(words[3].removeprefix("store=")), 0
+            frozen, moved = (made.load(one["outputs"]["policy"]).encoder.eyes.state_dict() for one in (out, other))
+            judge = made.load(other["outputs"]["checkpoint"]).critic.encoder.eyes.state_dict()
+            for name, weights in frozen.items():
+                changed += int(not torch.equal(weights, moved[name]))
+                torch.testing.assert_close(judge[name], weights, msg="the critics' eyes stay those of the checkpoint")
+            assert changed, "the policy's eyes learn"
             code, again = call("replay", out["run"], words[3], capsys=capsys)
             assert code == 0, again
             ref = out["outputs"]["checkpoint"]
             made = Store(words[3].removeprefix("store="))
             acting = made.load(ref)
             kept = made.corpus().at("latest").select(origin="policy:*")
-            assert len(kept) == 4 and all(set(e.obs) == {"state", *EYES} and "seen" not in e.extras for e in kept)
+            assert len(kept) == 6 and all(set(e.obs) == {"state", *EYES} and "seen" not in e.extras for e in kept)
             before = made.load(out["outputs"]["policy"]).encoder.eyes.state_dict()
             for name, weights in acting.critic.encoder.eyes.state_dict().items():
                 torch.testing.assert_close(
@@ -263,3 +273,28 @@ def test_a_robot_with_cameras_is_driven():
     robot = loopback.Loopback(task, clock=lambda: now[0])
     done = drive(robot, policy, Guard(), hz=20, steps=6, clock=lambda: now[0], sleep=sleep)
     assert len(done.executed) == 6 and done.error is None
+
+
+def test_a_teacher_that_knows_more_teaches_a_student_that_sees(few, tmp_path, capsys):
+    """It labels what the student saw in its own practice, which stays in the corpus; to the bit when replayed."""
+    store, size = f"store={tmp_path}", ["batch_size=8", "score_episodes=2", "num_envs=2", "threads=1"]
+    for words in ([], [TASK]):
+        assert call("ingest", f"source={few}", "task=lift", *words, store, capsys=capsys)[0] == 0
+    little = ["policy.width=16", "policy.depth=1", "demos.failures=true", *size]
+    code, out = call(
+        "pretrain", "task=lift", *little, "algorithm.cadence.improve=4", "score_every=4", store, capsys=capsys
+    )
+    assert code == 0, out
+    teacher = out["outputs"]["checkpoint"]
+    words = ["task=lift", TASK, f"checkpoint={teacher}", "policy=deterministic", *little, "score_every=3", store]
+    code, out = call("distil", *words, "algorithm.cadence.improve=6", "collect={rounds: 2, episodes: 2}", capsys=capsys)
+    assert code == 0, out
+    made = Store(tmp_path)
+    student = made.load(out["outputs"]["checkpoint"])
+    assert set(student.cameras) == set(EYES) and student.obs_dim == 10
+    played = made.corpus().at("latest").select(origin="policy:*")
+    assert len(played) == 2 and all(e.extras["privileged"].shape == (len(e) + 1, 18) for e in played)
+    code, again = call("replay", out["run"], store, capsys=capsys)
+    assert code == 0, again
+    code, out = call("distil", *words[:1], f"checkpoint={out['outputs']['checkpoint']}", *words[4:], capsys=capsys)
+    assert code != 0 and "trained on state [10]" in out["error"], out

@@ -139,7 +139,8 @@ def rollout(
     order in which they end, failures would come last, all at once); `watch(k, obs)` before each step of the first
     environment's first episode.
 
-    Where the environment has cameras ({name: (H, W, 3)}, `look(slots)`), `film` keeps what they saw, obs[name].
+    Where the environment has cameras ({name: (H, W, 3)}, `look(slots)`), `film` keeps what they saw, obs[name], and
+    what only the simulator knows (`privileged(slots)`), extras["privileged"] [T+1, Dp].
 
     A policy is given the parts that it was trained on, by name. An episode keeps all that the environment observes, as
     obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
@@ -191,6 +192,7 @@ class _Rollout:
         self.own_reward = np.zeros((n, env.max_steps), np.float32)
         kept = cameras if film else {}
         self.film = {key: np.zeros((n, env.max_steps + 1, *shape), np.uint8) for key, shape in kept.items()}
+        self.known = np.zeros((n, env.max_steps + 1, getattr(env, "privileged_dim", 0) if film else 0), np.float32)
         self.flags, self.ended = np.zeros((n, env.max_steps), bool), np.zeros(n, bool)
         self.episode, self.step, self.streak = np.full(n, -1), np.zeros(n, int), np.zeros(n, int)
         self.done: list[Episode | None] = [None] * len(seeds)
@@ -291,10 +293,12 @@ class _Rollout:
         return frames
 
     def look(self, slots: np.ndarray) -> None:
-        """Film what the cameras of `slots` [N] see now."""
+        """Film what the cameras of `slots` [N] see now, and keep what only the simulator knows."""
         if self.film:
             for key, frames in self.env.look(slots).items():
                 self.film[key][slots, self.step[slots]] = frames
+        if self.known.size:
+            self.known[slots, self.step[slots]] = self.env.privileged(slots)
 
     def _first_odd(self, obs: np.ndarray) -> str:
         return self.names[int(np.flatnonzero(~np.isfinite(obs))[0])]
@@ -344,6 +348,8 @@ class _Rollout:
         k = self.episode[slot]
         start = (self.starts[k] if self.starts else None) or {}
         extras = {"proposed": self.proposed[slot, :length], "env_reward": self.own_reward[slot, :length]}
+        if self.known.size:
+            extras[observed.PRIVILEGED] = self.known[slot, : length + 1]
         self.done[k] = Episode(
             task=self.env.task,
             obs={key: rows[slot, : length + 1].copy() for key, rows in {"state": self.all_obs, **self.film}.items()},

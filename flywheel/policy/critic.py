@@ -33,9 +33,10 @@ class Critic(Normalised):
         norm: bool = True,
         discrete: bool = False,
         cameras: Any = None,
+        eye: str = "small",
     ):
         super().__init__()
-        self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps, cameras)
+        self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps, cameras, eye)
         self.spec = dict(
             obs=observed.spec(self.encoder.shapes),
             obs_steps=obs_steps,
@@ -48,6 +49,7 @@ class Critic(Normalised):
             norm=norm,
             discrete=discrete,
             **({"cameras": cameras} if cameras else {}),
+            **({"eye": eye} if eye != "small" else {}),
         )
         self.discrete = discrete
         self.action_norm = Normaliser(action_dim, floor=2e-2)
@@ -57,7 +59,7 @@ class Critic(Normalised):
     @classmethod
     def of(cls, policy, actions: bool = False, **size) -> Critic:
         """A critic of what a policy sees and, with `actions`, of its chunks, behind the same frozen normaliser."""
-        keys = ("obs", "obs_steps", "cameras", *(("action_dim", "action_steps") if actions else ()))
+        keys = ("obs", "obs_steps", "cameras", "eye", *(("action_dim", "action_steps") if actions else ()))
         shape = {key: policy.spec[key] for key in keys if key in policy.spec}
         return cls(**shape, **size).like(policy)
 

@@ -22,16 +22,19 @@ from flywheel.policy.nets import Normaliser
 class Encoder(nn.Module):
     """Features of numbers: normalised by statistics that are frozen with the weights, all keys and steps side by side.
 
-    `shapes` {key: shape of a row}, `steps` To, `cameras` {camera: (H, W, 3)}; `features` is F.
+    `shapes` {key: shape of a row}, `steps` To, `cameras` {camera: (H, W, 3)}, which nets of the kind `eye`
+    look at; `features` is F.
     """
 
-    def __init__(self, shapes: observed.Shapes, steps: int, cameras: Mapping[str, Any] | None = None):
+    def __init__(
+        self, shapes: observed.Shapes, steps: int, cameras: Mapping[str, Any] | None = None, eye: str = "small"
+    ):
         super().__init__()
         self.shapes, self.steps = dict(shapes), steps
         self.norm = Normaliser(observed.size(shapes))
         self.features = steps * self.norm.mean.numel()
         self.cameras = {name: tuple(shape) for name, shape in sorted((cameras or {}).items())}  # in any order the same
-        self.eyes = Eyes(self.cameras) if cameras else None
+        self.eyes = Eyes(self.cameras, eye) if cameras else None
         self.features += self.eyes.features if cameras else 0
 
     def forward(self, obs: Tensor | Seen) -> Tensor:

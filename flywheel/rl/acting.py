@@ -38,9 +38,10 @@ def taken_apart(loaded, device: str) -> Start:
 
 
 def eyes(learner):
-    """The frozen eyes of who practises, or None: what they see is worked out once for each frame."""
-    policy = learner.nets["policy"] if learner else None
-    return policy.encoder.eyes if policy is not None else None
+    """The frozen eyes of who practises, or None: what they see is worked out once for each frame. Where the policy's
+    learn they are the critics'."""
+    found = learner.nets.get("q", learner.nets["policy"]).encoder.eyes if learner else None
+    return None if found is None or found.move else found
 
 
 def best_of_n(

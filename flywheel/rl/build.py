@@ -60,12 +60,14 @@ def blind(policy, what: str) -> None:
 
 
 def learns(policy, algorithm: Algorithm):
-    """The policy of a checkpoint, ready to learn; its eyes stay frozen. ValueError where the algorithm has none."""
+    """The policy of a checkpoint, ready to learn; its eyes stay frozen unless the algorithm's encoder learns.
+    ValueError where the algorithm has no eyes."""
     if algorithm.source == "on_policy" or "model" in algorithm.evaluate:
         blind(policy, f"algorithm {algorithm.name}")
     policy.train().requires_grad_(True)
     if policy.encoder.eyes is not None:
-        policy.encoder.eyes.requires_grad_(False)
+        policy.encoder.eyes.move = algorithm.encoder == "learn"
+        policy.encoder.eyes.requires_grad_(policy.encoder.eyes.move)
     return policy
 
 

@@ -52,7 +52,8 @@ class Exploring:
 
         if self.on_policy:
             return OnPolicy(play=self.collect, **drawn)
-        return OffPolicy(mixture, play=self.collect, held=self.practice.held, **drawn)
+        practice = self.practice
+        return OffPolicy(mixture, play=self.collect, held=practice.held, looked=practice.looked, **drawn)
 
     def collect(self, learner) -> list:
         """Play a round; the episodes to learn from."""

@@ -33,10 +33,16 @@ class Training(Learning):
 
 
 def train(
-    args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}, labels: Callable | None = None
+    args: Training,
+    run,
+    begin: Callable,
+    nets: Mapping[str, Any] = {},
+    labels: Callable | None = None,
+    fields: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the table.
-    `labels(policy, device)` names a source other than Offline, if it is needed, and what that takes besides."""
+    `labels(policy, device, env)` names a source other than Offline, if it is needed, and what that takes besides;
+    `fields` of the corpus are read too."""
     import torch
 
     from flywheel.rl.fit import fit
@@ -46,17 +52,17 @@ def train(
     algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
     torch.manual_seed(args.seed)
     version, pools, shares = selection.pools(args, run.store)
-    windows = selection.windows(run.store.corpus(), version, args, run.store)
+    windows = selection.windows(run.store.corpus(), version, args, run.store, fields)
     env = envs.opened(args)
     policy = begin(env, windows)
     if algorithm.explore is not None:
         policy.explores(algorithm.explore)
-    if algorithm.evaluate or algorithm.advantage or nets:
-        build.blind(policy, f"algorithm {algorithm.name}" if algorithm.evaluate else "distil")
+    if algorithm.evaluate or algorithm.advantage:
+        build.blind(policy, f"algorithm {algorithm.name}")
     learner = build.learner(algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets)
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
-    kind, more = (labels and labels(policy, device)) or (Offline, {})
+    kind, more = (labels and labels(policy, device, env)) or (Offline, {})
     if seen := selection.cameras(run.store.corpus(), version, policy, args, run.store):
         more = {**more, "cameras": seen, "frames": 1}
     source = kind(windows, pools, mixture, **build.drawn(args, policy), **more)

@@ -249,8 +249,9 @@ class Practice(Watch):
             self.waiting = []
 
     def held(self, hashes: list[str] | None = None, windows=None) -> tuple:
-        """(windows, {pool: positions}) of these episodes, by default of the input episodes and the run's own, in an
-        order that only this run decides; it costs what they cost where `windows` are open already. (None, {}) of none.
+        """(windows, {pool: positions}, cameras) of these episodes, by default of the input episodes and the run's own,
+        in an order that only this run decides; it costs what they cost where `windows` are open already. (None, {}, ())
+        of none.
 
         What is in none of the pools of what is imitated is a rollout.
         """
@@ -258,17 +259,35 @@ class Practice(Watch):
         demos = {} if hashes is not None else self.demos
         hashes = [*self.inputs, *self.memory.episodes] if hashes is None else hashes
         if not hashes:
-            return None, {}
+            return None, {}, ()
         version = self.corpus.holding(hashes)
         won, index = np.asarray(version.table["success"]) == 1, np.arange(len(hashes))
         parts = {pool: np.isin(np.array(hashes), np.array(part, dtype=str)) for pool, part in demos.items()}
         is_demo = np.any([*parts.values(), np.zeros(len(hashes), bool)], axis=0)
-        return self._opened(version, windows), {
-            **{pool: index[part] for pool, part in parts.items()},
-            "own": index[~is_demo & won],
-            "rollouts": index[~is_demo],
-            "all": index,
-        }
+        return (
+            self._opened(version, windows),
+            {
+                **{pool: index[part] for pool, part in parts.items()},
+                "own": index[~is_demo & won],
+                "rollouts": index[~is_demo],
+                "all": index,
+            },
+            self.cameras(version),
+        )
+
+    def cameras(self, version) -> list:
+        """The frames that the policy's eyes learn from; none where they are frozen."""
+        policy = self.learner.nets["policy"] if self.learner else None
+        if policy is None or not policy.cameras or not policy.encoder.eyes.move:
+            return []
+        return selection.cameras(self.corpus, version, policy, self.args, self.run.store)
+
+    def looked(self, episodes: list) -> list:
+        """The same of a round's episodes, which are in the corpus from now on."""
+        if not self.learner.nets["policy"].cameras or not self.learner.nets["policy"].encoder.eyes.move:
+            return []
+        self.settle()
+        return self.cameras(self.corpus.holding([e.hash for e in episodes]))
 
     def _opened(self, version, windows):
         """Windows over the episodes; of a policy that sees, rows in memory."""

@@ -71,6 +71,10 @@ class Algorithm:
     )
     lag: dict[str, float] = arg({}, "{net: rate} of the slow copies")
     explore: float | None = arg(None, "offline: the noise that log-probabilities are of", least=0, most=10)
+    encoder: str = arg(
+        "frozen", "eyes of a policy that sees, in rounds and online RL: as they are, or learnt with it",
+        choices=("frozen", "learn"),
+    )  # fmt: skip
     critic: dict[str, Any] = arg({}, "members, width, depth, activation, norm of critics, where they are not the usual")
     lr: Any = arg(3e-4, "one learning rate, or {net: rate}")
     schedule: str | None = arg(

@@ -87,7 +87,13 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     rounds.score = lambda what: scored(rounds, now.actor(), scoring, what)
     rounds.full = lambda: (rounds.memory.round + 1) * args.collect.episodes > NIGHT
     mixture = selection.mixed(args.algorithm.mixture, shares, args.batch_size)
-    source = OffPolicy(mixture, play=now.collect, held=rounds.held, **build.drawn(args, learner.nets["policy"]))
+    source = OffPolicy(
+        mixture,
+        play=now.collect,
+        held=rounds.held,
+        looked=rounds.looked,
+        **build.drawn(args, learner.nets["policy"]),
+    )
     tiny = source.draw({"all": 1.0}, 2)
     learner.try_all({"evaluate": tiny, "improve": tiny})
     rounds.guard = Guarding(learner, args.guard, run, anchored=True, reward=args.task.learns)
