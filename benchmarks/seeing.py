@@ -24,12 +24,12 @@ ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "seeing"
 SEEDS = (1, 2, 3)
 BOTH = "task.cameras={wrist: 64, top: 64}"
-CLONE = ["policy=flow", "algorithm.cadence.improve=10000", "score_every=2500"]
-ROUNDS = ["rounds=12", "score_every=4", "score_episodes=96"]
+CLONE = ["policy=flow", "algorithm.cadence.improve=8000", "score_every=4000"]
+ROUNDS = ["rounds=8", "score_every=4", "score_episodes=96"]
 # part: (stage, what its checkpoint comes from, words, in words)
 PARTS: dict[str, tuple[str, str | None, list[str], str]] = {
     "state": ("pretrain", None, CLONE, "imitation from the state, for comparison"),
-    "teacher": ("retrain", "state", ["rounds=6"], "rounds from the state: the teacher"),
+    "teacher": ("retrain", "state", ["rounds=5"], "rounds from the state: the teacher"),
     "clone": ("pretrain", None, [BOTH, *CLONE], "imitation"),
     "wrist": ("pretrain", None, ["task.cameras={wrist: 64}", *CLONE], "imitation, the wrist's camera alone"),
     "top": ("pretrain", None, ["task.cameras={top: 64}", *CLONE], "imitation, the upper camera alone"),
@@ -37,8 +37,8 @@ PARTS: dict[str, tuple[str, str | None, list[str], str]] = {
     "learn": ("retrain", "clone", [BOTH, *ROUNDS, "algorithm.encoder=learn"], "rounds, eyes learning too"),
     "taught": (
         "distil", "teacher", [
-            BOTH, "policy=deterministic", "collect={rounds: 10, episodes: 64}", "algorithm.cadence.improve=12000",
-            "score_every=2400", "name=policy/taught",
+            BOTH, "policy=deterministic", "collect={rounds: 8, episodes: 64}", "algorithm.cadence.improve=12000",
+            "score_every=3000", "name=policy/taught",
         ],
         "taught by the teacher on the student's own rollouts",
     ),
