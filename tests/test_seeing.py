@@ -275,6 +275,51 @@ def test_a_robot_with_cameras_is_driven():
     assert len(done.executed) == 6 and done.error is None
 
 
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_an_environment_of_others_gives_its_pictures_by_their_keys(seconds):
+    """In this process, and in others: what each saw last, whichever order they are stepped in."""
+    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4, "step_seconds": seconds}
+    env = envs.make(task, 9, 2)
+    assert env.cameras == {"pixels": (96, 96, 3)} and list(env.obs_shapes) == ["agent_pos", "goal"]
+    policy = Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False)
+    done, _ = envs.rollout(env, policy, range(20), origin="test", film=True)
+    for episode in done:
+        frames = np.asarray(episode.obs["pixels"])
+        assert frames.shape == (len(episode) + 1, 96, 96, 3)
+        for frame, state in zip(frames, episode.obs["state"], strict=True):
+            spot = np.argwhere(frame[..., 0])
+            x, y = np.clip(48 + 20 * state[:2].astype(np.float64), 0, 95)
+            assert len(spot) == 1 and np.abs(spot[0] - [y, x]).max() < 1.01
+    env.close()
+
+
+def test_a_policy_learns_from_the_pictures_of_an_environment_of_others(tmp_path, capsys):
+    """Imitation, rounds and a score, and a policy's file says what it saw."""
+    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4}
+    env, store = envs.make(task, 4, 1), Store(tmp_path)
+    done, _ = envs.rollout(
+        env, Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False), range(6), origin="human", film=True
+    )
+    env.close()
+    store.corpus(create=True).append(done)
+    told = ["task=gym", "task.id=odd:Camera-v0", "task.max_steps=4", f"store={tmp_path}", "demos.failures=true"]
+    size = ["batch_size=8", "num_envs=2", "score_episodes=2"]
+    little = ["policy=flow", "policy.width=16", "policy.depth=1", "algorithm.cadence.improve=4", "score_every=4"]
+    code, out = call("pretrain", *told, *size, *little, capsys=capsys)
+    assert code == 0, out
+    policy = store.load(out["outputs"]["checkpoint"])
+    assert policy.cameras == {"pixels": (96, 96, 3)} and set(policy.obs_shapes) == {"agent_pos", "goal"}
+    few = [
+        "rounds=1",
+        "collect.episodes=2",
+        "collect.n=2",
+        "algorithm.cadence.evaluate=2",
+        "algorithm.cadence.improve=2",
+    ]
+    code, out = call("retrain", *told, *size, *few, "algorithm.critic.width=8", capsys=capsys)
+    assert code == 0, out
+
+
 def test_a_teacher_that_knows_more_teaches_a_student_that_sees(few, tmp_path, capsys):
     """It labels what the student saw in its own practice, which stays in the corpus; to the bit when replayed."""
     store, size = f"store={tmp_path}", ["batch_size=8", "score_episodes=2", "num_envs=2", "threads=1"]
