@@ -169,6 +169,9 @@ class Task:
     cameras: dict[str, Any] = arg(
         {}, "of a task of sim/: what is seen, {wrist: 64, top: 64} pixels a side; the state is then the robot's own"
     )
+    keep_frames: bool = arg(
+        True, "frames of rollouts stay in the corpus; false: they are drawn again where they are needed"
+    )
     obs_keys: list[Any] | None = arg(None, "of gym: which keys of a Dict observation to learn from, in order")
     reward: str | None = arg(
         None, "what is learnt from: success, or env, the environment's own", choices=(None, "success", "env")

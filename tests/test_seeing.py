@@ -241,13 +241,25 @@ def turn(ref: str, words: list[str], capsys) -> None:
                 changed += int(not torch.equal(weights, moved[name]))
                 torch.testing.assert_close(judge[name], weights, msg="the critics' eyes stay those of the checkpoint")
             assert changed, "the policy's eyes learn"
+            drawn = [*words, *little, *small, *more, "task.keep_frames=false"]
+            code, again = call(stage, f"checkpoint={ref}", *drawn, capsys=capsys)
+            assert code == 0, again
+            assert again["outputs"]["policy"].split("@")[1] == out["outputs"]["policy"].split("@")[1], (
+                "equal to the bit"
+            )
+            code, told = call("replay", again["run"], words[3], capsys=capsys)
+            assert code == 0, told
+            code, again = call(stage, f"checkpoint={ref}", *drawn, "algorithm.encoder=learn", capsys=capsys)
+            assert code != 0 and "task.keep_frames=false leaves those of rollouts out" in again["error"], again
             code, again = call("replay", out["run"], words[3], capsys=capsys)
             assert code == 0, again
             ref = out["outputs"]["checkpoint"]
             made = Store(words[3].removeprefix("store="))
             acting = made.load(ref)
             kept = made.corpus().at("latest").select(origin="policy:*")
-            assert len(kept) == 6 and all(set(e.obs) == {"state", *EYES} and "seen" not in e.extras for e in kept)
+            assert len(kept) == 10 and all(
+                set(e.obs) - {"state"} in (set(EYES), set()) and "seen" not in e.extras for e in kept
+            )
             before = made.load(out["outputs"]["policy"]).encoder.eyes.state_dict()
             for name, weights in acting.critic.encoder.eyes.state_dict().items():
                 torch.testing.assert_close(

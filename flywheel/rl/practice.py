@@ -18,7 +18,9 @@ import numpy as np
 
 from flywheel import selection
 from flywheel.corpus.rows import Rows
+from flywheel.env.playback import filmed
 from flywheel.log import say
+from flywheel.obs import STATE
 from flywheel.regret import WINDOW, summary
 from flywheel.rl import acting
 from flywheel.rl.fit import Watch
@@ -198,6 +200,9 @@ class Practice(Watch):
         removed from the corpus, what is known already, or what an environment spoilt."""
         memory, run = self.memory, self.run
         done = [e.replace(meta={**e.meta, "round": memory.round, "run": run.name}) for e in done]
+        films: dict[str, Any] = {}
+        if not self.args.task.keep_frames:
+            done, films = bare(done)
         self.waiting += done
         memory.steps += sum(len(e) for e in done)
         memory.outcomes += "".join("01"[bool(e.success)] for e in done if own(e))
@@ -219,13 +224,16 @@ class Practice(Watch):
         memory.round += 1
         memory.history.append(line)
         run.log("round", **line)
-        return [self.seen(e) for e in new]
+        return [self.seen(e, films.get(e.hash)) for e in new]
 
-    def seen(self, episode):
-        """The episode with what the policy's frozen eyes made of its frames, where it has any."""
+    def seen(self, episode, film=None):
+        """The episode with what the policy's frozen eyes made of its frames, where it has any; frames that were not
+        kept are drawn again, unless the `film` is still there."""
         if not self.eyes:
             return episode
-        made = self.eyes.seen(episode.obs, next(self.eyes.parameters()).device).cpu().numpy()
+        if film is None and (film := episode.obs).keys().isdisjoint(self.eyes.each):
+            film = filmed(self.env, episode, f"episode {episode.hash[:12]}").obs
+        made = self.eyes.seen(film, next(self.eyes.parameters()).device).cpu().numpy()
         return episode.replace(extras={**episode.extras, SEEN: made})
 
     def told(self) -> dict[str, Any]:
@@ -280,6 +288,11 @@ class Practice(Watch):
         policy = self.learner.nets["policy"] if self.learner else None
         if policy is None or not policy.cameras or not policy.encoder.eyes.move:
             return []
+        if not self.args.task.keep_frames:
+            raise ValueError(
+                "algorithm.encoder=learn draws frames of the corpus, and task.keep_frames=false leaves those of "
+                "rollouts out; take one or the other"
+            )
         return selection.cameras(self.corpus, version, policy, self.args, self.run.store)
 
     def looked(self, episodes: list) -> list:
@@ -329,6 +342,12 @@ class Practice(Watch):
 def own(episode) -> bool:
     """Did it begin at the task's own reset, and was no environment at fault?"""
     return "cause" not in episode.meta and "start_from" not in episode.meta
+
+
+def bare(episodes: list) -> tuple[list, dict[str, Any]]:
+    """Episodes without the frames that can be drawn again, from the seed and the actions, and these {hash: obs}."""
+    made = [e.replace(obs={STATE: e.obs[STATE]}) if own(e) else e for e in episodes]
+    return made, {one.hash: whole.obs for one, whole in zip(made, episodes, strict=True)}
 
 
 def named(version, pools: dict[str, np.ndarray]) -> dict[str, list[str]]:
