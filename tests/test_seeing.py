@@ -10,7 +10,8 @@ import pytest
 from small import call
 
 from flywheel import env as envs
-from flywheel.args import Task
+from flywheel.args import Task, UsageError
+from flywheel.cli import config
 from flywheel.policy._uniform import Uniform
 from flywheel.rl.build import shape
 from flywheel.runs.run import Store
@@ -265,6 +266,34 @@ def turn(ref: str, words: list[str], capsys) -> None:
                 torch.testing.assert_close(
                     weights, before[name], msg="eyes are frozen, and the critics' are the policy's"
                 )
+
+
+def test_critics_may_know_what_only_the_simulator_does(few, tmp_path, capsys):
+    """They collect; what is handed over is a policy that needs its cameras and nothing else."""
+    store, size = f"store={tmp_path}", ["batch_size=8", "score_episodes=2", "num_envs=2", "threads=1"]
+    assert call("ingest", f"source={few}", "task=lift", TASK, store, capsys=capsys)[0] == 0
+    told = ["task=lift", TASK, "demos.failures=true", *size, store]
+    little = ["policy.width=16", "policy.depth=1", "algorithm.cadence.improve=4", "score_every=4"]
+    code, out = call("pretrain", *told, *little, capsys=capsys)
+    assert code == 0, out
+    ref, made = out["outputs"]["checkpoint"], Store(tmp_path)
+    knows = ["algorithm.critic={obs: [state, privileged], members: 2, width: 16, depth: 2}"]
+    few_ = ["algorithm.cadence.evaluate=3", "algorithm.cadence.improve=3", "score_every=1", "rounds=2"]
+    for stage, more in (
+        ("retrain", ["collect.episodes=2", "collect.n=4"]),
+        ("online", ["algorithm=ogpo", "algorithm.collect.steps=80", "algorithm.collect.n=4"]),
+    ):
+        code, out = call(stage, f"checkpoint={ref}", *told, *more, *knows, *few_, capsys=capsys)
+        assert code == 0, out
+        policy = made.load(out["outputs"]["checkpoint"])
+        assert policy.spec["kind"] == "flow" and not policy.knows
+        code, again = call("replay", out["run"], store, capsys=capsys)
+        assert code == 0, again
+    blind = [word for word in told if word != TASK]
+    code, out = call("retrain", f"checkpoint={ref}", *blind, *knows, "data=null", capsys=capsys)
+    assert code != 0, out
+    with pytest.raises(UsageError, match="critic.obs=everything; expected"):
+        config.load("retrain", ["algorithm.critic.obs=everything"], tmp_path)
 
 
 def test_a_robot_with_cameras_is_driven():

@@ -284,7 +284,9 @@ class _Rollout:
     def seen(self, active: np.ndarray) -> dict[str, np.ndarray]:
         """What the policy sees in the slots `active` [N]: [N, H, W, 3] each, drawn where it decides now."""
         if self.film:
-            return {name: self.film[name][active, self.step[active]] for name in self.eyes}
+            known = {observed.PRIVILEGED: self.known} if self.policy.knows else {}
+            kept = {name: self.film[name] for name in self.eyes} | known
+            return {name: rows[active, self.step[active]] for name, rows in kept.items()}
         asks = np.flatnonzero(self.policy.asks(active))
         frames = {name: np.zeros((len(active), *shape), np.uint8) for name, shape in self.eyes.items()}
         for name, drawn in self.env.look(active[asks]).items() if len(asks) else ():

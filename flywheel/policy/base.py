@@ -61,6 +61,7 @@ class Policy(Normalised):
     discrete, fixed = False, False
     explore = 0.0
     spreads: Any = None
+    knows = 0  # numbers that only the simulator has, which it asks for beside the frames
     fewest = FEWEST
 
     def __init__(
@@ -296,6 +297,8 @@ class Policy(Normalised):
                 found = f"{list(frame.shape)} {frame.dtype}" if there is not None else "nothing"
                 raise ValueError(f"camera {name!r} is {found}; this policy was trained on {list(shape)} uint8")
             frames[name] = frame.reshape(count, *shape)
+        if self.knows:
+            frames[observed.PRIVILEGED] = np.asarray(obs[observed.PRIVILEGED], np.float32).reshape(count, self.knows)
         return frames
 
     @torch.no_grad()

@@ -71,6 +71,11 @@ class BestOfN(Policy):
         return made
 
     @property
+    def knows(self) -> int:
+        """What its critic takes that only the simulator has: it can collect there, and act nowhere else."""
+        return self.critic.spec.get("knows", 0)
+
+    @property
     def fewest(self) -> int:
         """Rows at once: each of them is already half of n, at least."""
         return -(-FEWEST // max(1, self.n // 2))

@@ -77,3 +77,27 @@ class Encoder(nn.Module):
             self.eyes.load_state_dict(other.eyes.state_dict())
             self.eyes.requires_grad_(False)
         return self
+
+
+class Known(nn.Module):
+    """Features of what only the simulator knows: Dp numbers, normalised. For critics, that act in no robot (asymmetric
+    actor and critic, arXiv 1710.06542)."""
+
+    eyes = None
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.norm = Normaliser(size)
+        self.features = size
+
+    def forward(self, obs: Seen) -> Tensor:
+        """A Seen -> features [B, Dp]."""
+        return self.norm.forward(obs.known)
+
+    def fit(self, rows, mask=None) -> dict[int, int]:
+        """Freeze the statistics on rows [R, Dp]; as `Normaliser.fit`."""
+        return self.norm.fit(rows, mask)
+
+    def like(self, other: Encoder) -> Known:
+        """Nothing is taken over: a policy knows less."""
+        return self

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flywheel.obs import PRIVILEGED
 from flywheel.policy.nets import Rounded
 
 MAPS = 32  # of the last convolution: so many places in a picture
@@ -27,7 +28,8 @@ class Seen:
     """Observations: numbers [B, To, Do] float32, and of each camera the newest frames {camera: [F, H, W, 3] uint8}, or
     what frozen eyes made of them already, `features` [B, F]; or both, for eyes that learn beside those that do not.
 
-    It offers what policies and losses use of a tensor. Frames are not copied where rows are repeated: `rows` [B] says
+    Beside the frames may stand what only the simulator knows, "privileged" [F, Dp] float32, for critics alone. It
+    offers what policies and losses use of a tensor. Frames are not copied where rows are repeated: `rows` [B] says
     which of the F is each row's, None that they are its own. With `rng` they are to be shifted."""
 
     def __init__(
@@ -70,6 +72,12 @@ class Seen:
         rows, features = (None if x is None else x.to(device, **how) for x in (self.rows, self.features))
         frames = {name: frame.to(device, **how) for name, frame in self.frames.items()}
         return Seen(self.numbers.to(device, **how), frames, rows, self.rng, features)
+
+    @property
+    def known(self) -> Tensor:
+        """What only the simulator knows, [B, Dp]."""
+        known = self.frames[PRIVILEGED]
+        return known if self.rows is None else known[self.rows]
 
     def new_zeros(self, *size: int) -> Tensor:
         return self.numbers.new_zeros(*size)
@@ -161,7 +169,7 @@ class Eyes(nn.Module):
         """Features [B, F] of each row."""
         if seen.features is not None and not self.move:
             return seen.features
-        if not seen.frames:
+        if not self.each.keys() <= seen.frames.keys():
             raise ValueError(
                 "eyes that learn have to see what comes after an action, too, and batches have no frames of that; take "
                 "algorithm.encoder=frozen, or a loss whose next value is of the data's action"

@@ -20,7 +20,7 @@ from flywheel import selection
 from flywheel.corpus.rows import Rows
 from flywheel.env.playback import filmed
 from flywheel.log import say
-from flywheel.obs import STATE
+from flywheel.obs import PRIVILEGED, STATE
 from flywheel.regret import WINDOW, summary
 from flywheel.rl import acting
 from flywheel.rl.fit import Watch
@@ -311,7 +311,10 @@ class Practice(Watch):
             raise ValueError(
                 "there is no room for more transitions of a policy that sees: end this run, and begin another"
             )
-        return Rows([self.seen(e) for e in version], (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}"))
+        fields = (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}")
+        if getattr(self.learner.nets.get("q"), "spec", {}).get("knows"):
+            fields = (*fields, f"extras.{PRIVILEGED}")
+        return Rows([self.seen(e) for e in version], fields)
 
     def after_round(self, round: int) -> None:
         self.run.log("learned", round=round, **self.learner.metrics())

@@ -28,6 +28,7 @@ import torch
 from flywheel.corpus.ahead import ahead
 from flywheel.corpus.rows import Rows
 from flywheel.corpus.sampling import Growing, Pool, divided, fractions
+from flywheel.obs import PRIVILEGED
 from flywheel.rl import packed
 from flywheel.rl.packed import Kept, pack
 from flywheel.selection import FIELDS, SEEN
@@ -127,11 +128,11 @@ class Offline:
 
     def _bytes(self, rows) -> int:
         """Of a transition."""
-        obs, action, mask, seen = (
+        obs, action, mask, seen, known = (
             len(range(*rows.columns.get(k, slice(0)).indices(rows.width)))
-            for k in ("obs.state", "action", "action.mask", f"extras.{SEEN}")
+            for k in ("obs.state", "action", "action.mask", f"extras.{SEEN}", f"extras.{PRIVILEGED}")
         )
-        return 4 * (2 * self.To * obs + 2 * self.Ta * action + mask + 2 * seen + 3)
+        return 4 * (2 * self.To * obs + 2 * self.Ta * action + mask + 2 * seen + 2 * known + 3)
 
     def fits(self, rows, total: int) -> bool:
         """Can `total` transitions from such rows be kept?"""
@@ -246,9 +247,9 @@ class Offline:
         if "action.mask" in columns:
             mask = {"action_mask": gather(here, chunk[:1], first, last, columns=columns["action.mask"])[:, 0]}
         seen = {}
-        if eyes := columns.get(f"extras.{SEEN}"):
-            for name, at in (("obs", here), ("next_obs", here + left)):
-                seen[f"{name}.{SEEN}"] = gather(at, chunk[:1], first, last, columns=eyes)[:, 0]
+        for what in (SEEN, PRIVILEGED):
+            for name, at in (("obs", here), ("next_obs", here + left)) if f"extras.{what}" in columns else ():
+                seen[f"{name}.{what}"] = gather(at, chunk[:1], first, last, columns=columns[f"extras.{what}"])
         return (
             mask
             | seen

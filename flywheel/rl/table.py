@@ -93,11 +93,13 @@ class Algorithm:
             rates = getattr(self, key)
             for net, rate in rates.items() if isinstance(rates, dict) else [("", rates)]:
                 number(f"{key}{'.' if net else ''}{net}", rate, float, 1e-12, most)
+        if (seen := self.critic.get("obs")) not in (None, "privileged", ["privileged"], ["state", "privileged"]):
+            raise UsageError(f"critic.obs={seen}; expected [state, privileged]: what only the simulator knows")
         known = {"members": (1, 1000), "width": (1, 1e5), "depth": (0, 100)}
         for key, size in self.critic.items():
-            if key in ("activation", "norm"):
+            if key in ("activation", "norm", "obs", "knows"):
                 continue
             if key not in known:
-                there = ", ".join(sorted((*known, "activation", "norm")))
+                there = ", ".join(sorted((*known, "activation", "norm", "obs")))
                 raise UsageError(f"there is no critic.{key}. There are: {there}")
             number(f"critic.{key}", size, int, *known[key])
