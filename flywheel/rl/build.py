@@ -163,7 +163,7 @@ def learner(
 
     if algorithm.residual is not None and not isinstance(policy, Residual):
         policy = Residual.of(policy.eval(), **algorithm.residual).train()
-    if nets and nets["q"].spec.get("knows", 0) != algorithm.critic.get("knows", 0):
+    if "q" in nets and nets["q"].spec.get("knows", 0) != algorithm.critic.get("knows", 0):
         raise ValueError(
             "algorithm.critic.obs: the checkpoint brings a critic, of what its policy sees; begin from a policy alone "
             "(the stage's outputs.policy), or leave critic.obs out"

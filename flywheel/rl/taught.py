@@ -4,6 +4,7 @@ arXiv 1011.0686). In simulation the teacher may know what only the simulator doe
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 from flywheel import selection
 from flywheel.env import rollout
 from flywheel.log import progress, say
+from flywheel.obs import PRIVILEGED
+from flywheel.policy import base
+from flywheel.rl import build
 from flywheel.rl.labelled import Labelled
 from flywheel.seeds import seeds
 
@@ -68,15 +72,52 @@ class Taught(Labelled):
         super().load_state(state, data)
 
 
-def student(args, teacher, env, windows):
-    """A policy that sees, for a teacher that knows what only the simulator does."""
-    from flywheel.rl import build
+@dataclass
+class Teaching:
+    """A teacher and how it teaches: who the student is, and where its labels come from."""
 
-    names = getattr(env, "privileged_dim", 0)
-    if not names or teacher.obs_dim != names:
-        raise ValueError(
-            f"the teacher takes {teacher.obs_dim} numbers, the task shows {env.obs_dim} numbers, "
-            f"{selection.title(args.task)}, and the simulator knows {names}; expected a teacher of the same task "
-            "without cameras, or one that sees what the student does"
-        )
-    return build.new_policy({**args.policy, "ahead": 1, "action_steps": teacher.action_steps}, args.task, env, windows)
+    args: Any
+    run: Any
+    teacher: Any
+
+    @property
+    def apart(self) -> bool:
+        """Does the teacher know what only the simulator does, and the student see?"""
+        return bool(self.args.task.cameras) and not self.teacher.cameras
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What the teacher takes of the corpus beside what the student does."""
+        return (f"extras.{PRIVILEGED}",) if self.apart else ()
+
+    def student(self, env, windows):
+        """A new policy: of the teacher's shape and normaliser, or one that sees."""
+        teacher = self.teacher
+        if self.apart:
+            return self._seeing(env, windows)
+        build.suits(teacher, env)
+        shape = {"ahead": 1} | {  # a best of N says nothing of the chunk after the next
+            k: teacher.spec[k] for k in (*base.SHAPE, "ahead") if k in teacher.spec
+        }
+        made = base.build({**self.args.policy, **shape, "condition": teacher.condition})
+        build.suits(made, env)
+        return made.like(teacher)
+
+    def _seeing(self, env, windows):
+        names, teacher = getattr(env, "privileged_dim", 0), self.teacher
+        if not names or teacher.obs_dim != names:
+            raise ValueError(
+                f"the teacher takes {teacher.obs_dim} numbers, and {selection.title(self.args.task)} shows "
+                f"{env.obs_dim}, of {names} that the simulator knows; expected a teacher of the same task without "
+                "cameras, or one that sees what the student does"
+            )
+        own = {**self.args.policy, "ahead": 1, "action_steps": teacher.action_steps}
+        return build.new_policy(own, self.args.task, env, windows)
+
+    def labels(self, student, device: str, env):
+        """What the teacher does in each state, where it is of no use to give student and teacher the same noise."""
+        told = {"teacher": self.teacher.to(device), "draws": self.args.draws}
+        if self.args.collect.rounds:
+            return Taught, {**told, "env": env, "stage": self.args, "run": self.run}
+        same = student.noise_shape == self.teacher.noise_shape and not (student.fixed or student.discrete)
+        return None if same and not self.apart else (Labelled, told)

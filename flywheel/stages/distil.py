@@ -12,8 +12,7 @@ from typing import Any
 
 from flywheel import selection
 from flywheel.args import Demos, arg
-from flywheel.obs import PRIVILEGED
-from flywheel.rl import build, offline
+from flywheel.rl import offline
 from flywheel.seeds import NIGHT
 
 GROUPS = {"policy": "one_step", "algorithm": "consistency"}
@@ -57,40 +56,13 @@ def inputs(args: Args, store) -> dict[str, Any]:
 
 
 def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
-    from flywheel.policy import base
-    from flywheel.rl import taught
-    from flywheel.rl.labelled import Labelled
+    from flywheel.rl.taught import Teaching
 
-    ref = inputs["checkpoint"]["ref"]
-    teacher = run.store.load(ref).requires_grad_(False)
+    teacher = run.store.load(inputs["checkpoint"]["ref"]).requires_grad_(False)
     selection.one_robot(args, teacher)
-
-    apart = bool(args.task.cameras) and not teacher.cameras  # it knows what only the simulator does
-    rounds = args.collect.rounds
-    if rounds:
-        share = dataclasses.replace(
-            args.algorithm.cadence, rounds=rounds, improve=args.algorithm.cadence.improve // rounds
-        )
-        args = dataclasses.replace(args, algorithm=dataclasses.replace(args.algorithm, cadence=share))
-
-    def begin(env, windows):
-        if apart:
-            return taught.student(args, teacher, env, windows)
-        build.suits(teacher, env)
-        shape = {"ahead": 1} | {  # a best of N says nothing of the chunk after the next
-            k: teacher.spec[k] for k in (*base.SHAPE, "ahead") if k in teacher.spec
-        }
-        student = base.build({**args.policy, **shape, "condition": teacher.condition})
-        build.suits(student, env)
-        return student.like(teacher)
-
-    def labels(student, device, env):
-        """What the teacher does in each state, where it is of no use to give student and teacher the same noise."""
-        told = {"teacher": teacher.to(device), "draws": args.draws}
-        if rounds:
-            return taught.Taught, {**told, "env": env, "stage": args, "run": run}
-        same = student.noise_shape == teacher.noise_shape and not (student.fixed or student.discrete)
-        return None if same and not apart else (Labelled, told)
-
-    fields = (f"extras.{PRIVILEGED}",) if apart else ()
-    return offline.train(args, run, begin, {"teacher": teacher}, labels, fields)
+    if rounds := args.collect.rounds:
+        cadence = args.algorithm.cadence
+        cadence = dataclasses.replace(cadence, rounds=rounds, improve=cadence.improve // rounds)
+        args = dataclasses.replace(args, algorithm=dataclasses.replace(args.algorithm, cadence=cadence))
+    how = Teaching(args, run, teacher)
+    return offline.train(args, run, how.student, {"teacher": teacher}, how.labels, how.fields)
