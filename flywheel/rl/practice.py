@@ -48,6 +48,7 @@ class Memory:
     window: float | None = None  # and from which share of these on
     best: dict[str, Any] | None = None  # the best score so far
     outcomes: str = ""  # "1101": successes of its own episodes that began at the task's own reset
+    tried: int = 0  # on how many episodes `base` was measured
     base: float | None = None  # the success of who began, as it was measured before, else that of its first episodes
     acted: float | None = None  # the same as it explores: no more than its first episodes show; what the alarm is of
     evidence: list[float] = field(default_factory=list)  # that the acting policy fell below it
@@ -99,7 +100,7 @@ class Practice(Watch):
     def began_at(self, success: float | None, n: int = 0) -> None:
         """Say how the policy does that this practice begins with; what was tried too seldom is not known."""
         if success is not None and n >= KNOWN and self.memory.base is None:
-            self.memory.base = success
+            self.memory.base, self.memory.tried = success, n
 
     def scattered(self, counts: dict[str, list[float]] | None) -> None:
         """Take over what an earlier run saw of spreads {spread: [won, lost]}, whose critics choose here too."""
@@ -167,7 +168,8 @@ class Practice(Watch):
         memory, slump = self.memory, self.slump
         if memory.acted is None and (len(memory.outcomes) >= KNOWN or memory.base is not None):
             found = memory.outcomes.count("1") / max(1, len(memory.outcomes))
-            memory.base = found if memory.base is None else memory.base
+            if memory.base is None:
+                memory.base, memory.tried = found, len(memory.outcomes)
             learnt = memory.round > 1 or len(memory.outcomes) < KNOWN  # then they say little of who began
             memory.acted = slump.base = memory.base if learnt else min(found, memory.base)
         if not slump.watches or self.guard is None:
@@ -239,7 +241,7 @@ class Practice(Watch):
     def told(self) -> dict[str, Any]:
         """What practice cost (regret.py), and how often the guard had to undo it: for the result of a stage."""
         events = self.guard.events if self.guard else []
-        return {**summary(self.memory.outcomes, self.memory.base), **({"guard": len(events)} if events else {})}
+        return {**summary(self.memory.outcomes, self.memory.base, self.memory.tried), **({"guard": len(events)} if events else {})}
 
     def content(self) -> dict[str, Any]:
         """What a stage's record keeps of it: episodes, a line a round, outcomes, and the guard's events."""
