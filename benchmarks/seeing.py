@@ -102,7 +102,9 @@ def deceived(ref: str, store: Path, n: int) -> dict[str, list]:
     policy, found = Store(store).load(ref), {}
     changes = {"blank": lambda frame: np.full_like(frame, 128), "shuffled": lambda frame: np.roll(frame, 1, 0)}
     for name, change in changes.items():
-        done, _ = rollout(env, Blinded(policy, change), range(seeds.BLOCKS["gate"], seeds.BLOCKS["gate"] + n), origin="benchmark")
+        done, _ = rollout(
+            env, Blinded(policy, change), range(seeds.BLOCKS["gate"], seeds.BLOCKS["gate"] + n), origin="benchmark"
+        )
         found[name] = [sum(bool(e.success) for e in done), n]
     env.close()
     return found
@@ -119,7 +121,9 @@ def job(part: str, seed: int, store: Path, tiny: bool = False) -> dict:
     scored = flywheel("evaluate", *task, f"checkpoint={ref}", f"episodes={n}", f"seed={seed}")["metrics"]
     row = {"part": part, "seed": seed, "minutes": round(taken / 60, 1), "commit": source_commit()}
     row |= {key: scored[key] for key in ("success", "ci95", "n")} | {"machine": results.machine()}
-    row |= {key: told["metrics"][key] for key in ("steps", "updates", "regret", "worst_window") if key in told["metrics"]}
+    row |= {
+        key: told["metrics"][key] for key in ("steps", "updates", "regret", "worst_window") if key in told["metrics"]
+    }
     return row | (deceived(ref, store, 8 if tiny else 100) if part == "clone" else {})
 
 

@@ -264,6 +264,9 @@ class Bounded(Acting):
     """What every stage takes that can end in time."""
 
     budget: str | None = arg(None, "8h, 30m, 90s: end in time, with what there is by then", typed=True)
+    on_failure: str | None = arg(
+        None, "a command of the shell where it fails: FLYWHEEL_ERROR, _RUN and _STORE say what and where", typed=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 STEPS = {
     "curve": "updates",
@@ -19,6 +19,9 @@ STEPS = {
     "scored": "steps",
     "learned": "round",
 }  # of Log: what a kind is drawn over
+
+
+BEAT = 5.0  # s
 
 
 def say(text: str) -> None:
@@ -31,7 +34,10 @@ def say(text: str) -> None:
 
 class Progress:
     """Counts towards `total`; call it with the number of units just done and a note, or a function that makes one
-    when it is shown."""
+    when it is shown. `beat(what, done, total, note)`, where there is one, is told each few seconds."""
+
+    beat: ClassVar[Callable[[str, int, int, str], None] | None] = None
+    beaten = 0.0
 
     def __init__(self, what: str, total: int, done: int = 0):
         self.what, self.total, self.done = what, total, done
@@ -45,6 +51,9 @@ class Progress:
     def __call__(self, n: int = 1, note: str | Callable[[], str] = "") -> None:
         self.done += n
         now = time.monotonic()
+        if Progress.beat and now - Progress.beaten > BEAT:
+            Progress.beaten = now
+            Progress.beat(self.what, self.done, self.total, note() if callable(note) else note)
         if now - self.said > (30 if self.bar is None else 0.2):
             self.said, note = now, note() if callable(note) else note
             if self.bar is None:

@@ -115,6 +115,34 @@ def runs(words, place) -> dict[str, Any]:
     return _result(runs=[f"{d['stage']}/{d['key']}" for d in rows])
 
 
+def status(words, place) -> dict[str, Any]:
+    """What is at work: which run, how far, since when, where; and runs that were begun and wait for their command."""
+    from flywheel.runs import status as working
+
+    _words(words, 0, "status")
+    rows, left = working.at_work(place), working.unfinished(place)
+    for row in rows:
+        print(working.line(row))
+    if not rows:
+        print(f"nothing is at work in {place.root}")
+    for run in left:
+        print(f"{run:28} begun, nobody is at it: its command goes on with it")
+    return _result(working=rows, unfinished=left)
+
+
+def doctor(words, place) -> dict[str, Any]:
+    """What this machine has and lacks: versions, GPU, OpenGL, disk, locks, clock. Exit code 1: something is bad."""
+    from flywheel.cli.doctor import examine
+
+    _words(words, 0, "doctor")
+    rows = examine(place)
+    for row in rows:
+        print(f"{row['state']:5} {row['check']:28} {row['words']}")
+    bad = [f"{row['check']}: {row['words']}" for row in rows if row["state"] == "bad"]
+    more = {"status": "failed", "error": "; ".join(bad)} if bad else {}
+    return _result(checks=rows, **more)
+
+
 def lineage(words, place) -> dict[str, Any]:
     """From a checkpoint back to the demonstrations."""
     from flywheel.runs.lineage import lineage as walk

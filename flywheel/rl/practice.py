@@ -241,7 +241,10 @@ class Practice(Watch):
     def told(self) -> dict[str, Any]:
         """What practice cost (regret.py), and how often the guard had to undo it: for the result of a stage."""
         events = self.guard.events if self.guard else []
-        return {**summary(self.memory.outcomes, self.memory.base, self.memory.tried), **({"guard": len(events)} if events else {})}
+        return {
+            **summary(self.memory.outcomes, self.memory.base, self.memory.tried),
+            **({"guard": len(events)} if events else {}),
+        }
 
     def content(self) -> dict[str, Any]:
         """What a stage's record keeps of it: episodes, a line a round, outcomes, and the guard's events."""

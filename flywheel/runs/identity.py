@@ -16,7 +16,19 @@ PACKAGE = Path(__file__).parent.parent
 LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
 # Steer a run, decide no output. Of `device` its kind decides (fingerprint); what a budget cut short is an output of the
 # run.
-RUNTIME = {"store", "log", "device", "video", "threads", "budget", "resident", "asked_by", "executor", "workers"}
+RUNTIME = {
+    "store",
+    "log",
+    "device",
+    "video",
+    "threads",
+    "budget",
+    "resident",
+    "asked_by",
+    "executor",
+    "workers",
+    "on_failure",
+}
 
 
 def canonical(value: Any) -> bytes:

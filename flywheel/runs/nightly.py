@@ -151,7 +151,8 @@ def nightly(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[s
         night = look(cfg, place, work)
         if "result" in night:
             return {**night["result"], "status": "noop", "seconds": round(time.monotonic() - work.began, 1)}
-        with store.Lock(place.root, "nightly"):
+        own = store.make_dirs(place.root / "runs" / "nightly" / night["key"])
+        with store.Lock(place.root, "nightly", shared=True), store.Lock(own, "nightly"):
             return _night(cfg, place, night, work)
 
 

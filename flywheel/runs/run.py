@@ -9,6 +9,7 @@ quick (no torch), and `run(args, inputs, run) -> {"outputs": ..., "metrics": ...
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -27,6 +28,9 @@ from flywheel.ending import Failed, OutOfTime, Signals, check
 from flywheel.runs.identity import PACKAGE, identity, key_of
 from flywheel.runs.ledger import Ledger
 from flywheel.runs.names import Names
+
+
+BEAT = "beat.json"  # of a run at work: how far it is
 
 
 class RunError(ValueError):
@@ -198,6 +202,12 @@ class Run:
         """Time to save? Also when someone asked the run to stop."""
         return self.stopping or time.monotonic() - self.saved > seconds
 
+    def beat(self, what: str, done: int, total: int, note: str) -> None:
+        """Say how far it is, for `flywheel status`; each few seconds, and nobody depends on it."""
+        with contextlib.suppress(OSError):
+            told = {"what": what, "done": done, "total": total, "note": note, "time": time.time()}
+            store.write_atomic(self.dir / BEAT, store.to_json(told), durable=False)
+
     def save_soon(self) -> None:
         """Something was done that nobody wants to do again: the next moment to save is due."""
         self.saved = -math.inf
@@ -336,16 +346,16 @@ def execute(
         return {**done["result"], "status": "noop" if done["result"]["status"] == "done" else done["result"]["status"]}
     module = config.module(stage)
     run = Run(stage, planned["key"], args, place, planned["inputs"], deadline)
-    alone = lock and not getattr(module, "READS", False)  # what only reads may run beside others
     with (
-        store.Lock(place.root, stage) if alone else nullcontext(),
-        store.Lock(run.dir, stage),
+        store.Lock(place.root, stage, shared=True) if lock else nullcontext(),  # gc waits; others may work beside it
+        store.Lock(run.dir, stage, wait=not lock),  # two nights may need the same run: the second looks it up
         nullcontext() if Signals.now else Signals(),
     ):
         if not again and (folder / "_DONE.json").exists():  # somebody did it while we came to the lock
             return execute(stage, args, place, lock=lock, deadline=deadline)
         began = time.monotonic()
         run.begin()
+        log.Progress.beat = run.beat
         log.say(f"{run.name}: {planned['why']}" if planned["action"] != "resume" else f"{run.name}: going on")
         try:
             made = module.run(run.args, run.inputs, run)
@@ -353,6 +363,7 @@ def execute(
             error.flywheel_run = run.dir  # where its traceback may be kept
             raise
         finally:
+            log.Progress.beat = None
             run.log.close()
         result = {
             "status": made.get("status", "done"),
@@ -385,7 +396,7 @@ def commit(run: Run, what: dict[str, Any], result: dict[str, Any], made: dict[st
         "order": 1 + max((done.get("order", 0) for done in run.store.runs()), default=0),
     }
     store.write_json(run.dir / "_DONE.json", done, indent=1)
-    for left in (run.ckpt / "state.safetensors", run.dir / "lock", run.dir / "error.txt"):
+    for left in (run.ckpt / "state.safetensors", run.dir / "lock", run.dir / "error.txt", run.dir / BEAT):
         left.unlink(missing_ok=True)
 
 

@@ -20,8 +20,6 @@ from flywheel.log import say
 from flywheel.rl import build
 from flywheel.seeds import seeds
 
-READS = True  # nothing of the store but its own folder is written: it may run beside other stages
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args(Bounded):
