@@ -115,17 +115,29 @@ def flywheel(*words: str) -> dict:
 
 
 def week(lab: Lab, place, words: list[str], days, call, most: int = MOST) -> list[dict]:
-    """Days and nights: a line for each night, and for each question to the gate. `call(*words)` runs a command."""
-    at, told = [f"store={place.root}", "task=robot", "task.id=robot"], []
+    """Days and nights: a line for each night, and for each question to the gate. `call(*words)` runs a command. What
+    was done is kept in week.json, so that a week that was interrupted goes on."""
+    kept = lab.folder / "week.json"
+    told = json.loads(kept.read_text()) if kept.exists() else []
+    at = [f"store={place.root}", "task=robot", "task.id=robot"]
+    lab.tried, lab.sets = told[-1]["lab"] if told else (0, 0)
+    lab.left = lab.left[sum(days[: sum("night" in line for line in told)]) :]
+
+    def tell(line: dict) -> None:
+        told.append({**line, "lab": [lab.tried, lab.sets]})
+        kept.write_text(json.dumps(told))
+
     for number, count in enumerate(days):
-        call("ingest", *at, f"source={lab.record(count)}", "origin=human:operator")
-        made = call("nightly", *at, *words)
-        wanted = place.find(made["run"])["content"]
-        told.append(
-            {"night": number + 1, "production": made["outputs"]["checkpoint"], "said": wanted["wanted"]["words"]}
-        )
-        if wanted["candidate"] != made["outputs"]["checkpoint"]:
-            told.append(asked(lab, place, at, wanted["candidate"], made["outputs"]["checkpoint"], call, most))
+        if not any(line.get("night") == number + 1 for line in told):
+            call("ingest", *at, f"source={lab.record(count)}", "origin=human:operator")
+            made = call("nightly", *at, *words)
+            content = place.find(made["run"])["content"]
+            night = {"night": number + 1, "production": made["outputs"]["checkpoint"], "next": content["candidate"]}
+            tell({**night, "said": content["wanted"]["words"]})
+        night = next(line for line in told if line.get("night") == number + 1)
+        candidate, standing = night["next"], night["production"]
+        if candidate != standing and not any(line.get("after") == number + 1 for line in told):
+            tell({"after": number + 1, **asked(lab, place, at, candidate, standing, call, most)})
     return told
 
 
@@ -133,7 +145,7 @@ def asked(lab: Lab, place, at: list[str], candidate: str, standing: str, call, m
     """Try candidate and production, as often as the gate asks for, until it has an answer, or for a day."""
     counts, more = {candidate: 0, standing: 0}, {candidate: 10, standing: 10}
     while True:
-        more = {ref: min(n, most - counts[ref]) for ref, n in more.items()}
+        more = {ref: min(n, most - counts[ref]) for ref, n in more.items()}  # a day has its limit
         if any(n > 0 for n in more.values()):
             table = lab.try_out(place, {ref: max(0, n) for ref, n in more.items()})
             call("ingest", *at, f"source={table}", "format=trials_csv")

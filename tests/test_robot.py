@@ -79,9 +79,9 @@ def reference(c, gain=0.0):
     return least
 
 
-@pytest.mark.parametrize("gain", [0.0, 0.2, -0.3])
-def test_the_e_value_of_trials_is_the_least_over_all_rates(gain):
-    for c in (counts(9, 10, 4, 10, 6, 1, 3), counts(5, 6, 7, 14, 2, 1, 3), counts(11, 15, 1, 5, 3, 0, 1)):
+def test_the_e_value_of_trials_is_the_least_over_all_rates():
+    whole, more, fewer = counts(9, 10, 4, 10, 6, 1, 3), counts(11, 15, 1, 5, 3, 0, 1), counts(5, 6, 7, 14, 2, 1, 3)
+    for c, gain in ((whole, 0.0), (more, -0.3), (fewer, 0.2)):
         assert math.exp(unpaired.log_e(c, gain)) == pytest.approx(reference(c, gain), rel=2e-3)
     assert math.exp(unpaired.log_e(counts(0, 0, 0, 0))) == pytest.approx(1)
     assert math.exp(unpaired.log_e(counts(3, 5, 0, 0))) <= 1, "of one alone nothing follows"
@@ -89,7 +89,7 @@ def test_the_e_value_of_trials_is_the_least_over_all_rates(gain):
 
 def test_whatever_is_tried_next_chance_promotes_no_more_often_than_ville_allows():
     """Equal policies, looked at after every trial; who is tried next depends on what was seen: the last to succeed."""
-    rng, number, length = np.random.default_rng(0), 150, 50
+    rng, number, length = np.random.default_rng(0), 100, 40
     for p in (0.3, 0.85):
         y1, y0 = rng.random((2, number, length)) < p
         sums = [np.pad(y.cumsum(1), ((0, 0), (1, 0))) for y in (y1, y0, y1 & ~y0, y0 & ~y1, y1 & y0)]
@@ -177,7 +177,7 @@ def test_three_nights_of_a_robot_that_only_files_know(lab, capsys):
         assert code == 0, out
         return out
 
-    words = [*LITTLE, "pretrain.score_every=100", "pretrain.algorithm.cadence.improve=400", "threads=1"]
+    words = [*LITTLE, "pretrain.score_every=100", "pretrain.algorithm.cadence.improve=200", "threads=1"]
     days = made.week(one, place, words, (4, 8, 12), told, most=20)
     name = days[0]["production"].partition("@")[0]
     assert name == "policy/robot" and "nothing to try" in days[0]["said"]
@@ -194,10 +194,7 @@ def test_three_nights_of_a_robot_that_only_files_know(lab, capsys):
     at = [f"store={place.root}", *WORDS]
     assert told("nightly", *at, *words)["status"] in ("noop", "done", "refused")
     assert told("nightly", *at, *words)["status"] == "noop", "no trial, no demonstration more"
-    first = told("promote", asked[-1]["candidate"], *at)
-    if first["status"] == "refused":
-        assert told("promote", asked[-1]["candidate"], *at)["metrics"]["e"] == first["metrics"]["e"]
-    assert "recorded trials" in (place.root / "report" / "index.html").read_text() or not asked
+    assert "in recorded trials" in (place.root / "report" / "index.html").read_text()
 
 
 def test_trials_come_in_as_a_table(lab, capsys):

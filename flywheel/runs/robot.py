@@ -49,11 +49,13 @@ def stages(cfg, place, state: dict[str, Any], work: Callable) -> dict[str, Any]:
             place.names.promote(name, base.partition("@")[2], run, reason, over=None)
     standing = f"{name}@{place.names.production(name) or base.partition('@')[2]}"
     open_ = asked and asked != standing and _waiting(cfg, place, name, standing.partition("@")[2], only=asked)
-    candidate = open_ or base
+    candidate = open_ or (standing if _judged(place, base) else base)
     kinds = {"production": standing} | ({"candidate": candidate} if candidate != standing else {})
     tried = {kind: ref for kind, ref in kinds.items() if len(trials.of(place, cfg.task, ref))}
     rows = _rows(cfg, {ref: kind for kind, ref in tried.items()}, night, work, place)
-    more = gate["metrics"].get("wanted") if open_ else {"candidate": BEGIN, "incumbent": BEGIN}
+    known = len(trials.of(place, cfg.task, standing))
+    begin = {"candidate": BEGIN, "incumbent": max(0, BEGIN - known)}
+    more = gate["metrics"].get("wanted") if open_ else begin
     wanted = _wanted(candidate, standing, more, rows, place)
     rows = [{key: one for key, one in row.items() if key != "run"} for row in rows]
     return {
@@ -91,15 +93,20 @@ def _waiting(cfg, place, name: str, incumbent: str | None, only: str | None = No
     standing = (incumbent or "").partition("@")[2] or incumbent
     if not standing:
         return None
-    log = place.names.log(name)
-    judged = {entry["id"] for entry in log if entry["op"] in ("refuse", "promote", "rollback")}
     for id_ in reversed(_made(place, name)):
         ref = f"{name}@{id_}"
-        if id_ in judged or (only and ref != only):
+        if _judged(place, ref) or (only and ref != only):
             continue
         if len(trials.of(place, cfg.task, ref)):
             return ref
     return None
+
+
+def _judged(place, ref: str) -> bool:
+    """Has the gate, or a person, decided about this checkpoint before?"""
+    name, _, id_ = ref.partition("@")
+    decisions = ("refuse", "promote", "rollback")
+    return any(entry["id"] == id_ for entry in place.names.log(name) if entry["op"] in decisions)
 
 
 def _pretrained(cfg, shared: dict[str, Any], work: Callable) -> tuple[str, list[dict[str, Any]]]:
@@ -135,7 +142,7 @@ def _wanted(candidate: str, standing: str, more: Any, rows: list[dict[str, Any]]
     from flywheel.report import starts
 
     if candidate == standing:
-        return {"words": f"nothing to try: the newest policy is {standing}, in production; demonstrate more"}
+        return {"words": f"nothing to try: {standing} is in production, and nothing newer waits; demonstrate more"}
     advice = None
     for row in rows[::-1]:  # the candidate's, else production's
         folder = place.root / "runs" / row["run"]
