@@ -270,9 +270,8 @@ def page(rows: dict[str, dict]) -> str:
     lines += [GONE, ""]
     import offline
     import scores
-    import wheel
-
     import seeing
+    import wheel
 
     parts = [*seeing.section(), *wheel.section(wheel.read()), *offline.section(), *scores.section(scores.read())]
     return "\n".join([*lines, *parts]).rstrip("\n") + "\n"

@@ -25,6 +25,7 @@ from flywheel.env.apart import Apart
 from flywheel.env.faults import SHARE, Fault, Lost, Tally, finite
 from flywheel.env.guard import StepGuard
 from flywheel.env.gym_batch import GymBatch, TaskError
+from flywheel.env.robot import Robot
 from flywheel.env.trust import honours_seeds
 from flywheel.episode import Episode
 from flywheel.log import say
@@ -34,8 +35,9 @@ __all__ = ["drawn", "honours_seeds", "make", "opened", "rollout"]
 STEP_SECONDS = 30.0
 
 
-def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
-    """The batch of a task: Task(name="lift"), Task(name="gym", id=...), or what says so in a plain dict.
+def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2, held=None):
+    """The batch of a task: Task(name="lift"), Task(name="gym", id=...), or what says so in a plain dict; of
+    Task(name="robot") what its card and the episodes `held` (a corpus Version) say of it, which nobody can play.
 
     With `reward: env` the return that counts as success may be given as `solved`. `step_seconds` is how long a step of
     a Gymnasium environment may take (0: it is stepped in this process, and nothing ends it)."""
@@ -45,7 +47,9 @@ def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
             f"task.reward={task.learns} task.solved={task.solved:g}; expected solved, a return, only with reward=env, "
             "the environment's own"
         )
-    if task.name == "gym":
+    if task.recorded:
+        batch = Robot(task, held)
+    elif task.name == "gym":
         batch = _gym(task, num_envs, threads)
     else:
         import flywheel_sim
@@ -58,9 +62,10 @@ def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
     return batch
 
 
-def opened(args: Acting, num_envs: int | None = None):
-    """The batch that a stage is asked for; where its environments do not honour seeds that is said."""
-    batch = make(args.task, num_envs or args.num_envs, args.threads)
+def opened(args: Acting, num_envs: int | None = None, held=None):
+    """The batch that a stage is asked for; where its environments do not honour seeds that is said. `held`: the
+    episodes that say what a robot is."""
+    batch = make(args.task, num_envs or args.num_envs, args.threads, held)
     batch.guard, batch.executor, batch.workers = args.guard, args.executor, args.workers
     executors.named(args.executor)
     if args.executor != "local" and getattr(batch, "here", False):
@@ -69,6 +74,8 @@ def opened(args: Acting, num_envs: int | None = None):
             f"executor={args.executor}: {args.task.id} is registered in this process only, and others cannot make it; "
             "take executor=local, or name the module that registers it: task.id=MODULE:NAME"
         )
+    if args.task.recorded:
+        return batch
     StepGuard.of(batch)  # refused now, not with the first episode
     if args.task.name == "gym":
         honours_seeds(batch)

@@ -12,7 +12,7 @@ from flywheel import env as envs
 from flywheel import selection, stats
 from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
-from flywheel.rl import build
+from flywheel.rl import build, validation
 from flywheel.rl.table import Algorithm
 from flywheel.seeds import CURVE, SCORING, seeds
 
@@ -29,6 +29,13 @@ class Training(Learning):
     resident: str = arg(
         "4GB", "of the corpus in memory at once: what is larger is read from disk as it is drawn", typed=True
     )
+    validate: float = arg(
+        0.1, "without a simulator: the share of the episodes, by hash, that are held out and choose", least=0, most=0.9
+    )
+    corrections: float = arg(
+        0.25, "share of a batch from steps at which a person took over (`intervention`), if there are any", least=0,
+        most=0.9,
+    )  # fmt: skip
     anchor_until: int | None = arg(None, "the anchor is the best of the curve up to here", least=1)
 
 
@@ -53,7 +60,8 @@ def train(
     torch.manual_seed(args.seed)
     version, pools, shares = selection.pools(args, run.store)
     windows = selection.windows(run.store.corpus(), version, args, run.store, fields)
-    env = envs.opened(args)
+    env = envs.opened(args, held=version)
+    pools, unseen = validation.split(version, pools, args.validate) if args.task.recorded else (pools, None)
     policy = begin(env, windows)
     if algorithm.explore is not None:
         policy.explores(algorithm.explore)
@@ -67,7 +75,8 @@ def train(
         more = {**more, "cameras": seen, "frames": 1}
     source = kind(windows, pools, mixture, **build.drawn(args, policy), **more)
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
-    curve = _curve(args, run, env, learner)
+    measure = validation.measure(version, unseen, env.action_names) if unseen is not None else None
+    curve = _curve(args, run, env, learner, measure)
     begun = args.checkpoint is not None and "teacher" not in nets  # a student begins anew
     guard = Guarding(learner, args.guard, run, anchored=begun, reward=args.task.learns)
     gates = build.gates(algorithm, source, run, _truth(args, env))
@@ -94,8 +103,8 @@ def _truth(args: Training, env) -> Callable[[Any], dict[str, Any]]:
     return truth
 
 
-def _curve(args: Training, run, env, learner):
-    """The curve of this training."""
+def _curve(args: Training, run, env, learner, measure: Callable | None):
+    """The curve of this training: scored on seeds, or by `measure(policy)` where nothing can be played."""
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.curve import Curve
 
@@ -109,6 +118,8 @@ def _curve(args: Training, run, env, learner):
         return made if args.algorithm.explore is None else made.explores(0.0)
 
     def scored(policy, what: str) -> dict[str, Any]:
+        if measure:
+            return measure(policy)
         return rate(score(policy, env, chosen_by, what=what, stop_at_success=True)) if chosen_by else {}
 
     return Curve(learner, run, args.algorithm, args.score_every, actor, scored)
@@ -120,9 +131,10 @@ def _handed_over(args: Training, run, curve, demonstrations: int) -> dict[str, A
     curve.drop_all_but([best, anchor])
     outputs = {}
     for kind, point in (("anchor", anchor), ("checkpoint", best)):
-        tried = {key: point[key] for key in ("success", "n") if key in point}
+        tried = {key: point[key] for key in ("success", "error", "n") if key in point}
         name = selection.name_of(args)
         outputs[kind] = run.publish(point["file"], name, kind="pretrained", updates=point["updates"], tried=tried)
-    metrics = {key: best[key] for key in ("success", "n", "ci95") if key in best}
+    told = ("success", "n", "ci95", "error", "error_by_dimension", "error_by_phase")
+    metrics = {key: best[key] for key in told if key in best}
     metrics |= {"updates": best["updates"], "anchor_updates": anchor["updates"], "demonstrations": demonstrations}
     return {"outputs": outputs, "metrics": metrics, "content": {"curve": curve.points}}

@@ -42,7 +42,8 @@ PLACE = 2**18  # bytes of a map that come into memory with each sample, about
 
 
 class Offline:
-    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: positions among `windows`}.
+    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: positions among `windows`,
+    or rows (position, first step, steps) for parts of episodes}.
 
     Batch k of an act follows from seed and k alone (corpus.sampling), so that `state` is a number an act, and is the
     same with any number of `workers` (processes that read ahead). Transitions are made once and kept on `device` where
@@ -112,7 +113,10 @@ class Offline:
             getattr(self, column).add(values)
         for name, which in pools.items():
             which = np.asarray(which, np.int64)
-            self.pools.setdefault(name, Pool()).add(first[which], length[which])
+            begin, steps = 0, length[which if which.ndim == 1 else which[:, 0]]
+            if which.ndim == 2:  # some steps of episodes, [n, 3]: the episode, the first of them, how many
+                which, begin, steps = which[:, 0], which[:, 1], np.clip(steps - which[:, 1], 0, which[:, 2])
+            self.pools.setdefault(name, Pool()).add(first[which] + begin, steps)
         size, total = (
             self._bytes(rows) + self.frames * sum(c.bytes for c, _ in self.cameras.values()),
             len(self.returns),

@@ -25,10 +25,9 @@ from flywheel import log, store
 from flywheel.args import plain
 from flywheel.cli import config
 from flywheel.ending import Failed, OutOfTime, Signals, check
-from flywheel.runs.identity import PACKAGE, identity, key_of
+from flywheel.runs.identity import PACKAGE, identity, key_of, versions
 from flywheel.runs.ledger import Ledger
 from flywheel.runs.names import Names
-
 
 BEAT = "beat.json"  # of a run at work: how far it is
 
@@ -154,22 +153,20 @@ class Run:
             store.make_dirs(folder)
         store.write_atomic(self.dir / "config.yaml", yaml.safe_dump(plain(self.args), sort_keys=False).encode())
         store.write_json(self.dir / "inputs.json", self.inputs, indent=1)
-        wandb = self.args.log.get("wandb")
-        if wandb:
-            task = self.args.task.id or self.args.task.name
-            own = {
-                "name": f"{self.stage} {task} {self.key[:6]}",
-                "group": f"night-{getattr(self.args, 'night', 0)}",
-                "job_type": self.stage,
-            }
-            wandb = {
-                **own,
-                **{k: v for k, v in wandb.items() if v is not None},
-                "id": f"{self.stage}-{self.key}",
-                "resume": "allow",
-            }
-            wandb["config"] = {**plain(self.args), "code": source_commit()}
-        self.log = log.Log(self.dir / "log.jsonl", wandb)
+        self.log = log.Log(self.dir / "log.jsonl", {name: self._told(about) for name, about in self.args.log.items()})
+        for kind, found in self.inputs.items() if self.args.log else ():
+            if kind == "corpus":
+                about = {key: found[key] for key in ("version", "episodes", "id") if key in found}
+                self.log.artifact(f"corpus@{found['id'][:12]}", str(self.store.corpus_path), "dataset", **about)
+
+    def _told(self, settings: dict[str, Any] | None) -> dict[str, Any]:
+        """What a sink is told of this run: its own settings over what is known of the run."""
+        task, wanted = self.args.task.id or self.args.task.name, {k: v for k, v in (settings or {}).items() if v}
+        own = {"name": f"{self.stage} {task} {self.key[:6]}", "group": f"night-{getattr(self.args, 'night', 0)}"}
+        own |= {"job_type": self.stage, "id": f"{self.stage}-{self.key}", "resume": "allow"}
+        refs = {kind: str(found.get("ref", found["id"])) for kind, found in self.inputs.items()}
+        config = {**plain(self.args), "code": source_commit(), "versions": versions(), "inputs": refs}
+        return {**own, **wanted, "tags": [self.stage, task, *(wanted.get("tags") or [])], "config": config}
 
     def save(self, tensors: dict, state: dict[str, Any]) -> None:
         """Write the stage's state as one safetensors file, whole or not at all."""
@@ -251,9 +248,8 @@ class Run:
         record = self.store.names.make(
             name, digest, path.relative_to(self.store.root).as_posix(), self.name, task=task, **more
         )  # fmt: skip
-        self.log.artifact(
-            f"{name}@{record['id']}", path, run=self.name, **{k: v for k, v in more.items() if k != "parents"}
-        )
+        about = {k: v for k, v in more.items() if k != "parents"}
+        self.log.artifact(f"{name}@{record['id']}", path, run=self.name, sha256=digest, **about)
         return f"{name}@{record['id']}"
 
 

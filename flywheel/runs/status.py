@@ -24,7 +24,7 @@ def at_work(place) -> list[dict[str, Any]]:
             continue
         told = _beat(lock.parent / BEAT)
         row = {"run": "/".join(lock.parent.parts[-2:]), **{k: v for k, v in holder.items() if k != "what"}, **told}
-        newest = max((p.stat().st_mtime for p in (lock, lock.parent / "log.jsonl", lock.parent / BEAT) if p.exists()))
+        newest = max(p.stat().st_mtime for p in (lock, lock.parent / "log.jsonl", lock.parent / BEAT) if p.exists())
         rows.append({**row, "silent": round(time.time() - newest, 1)})
     return rows
 
