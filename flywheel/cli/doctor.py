@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,8 +33,6 @@ EXTRAS = {  # package: (extra, what it is for)
 
 def versions(place) -> State:
     """Python and libraries"""
-    if sys.version_info < (3, 11):
-        return "bad", f"Python {platform.python_version()}; expected 3.11 or later"
     found = []
     for name in NEEDED:
         try:
