@@ -265,8 +265,9 @@ class Acting(Common):
     threads: int = arg(2, "that step environments", least=1, most=1024)
     num_envs: int = arg(32, "environments that are stepped together", least=1, most=100_000)
     guard: Guard = arg(Guard, "what steps in where a policy, an update or a round goes wrong")
-    executor: str = arg("local", "who plays the episodes that score: a file of executors/")
-    workers: int = arg(0, "of that executor; 0: one a core", least=0, most=10_000)
+    executor: str = arg("local", "who does tasks that do not wait for each other: a file of executors/")
+    workers: int = arg(0, "of that executor; 0: as many as it has room for", least=0, most=10_000)
+    resources: dict[str, Any] = arg({}, "of a task, where the executor takes them: {cpus: 2, gpus: 1, mem_gb: 8}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -93,8 +93,8 @@ def test_an_executor_is_one_file(tmp_path, monkeypatch, capsys):
         assert code == 0 and there["run"] == here["run"] and there["metrics"] == here["metrics"], there
         with np.load(tmp_path / "store" / "runs" / here["run"] / "out" / "checkpoint.npz") as again:
             assert all(np.array_equal(columns[key], again[key]) for key in columns)
-    code, out = call(*words, "executor=slurm", "episodes=41", capsys=capsys)
-    assert code != 0 and "no executor 'slurm'. There are: local, processes, threads" in out["error"]
+    code, out = call(*words, "executor=pbs", "episodes=41", capsys=capsys)
+    assert code != 0 and "no executor 'pbs'. There are: local, processes, ray, slurm, threads" in out["error"]
 
 
 def test_a_writer_of_a_format_is_one_file(tmp_path, monkeypatch, capsys):

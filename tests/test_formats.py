@@ -31,7 +31,7 @@ def rows(seed=0, lengths=LENGTHS, state=3, act=2):
 
 def read(name, path, **options):
     """The episodes of a file, checked; errors as they come."""
-    found = list(accept._all(recordings.reader(name), path, options))
+    found = list(accept.every(recordings.reader(name), path, options))
     return [e if isinstance(e, EpisodeError) else check(e, name) for e in found]
 
 

@@ -15,8 +15,8 @@ from flywheel.cli import config
 ROOT = Path(flywheel.__file__).parent
 FLOORS = [  # a folder stands for all of its files that are not named themselves
     {"episode", "frames", "log", "stats", "evalues", "success", "bounds", "outcome", "args", "seeds", "obs",
-     "env.faults", "regret", "executors", "unpaired", "sinks"},
-    {"store", "ending", "corpus", "policy.nets", "env.ids", "env.spaces", "runs.chain", "runs.names", "runs.ledger"},
+     "env.faults", "regret", "unpaired", "sinks"},
+    {"store", "ending", "executors", "corpus", "policy.nets", "env.ids", "env.spaces", "runs.chain", "runs.names", "runs.ledger"},
     {"policy", "env", "selection", "exports"},
     {"rl", "intake"},
     {"stages"},

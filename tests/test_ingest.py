@@ -24,7 +24,7 @@ def test_every_format_reads_lazily_and_says_what_it_wants(tmp_path):
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"not this format at all")
     for name in recordings.formats():
-        found = list(accept._all(recordings.reader(name), wrong, {}))
+        found = list(accept.every(recordings.reader(name), wrong, {}))
         assert len(found) == 1 and isinstance(found[0], EpisodeError), name
         assert "wrong.bin" in str(found[0])
     with pytest.raises(ValueError, match="no format 'hdf6' in datasets/. There are: .*hand_dapg, .*robomimic_hdf5"):

@@ -77,7 +77,7 @@ def test_groups_for_arrays_and_empty_ones_are_told_in_words(tmp_path, name, dama
     for seed in range(6):
         fuzz_inputs.GOOD[name][1](path.with_name(f"copy{seed}.hdf5"), 0)
         damage(path.with_name(f"copy{seed}.hdf5"), np.random.default_rng(seed), None)
-        found = list(accept._all(recordings.reader(name), path.with_name(f"copy{seed}.hdf5"), {}))
+        found = list(accept.every(recordings.reader(name), path.with_name(f"copy{seed}.hdf5"), {}))
         assert found and all(isinstance(one, (Episode, EpisodeError)) for one in found)
 
 
@@ -100,9 +100,9 @@ def test_whatever_a_reader_raises_is_quarantined(tmp_path, error):
         yield Episode("", {}, np.zeros((1, 1)), np.zeros(1), False, None, "")
         raise error
 
-    *_, last = accept._all(broken, tmp_path / "a.bin", {})
+    *_, last = accept.every(broken, tmp_path / "a.bin", {})
     assert isinstance(last, EpisodeError) and "a.bin" in str(last)
-    assert "it holds no episode" in str(next(accept._all(lambda path: iter(()), tmp_path / "a.bin", {})))
+    assert "it holds no episode" in str(next(accept.every(lambda path: iter(()), tmp_path / "a.bin", {})))
 
 
 def test_an_episode_that_the_corpus_cannot_keep_stops_no_other(tmp_path):
@@ -455,7 +455,7 @@ def test_lerobot_reads_nothing_outside_of_its_folder(tmp_path, write, way):
         ]
         path.write_text(json.dumps(told))
     assert traps.parquet not in [p.resolve() for p in recordings.layout(write.__name__).parts(path)]
-    found = list(accept._all(recordings.reader(write.__name__), path, {}))
+    found = list(accept.every(recordings.reader(write.__name__), path, {}))
     bad = [e for e in found if isinstance(e, EpisodeError)]
     if write is written.lerobot_v3 and way != "link":  # its data lie in data/*/*.parquet whatever the template says
         assert not bad and len(found) == 3

@@ -31,7 +31,7 @@ from flywheel.args import UsageError, build, plain, seconds
 
 PARTS = ("ingest", "pretrain", "retrain", "online", "distil", "choose", "promote", "evaluate")  # of a nightly
 SHARED = ("task", "seed", "night", "device", "threads", "num_envs", "log", "name", "demos", "guard", "executor",
-          "workers")  # fmt: skip
+          "workers", "resources")  # fmt: skip
 OPTIONAL = ("online", "distil")  # of these, what a nightly may leave out: online=null
 GROUPS = ("task", "policy", "algorithm", "guard", "log", "experiment", "debug")
 FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a group where nothing else is said
@@ -41,6 +41,7 @@ OPEN = (
     "task.",
     "log.",
     "guard.",
+    "resources.",
 )  # what a name stands for may be added to: what is unknown is refused by `build`
 ELSEWHERE = {"nightly": "flywheel.runs.nightly"}  # stages that are no file of stages/
 

@@ -66,8 +66,9 @@ def opened(args: Acting, num_envs: int | None = None, held=None):
     """The batch that a stage is asked for; where its environments do not honour seeds that is said. `held`: the
     episodes that say what a robot is."""
     batch = make(args.task, num_envs or args.num_envs, args.threads, held)
-    batch.guard, batch.executor, batch.workers = args.guard, args.executor, args.workers
-    executors.named(args.executor)
+    batch.guard = args.guard
+    batch.executor, batch.workers, batch.resources = args.executor, args.workers, args.resources
+    executors.bound(args.executor, args.workers, args.resources)  # refused now
     if args.executor != "local" and getattr(batch, "here", False):
         batch.close()
         raise ValueError(

@@ -52,7 +52,7 @@ def score(policy, env, seeds, *, what: str, stop_at_success: bool = False, also=
 
 
 def _elsewhere(policy, env, seeds: list[int], stop_at_success: bool, also) -> Columns:
-    """`score` by the batch's executor: weights go by file, all else as plain data."""
+    """`score` by the batch's executor: weights go as bytes, all else as plain data; no folder is shared."""
     from flywheel.policy import base
 
     with tempfile.TemporaryDirectory() as folder:
@@ -60,14 +60,12 @@ def _elsewhere(policy, env, seeds: list[int], stop_at_success: bool, also) -> Co
             policy = copy.deepcopy(policy)
             policy.noise_net = None
         base.save(policy, Path(folder) / "policy.safetensors")
-        task = dataclasses.replace(env.made, faults=1.0)  # faults are counted over all blocks, below
-        told = plain({"task": task, "guard": env.guard, "num_envs": env.num_envs})
-        device = str(policy.device)
-        tasks = [
-            (f"{folder}/policy.safetensors", device, told, seeds[i : i + BLOCK], stop_at_success, also)
-            for i in range(0, len(seeds), BLOCK)
-        ]
-        parts = executors.named(env.executor)(block, tasks, env.workers)
+        weights = (Path(folder) / "policy.safetensors").read_bytes()
+    task = dataclasses.replace(env.made, faults=1.0)  # faults are counted over all blocks, below
+    told = plain({"task": task, "guard": env.guard, "num_envs": env.num_envs})
+    blocks = [seeds[i : i + BLOCK] for i in range(0, len(seeds), BLOCK)]
+    tasks = [(weights, str(policy.device), told, part, stop_at_success, also) for part in blocks]
+    parts = executors.bound(env.executor, env.workers, getattr(env, "resources", {}))(block, tasks)
     parts = [{"cause": np.full(len(part["seed"]), ""), **part} for part in parts]
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     for seed, cause in zip(whole["seed"].tolist(), whole["cause"].tolist(), strict=True):
@@ -77,15 +75,18 @@ def _elsewhere(policy, env, seeds: list[int], stop_at_success: bool, also) -> Co
     return whole if (whole["cause"] != "").any() else {k: v for k, v in whole.items() if k != "cause"}
 
 
-def block(file: str, device: str, told: dict[str, Any], seeds: list[int], stop_at_success: bool, also) -> Columns:
-    """`score` of a block of seeds, in whatever process: the policy of a file in an environment of its own."""
+def block(weights: bytes, device: str, told: dict[str, Any], seeds: list[int], stop_at_success: bool, also) -> Columns:
+    """`score` of a block of seeds, in whatever process: a policy's weights in an environment of its own."""
     from flywheel import env as envs
     from flywheel.policy import base
 
     env = envs.make(build(Task, told["task"]), told["num_envs"], 1)
     env.guard = build(Guard, told["guard"])
     try:
-        return score(base.load(file, device).eval(), env, seeds, what="", stop_at_success=stop_at_success, also=also)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "policy.safetensors").write_bytes(weights)
+            policy = base.load(Path(folder) / "policy.safetensors", device).eval()
+        return score(policy, env, seeds, what="", stop_at_success=stop_at_success, also=also)
     finally:
         env.close()
 

@@ -8,7 +8,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-TRIES = 3  # how often processes may die without a task done in between
+from flywheel.executors import TRIES, lost, one_thread
 
 
 def map(function, tasks, workers=0):
@@ -28,19 +28,10 @@ def map(function, tasks, workers=0):
                 _pool.cache_clear()
         tries = 0 if len(done) > before else tries + 1
         if tries == TRIES:
-            raise RuntimeError(
-                f"executor=processes: workers died {TRIES} times, {len(done)} of {len(tasks)} tasks done. Memory? Take "
-                "fewer workers=, or executor=local"
-            )
+            raise lost("processes", len(done), len(tasks), "Memory? Take fewer workers=, or executor=local")
     return [done[i] for i in range(len(tasks))]
 
 
 @functools.cache
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), one_thread)

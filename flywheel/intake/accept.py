@@ -117,7 +117,7 @@ def aside(error: EpisodeError, name: str, number: int | None, quarantined: list,
         say(f"  quarantined {name}, episode {number}: {reason}")
 
 
-def _all(read, path: Path, options: dict[str, Any]):
+def every(read, path: Path, options: dict[str, Any]):
     """What a reader yields; what it raises becomes the last thing it yields, as does that it yields nothing."""
     some = False
     try:
@@ -130,16 +130,17 @@ def _all(read, path: Path, options: dict[str, Any]):
         yield as_error(error, str(path))
 
 
-def carded(read, path: Path, options: dict[str, Any], args):
-    """(what a reader yields, the recording's card or None)."""
+def carded(read, path: Path, options: dict[str, Any], args, reading=None):
+    """(what a reader yields, the recording's card or None); `reading(path, options)` is another way to read it."""
     own = None
     try:
         if place := card_of(read, path, args):
             own = card.Card(place, args.format, units(args.task.name))
+        options = own.options(read, options) if own else options
     except Exception as error:
         yield as_error(error, str(path)), None
         return
-    for found in _all(read, path, own.options(read, options) if own else options):
+    for found in reading(path, options) if reading else every(read, path, options):
         yield found, own
 
 

@@ -27,6 +27,7 @@ RUNTIME = {
     "asked_by",
     "executor",
     "workers",
+    "resources",
     "on_failure",
 }
 

@@ -18,7 +18,8 @@ from flywheel import store as files
 from flywheel.args import Acting, UsageError, arg
 from flywheel.episode import EpisodeError
 from flywheel.intake import open_loop
-from flywheel.intake.accept import accepted, aside, carded, failure, tell
+from flywheel.intake.accept import accepted, aside, failure, tell
+from flywheel.intake.elsewhere import recordings
 from flywheel.intake.recordings import ASKED, card_of, content, layout, lerobot, matches, title
 from flywheel.intake.recordings import options as options_of
 from flywheel.intake.screen import Far
@@ -84,9 +85,9 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     rows, quarantined, added, duplicates, refused = [], [], [], [], []
     replayed: list[dict[str, Any]] = []
     tally, far = Counter(), Far()
-    for path in matches(args.source, module):
+    for path, recording in recordings(matches(args.source, module), options, args):
         before, name = Counter(tally), title(path, module)
-        episodes = accepted(carded(module.read, path, options, args), name, options, env, run, quarantined, tally, far)
+        episodes = accepted(recording, name, options, env, run, quarantined, tally, far)
         try:
             if args.check == "replay":
                 episodes = list(episodes)

@@ -1,0 +1,116 @@
+"""On Slurm by submitit: an array of jobs that share a folder. A job writes each result as soon as it has it, so that
+one which was lost, or cut off by its time, costs the task that it was at.
+
+Where there is no Slurm, `resources.cluster=local` starts the same jobs as processes of this machine; `auto` does so
+where `sbatch` is absent, and says it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flywheel.ending import check
+from flywheel.executors import TRIES, elsewhere, lost, needed, whose
+from flywheel.log import say
+from flywheel.store import write_atomic
+
+JOBS = 64  # at most, where nobody says how many workers
+LOOK = 0.2  # seconds between two looks at the folder
+
+
+def map(function, tasks, workers=0, *, cpus=1, gpus=0, mem_gb=4, minutes=60, cluster="slurm", folder=None, **slurm):
+    """The result of each task; `workers` jobs (0: one a task, 64 at most), each with `cpus`, `gpus`, `mem_gb` and
+    `minutes`. `folder` is one that all machines see (default: ~/.cache/flywheel); `slurm` are further parameters of
+    submitit: slurm_partition, slurm_account. RuntimeError where jobs die again and again."""
+    submitit, cluster = needed("submitit", "slurm"), _cluster(cluster)
+    place = Path(folder or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "flywheel").expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir=place, ignore_cleanup_errors=True) as folder:
+        results, tries = Path(folder), 0
+        engine = submitit.AutoExecutor(results / "jobs", cluster=cluster)
+        asked = {"timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus, "mem_gb": mem_gb, **slurm}
+        engine.update_parameters(name="flywheel", **asked)
+        while left := [i for i in range(len(tasks)) if not _file(results, i).exists()]:
+            count = min(workers or JOBS, len(left))
+            shares = [{i: tasks[i] for i in left[k::count]} for k in range(count)]
+            named = whose(function)
+            with engine.batch():
+                jobs = [engine.submit(work, folder, sys.path, named, share) for share in shares]
+            _wait(jobs, results, left)
+            tries = 0 if any(_file(results, i).exists() for i in left) else tries + 1
+            if tries == TRIES:
+                raise lost("slurm", len(tasks) - len(left), len(tasks), _why(jobs))
+        return [_taken(results, i) for i in range(len(tasks))]
+
+
+def _cluster(asked: str) -> str:
+    """Where jobs go: slurm or local; ValueError where there is no Slurm and nobody asked for less."""
+    if asked not in ("slurm", "local", "auto"):
+        raise ValueError(f"resources.cluster={asked}; expected slurm, local or auto")
+    if asked == "local" or shutil.which("sbatch"):
+        return "slurm" if asked == "auto" else asked
+    if asked == "slurm":
+        raise ValueError(
+            "executor=slurm: there is no sbatch on this machine. Give the command on a machine of the cluster, or take "
+            "resources.cluster=local: the same jobs as processes of this one"
+        )
+    say("  executor=slurm: there is no sbatch here, the jobs are processes of this machine (resources.cluster=auto)")
+    return "local"
+
+
+def _wait(jobs: Sequence, results: Path, left: Sequence[int]) -> None:
+    """Until all is there, or no job is at work any more; jobs are cancelled where this ends by an error."""
+    try:
+        while not all(_file(results, i).exists() for i in left) and not all(job.done() for job in jobs):
+            check()
+            time.sleep(LOOK)
+        for i in left:
+            if _file(results, i).exists():
+                _taken(results, i)  # a task's own error ends it now
+    except BaseException:
+        for job in jobs:
+            job.cancel(check=False)
+        raise
+
+
+def _why(jobs: Sequence) -> str:
+    """What to do, with the last words of the first job."""
+    said = ((jobs[0].stderr() or "").strip().splitlines() or ["nothing"])[-1]
+    return f"Time or memory? Ask for more resources.minutes or resources.mem_gb. A job said: {said}"
+
+
+def _file(results: Path, task: int) -> Path:
+    return results / f"{task}.pickle"
+
+
+def _taken(results: Path, task: int):
+    """A task's result, or the error that it ended with."""
+    good, result = pickle.loads(_file(results, task).read_bytes())
+    if not good:
+        raise result
+    return result
+
+
+def work(folder: str, path: list[str], named: tuple[str, str], tasks: dict[int, tuple]) -> None:
+    """What a job does: each task that has no result yet. A double writes the same bytes."""
+    for i, task in tasks.items():
+        if _file(Path(folder), i).exists():
+            continue
+        try:
+            result = True, elsewhere(path, *named, task)
+        except Exception as error:
+            result = False, error
+        try:
+            kept = pickle.dumps(result)
+            pickle.loads(kept)
+        except Exception as error:  # an error that cannot travel
+            kept = pickle.dumps((False, RuntimeError(f"{type(result[1]).__name__}: {result[1]} ({error})")))
+        with contextlib.suppress(FileNotFoundError):  # the folder is gone: nobody waits for it
+            write_atomic(_file(Path(folder), i), kept)
