@@ -19,6 +19,7 @@ from typing import Any
 
 from flywheel.args import Task, UsageError, build, plain
 from flywheel.cli.config import about, commands, help_of, stages
+from flywheel.parallel import leads
 
 OPTIONS = """
   store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
@@ -99,6 +100,8 @@ def _ended(command: str, words: list[str], flags: set[str]) -> int:
         if os.environ.get("FLYWHEEL_TRACEBACK"):
             raise
         result, code = ending.told(error, getattr(error, "flywheel_run", None))
+    if not leads():
+        return code
     if result.get("error"):
         print(f"flywheel: {result['error']}", file=sys.stderr)
     if "--json" in flags:
@@ -197,7 +200,7 @@ def _alarmed(args, place, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
     except Exception as error:
-        if command := getattr(args, "on_failure", None):
+        if leads() and (command := getattr(args, "on_failure", None)):
             told, _ = ending.told(error, getattr(error, "flywheel_run", None))
             run = told.get("run") or getattr(error, "flywheel_run", "")
             env = {"FLYWHEEL_ERROR": str(told["error"]), "FLYWHEEL_RUN": str(run), "FLYWHEEL_STORE": str(place.root)}

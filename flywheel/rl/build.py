@@ -15,6 +15,7 @@ from flywheel import selection
 from flywheel.args import Task
 from flywheel.log import say
 from flywheel.obs import PRIVILEGED
+from flywheel.parallel import ALONE, Peers
 from flywheel.rl import beside
 from flywheel.rl.table import Algorithm
 
@@ -142,6 +143,7 @@ def learner(
     reward: str = "success",
     nets: Mapping[str, Any] = {},
     restart: bool = False,
+    peers: Peers = ALONE,
 ):
     """A learner for an algorithm's tables."""
     from flywheel.rl.learner import Learner
@@ -169,7 +171,7 @@ def learner(
             "(the stage's outputs.policy), or leave critic.obs out"
         )
     made = table_nets(algorithm, policy, reward) | dict(nets)
-    return Learner(made, **table, seed=seed, device=device, restart=restart)
+    return Learner(made, **table, seed=seed, device=device, restart=restart, peers=peers)
 
 
 def new_policy(spec: Mapping[str, Any], task: Task, env, windows):

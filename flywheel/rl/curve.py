@@ -59,9 +59,14 @@ class Curve(Watch):
 
         if self.points and self.points[-1]["updates"] >= updates:
             return
-        who, file = self.actor(), f"at_{updates}.safetensors"
-        base.save(who, self.run.out / file)
-        point = {"updates": updates, "file": file, **self.learner.metrics(), **self.score(who, f"at {updates} updates")}
+        file = f"at_{updates}.safetensors"
+
+        def scored() -> Point:
+            who = self.actor()
+            base.save(who, self.run.out / file)
+            return self.score(who, f"at {updates} updates")
+
+        point = {"updates": updates, "file": file, **self.learner.metrics(), **self.learner.peers.first(scored)}
         if "success" in point:
             say(f"  {updates} updates: success {point['success']:.2f} on {point['n']} gate seeds")
         if "error" in point:

@@ -119,7 +119,7 @@ class Guarding:
         look(told)
         seen = Seen(self.learner, told, self.before, self.memory, self.anchored, self.reward)
         for name, check in self.checks.items():
-            if reason := check(seen):
+            if reason := self.learner.peers.first(functools.partial(check, seen)):
                 return self.undo(name, reason)
         self.passed += 1
         self.trust()

@@ -8,16 +8,19 @@ import inspect
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flywheel.parallel import ALONE, Peers
 from flywheel.policy.eyes import Seen
 from flywheel.policy.nets import Rounded, multiplies_bf16
 from flywheel.rl import advantage, evaluate, gate, improve
 from flywheel.rl.compiled import Compiled, compiler
 from flywheel.rl.optimiser import KINDS
+from flywheel.rl.shares import Shares
 from flywheel.selection import SEEN
 
 ACTS = {"evaluate": evaluate, "improve": improve, "advantage": advantage, "gate": gate}
@@ -109,9 +112,10 @@ class Flat:
         if self.half is not None:
             self.half.data.copy_(self.values)
 
-    def take(self, gradient: Sequence[Tensor]) -> float:
-        """Take over the gradient of the leaves; its norm."""
+    def take(self, gradient: Sequence[Tensor], peers: Peers = ALONE) -> float:
+        """Take over the gradient of the leaves, the mean over the processes that train together; its norm."""
         torch._foreach_copy_(self.grads, gradient)
+        peers.average(self.values.grad)
         return self.values.grad.norm().item()
 
     def cut(self, norm: float, most: float) -> None:
@@ -129,7 +133,7 @@ class Learner:
     from the policy as it is now (the anchor), not from the last round's. `precision` bf16 lets a processor that
     multiplies bfloat16 do so in the hidden layers of an update; weights, losses and all that acts stay float32.
     `compile` makes each row's gradient one compiled function, where a C++ compiler is there (rl/compiled.py); an update
-    that is told, each eighth, is not."""
+    that is told, each eighth, is not. `peers` train the same nets on other rows of each batch (parallel.py)."""
 
     def __init__(
         self,
@@ -148,13 +152,14 @@ class Learner:
         advantage: dict | None = None,
         precision: str = "bf16",
         compile: bool = False,
+        peers: Peers = ALONE,
     ):
         if optimiser == "sgd":
             clip, weight_decay = float("inf"), 0.0
         if precision not in PRECISIONS:
             raise ValueError(f"no precision {precision!r}. There are: {', '.join(PRECISIONS)}")
         self.nets = {name: net.to(device) for name, net in nets.items()}
-        self.lag, self.clip, self.device, self.advantage = dict(lag), clip, device, None
+        self.lag, self.clip, self.device, self.advantage, self.peers = dict(lag), clip, device, None, peers
         self._copies(advantage)
         self.tables = {"evaluate": self._table("evaluate", evaluate), "improve": self._table("improve", improve)}
         moved = {net for table in self.tables.values() for net in table}
@@ -176,7 +181,7 @@ class Learner:
         }
         self.quick = self.rows  # where nothing is told
         policy = self.nets.get("policy")
-        if compile and compiler() and not getattr(policy, "cameras", None):
+        if compile and peers.size == 1 and compiler() and not getattr(policy, "cameras", None):
             self.quick = {(act, net): Compiled(f"{net} of {act}", row, policy) for (act, net), row in self.rows.items()}
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
@@ -211,8 +216,12 @@ class Learner:
         True, and nothing more is moved, if a loss says `stop`: enough of this act for this round.
         """
         Rounded.on = True
+        together = (
+            Shares(self.peers.rank, self.peers.size, len(batch["action"])) if self.peers.size > 1 else nullcontext()
+        )
         try:
-            return self._act(act, batch)
+            with together:
+                return self._act(act, batch)
         finally:
             Rounded.on = False
 
@@ -228,7 +237,7 @@ class Learner:
                 for key, number in ({name: lambda value=value: value} | info).items():
                     self._note(f"{net}.{key}", number())
             flat = self.flat[net]
-            norm = flat.take(grads)
+            norm = flat.take(grads, self.peers)
             if not math.isfinite(norm):  # left out: the weights stay what they are
                 self.skipped[net] += 1
                 if self.skipped[net] >= SKIPS:
@@ -273,6 +282,10 @@ class Learner:
     def metrics(self) -> dict[str, float]:
         """Means since the last call, over every eighth update."""
         means = {key: float(total) / self.counts[key] for key, total in self.sums.items()}
+        if self.peers.size > 1 and means:
+            of_all = torch.tensor([means[key] for key in sorted(means)], device=self.device)
+            self.peers.average(of_all)
+            means = dict(zip(sorted(means), of_all.tolist(), strict=True))
         for kept in (self.sums, self.counts, self.acts):
             kept.clear()
         return means

@@ -12,6 +12,7 @@ from flywheel import env as envs
 from flywheel import selection, stats
 from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
+from flywheel.parallel import refuse
 from flywheel.rl import build, validation
 from flywheel.rl.table import Algorithm
 from flywheel.seeds import CURVE, SCORING, seeds
@@ -58,6 +59,8 @@ def train(
 
     algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
     torch.manual_seed(args.seed)
+    peers = run.peers
+    refuse(peers, algorithm, args.batch_size)
     version, pools, shares = selection.pools(args, run.store)
     windows = selection.windows(run.store.corpus(), version, args, run.store, fields)
     env = envs.opened(args, held=version)
@@ -67,13 +70,16 @@ def train(
         policy.explores(algorithm.explore)
     if algorithm.evaluate or algorithm.advantage:
         build.blind(policy, f"algorithm {algorithm.name}")
-    learner = build.learner(algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets)
+    learner = build.learner(
+        algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets, peers=peers
+    )
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
     kind, more = (labels and labels(policy, device, env)) or (Offline, {})
     if seen := selection.cameras(run.store.corpus(), version, policy, args, run.store):
         more = {**more, "cameras": seen, "frames": 1}
-    source = kind(windows, pools, mixture, **build.drawn(args, policy), **more)
+    drawn = {**build.drawn(args, policy), "batch_size": args.batch_size // peers.size}
+    source = kind(windows, pools, mixture, **drawn, rank=peers.rank, world_size=peers.size, **more)
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
     measure = validation.measure(version, unseen, env.action_names) if unseen is not None else None
     curve = _curve(args, run, env, learner, measure)

@@ -181,9 +181,10 @@ class Offline:
 
     def steps(self, act: str, number: int, count: int = 1) -> np.ndarray:
         """The steps that batches `number`, `number` + 1, ... of an act are made of, [count * B]."""
-        samples = (np.arange(count * self.batch_size) + number * self.batch_size) * self.world_size + self.rank
+        size = self.batch_size * self.world_size  # of all readers: a pool's share is one of the whole batch
+        samples = np.arange(count * size) + number * size
         drawn = fractions(self.seed ^ zlib.crc32(act.encode()) << 32, samples).reshape(count, -1)
-        return self._drawn(self.mixture[act], drawn).ravel()
+        return self._drawn(self.mixture[act], drawn)[:, self.rank :: self.world_size].ravel()
 
     def draw(self, mixture: dict[str, float], size: int) -> dict[str, torch.Tensor]:
         """`size` transitions from pools by share, the same each time; no batch is taken for it."""

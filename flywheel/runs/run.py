@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,10 +27,12 @@ from flywheel import log, store
 from flywheel.args import plain
 from flywheel.cli import config
 from flywheel.ending import Failed, OutOfTime, Signals, check
+from flywheel.parallel import ALONE, STAGES, Peers, joined
 from flywheel.runs.identity import PACKAGE, identity, key_of, versions
 from flywheel.runs.ledger import Ledger
 from flywheel.runs.names import Names
 
+LOOKS = 16  # updates between two words of several processes about the time
 BEAT = "beat.json"  # of a run at work: how far it is
 
 
@@ -133,7 +137,9 @@ class Run:
         inputs: dict,
         deadline: float | None = None,
         recorded: dict | None = None,
+        peers: Peers = ALONE,
     ):
+        self.peers, self.looks = peers, 0
         self.stage, self.key, self.store, self.inputs, self.deadline = stage, key, store_, inputs, deadline
         self.args = pinned(args, inputs)
         self.dir = store_.root / "runs" / stage / key
@@ -145,6 +151,12 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.stage}/{self.key}"
+
+    def begin_beside(self, folder: Path) -> None:
+        """Begin in a process that trains beside the first one: what it writes goes to a folder that nobody keeps."""
+        self.dir, self.out, self.ckpt = folder, folder / "out", folder / "ckpt"
+        store.make_dirs(self.out)
+        self.log = log.Log(folder / "log.jsonl")
 
     def begin(self) -> None:
         import yaml
@@ -177,6 +189,9 @@ class Run:
 
     def load(self) -> tuple[dict, dict[str, Any]] | None:
         """What `save` wrote last, or None; also where that cannot be read any more, which is said."""
+        return self.peers.first(self._load)
+
+    def _load(self) -> tuple[dict, dict[str, Any]] | None:
         from safetensors import SafetensorError, safe_open
 
         path = self.ckpt / "state.safetensors"
@@ -197,6 +212,8 @@ class Run:
 
     def due(self, seconds: float = 20.0) -> bool:
         """Time to save? Also when someone asked the run to stop."""
+        if self.peers.rank:
+            return False
         return self.stopping or time.monotonic() - self.saved > seconds
 
     def beat(self, what: str, done: int, total: int, note: str) -> None:
@@ -220,10 +237,17 @@ class Run:
         if self.recorded:
             late = before is not None and before["why"] == "budget" and at >= before["at"]
         else:
-            late = self.deadline is not None and time.monotonic() > self.deadline
+            late = self.deadline is not None and self._late()
         if late and self.stopped is None:
             self.stopped = {"why": "budget", "at": before["at"] if before else at}
         return late
+
+    def _late(self) -> bool:
+        """Is it past the deadline? Of several processes the first one says, each LOOKS times that all of them ask."""
+        self.looks += 1
+        if self.peers.size > 1 and self.looks % LOOKS:
+            return False
+        return self.peers.first(lambda: time.monotonic() > self.deadline)
 
     @contextmanager
     def ended_early(self, at: Callable[[], Any]) -> Iterator[None]:
@@ -242,6 +266,8 @@ class Run:
 
     def publish(self, file: str, name: str, **more: Any) -> str:
         """Give the checkpoint out/`file` a place under `name`; its reference NAME@ID."""
+        if self.peers.rank:
+            return name
         path = self.out / file
         digest = store.sha256_file(path)
         task = {key: value for key, value in plain(self.args.task).items() if value not in (None, {})}
@@ -335,32 +361,29 @@ def execute(
 ) -> dict[str, Any]:
     """Look the run up, or go on with it, or do it; the result (see README, --json). Raises what the stage raises, and
     ending.Failed where the stage itself says that it failed."""
-    planned = plan(stage, args, place, deadline is not None)
+    peers = _together(stage)
+    planned = peers.first(lambda: plan(stage, args, place, deadline is not None))
     folder = place.root / "runs" / planned["run"]
     if planned["action"] == "hit" and not again:
         done = store.read_json(folder / "_DONE.json")
         return {**done["result"], "status": "noop" if done["result"]["status"] == "done" else done["result"]["status"]}
-    module = config.module(stage)
-    run = Run(stage, planned["key"], args, place, planned["inputs"], deadline)
+    run = Run(stage, planned["key"], args, place, planned["inputs"], deadline, peers=peers)
+    anew = functools.partial(execute, stage, args, place, lock=lock, deadline=deadline)
+    if peers.rank:
+        return _beside(run, anew)
     with (
         store.Lock(place.root, stage, shared=True) if lock else nullcontext(),  # gc waits; others may work beside it
         store.Lock(run.dir, stage, wait=not lock),  # two nights may need the same run: the second looks it up
         nullcontext() if Signals.now else Signals(),
     ):
         if not again and (folder / "_DONE.json").exists():  # somebody did it while we came to the lock
-            return execute(stage, args, place, lock=lock, deadline=deadline)
+            peers.first(lambda: False)
+            return anew()
         began = time.monotonic()
         run.begin()
-        log.Progress.beat = run.beat
+        peers.first(lambda: True)
         log.say(f"{run.name}: {planned['why']}" if planned["action"] != "resume" else f"{run.name}: going on")
-        try:
-            made = module.run(run.args, run.inputs, run)
-        except Exception as error:
-            error.flywheel_run = run.dir  # where its traceback may be kept
-            raise
-        finally:
-            log.Progress.beat = None
-            run.log.close()
+        made = _worked(run)
         result = {
             "status": made.get("status", "done"),
             "run": run.name,
@@ -373,9 +396,50 @@ def execute(
         if result["status"] == "failed":
             raise Failed(made.get("error") or f"{run.name} failed", result)
         commit(run, planned["identity"], result, made)
+    peers.first(lambda: result)
     if deadline is not None and (over := time.monotonic() - deadline) > 1:
         log.say(f"  {run.name} ended {over:.0f} s after its budget")
     return result
+
+
+def _together(stage: str) -> Peers:
+    """The processes that do the stage; RunError where torchrun started several, and one is expected."""
+    peers = joined()
+    if peers.size > 1 and stage not in STAGES:
+        raise RunError(
+            f"{stage}: torchrun started {peers.size} processes; expected one, but for {', '.join(STAGES)}. Start it "
+            "without torchrun; executor= spreads what it plays"
+        )
+    return peers
+
+
+def _worked(run: Run) -> dict[str, Any]:
+    """What the stage made, its progress told for `flywheel status`."""
+    log.Progress.beat = run.beat
+    try:
+        return config.module(run.stage).run(run.args, run.inputs, run)
+    except Exception as error:
+        error.flywheel_run = run.dir  # where its traceback may be kept
+        raise
+    finally:
+        log.Progress.beat = None
+        run.log.close()
+
+
+def _beside(run: Run, again: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `execute` does in a process beside the first one: it trains, and says and keeps nothing."""
+    if not run.peers.first(dict):  # somebody did it
+        return again()
+    try:
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nobody:
+            with contextlib.redirect_stderr(nobody):
+                run.begin_beside(Path(folder))
+                config.module(run.stage).run(run.args, run.inputs, run)
+            run.log.close()
+        return run.peers.first(dict)
+    except RuntimeError:
+        check()  # the first one was asked to stop, saved and is gone
+        raise
 
 
 def commit(run: Run, what: dict[str, Any], result: dict[str, Any], made: dict[str, Any]) -> None:

@@ -1,0 +1,108 @@
+"""Processes that train one policy together, each on its rows of every batch; torchrun starts them.
+
+    torchrun --nproc-per-node 2 -m flywheel.cli.app pretrain ...
+
+The global batch is `batch_size`, of which process r of n has the rows r, r + n, ...; gradients are averaged, so that
+all have the same weights. Only the first one writes, scores and commits: the others do what it says. The weights are
+those of one process, but for the order in which sums are rounded."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+PATIENCE = datetime.timedelta(days=1)  # the others wait while the first one scores
+STAGES = ("pretrain",)  # that several processes can do
+WHOLE = {  # losses that look at the batch as a whole: {loss: the argument that makes it so, None: always}
+    "clipped_surrogate": None,
+    "advantage_conditioned": None,
+    "imitate": "successes",
+    "maximize_q": "scale",
+}
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This process, `rank` of `size`."""
+
+    rank: int = 0
+    size: int = 1
+
+    def first(self, call: Callable[[], Any]) -> Any:
+        """Give all what `call()` gives in the first process, or raise what it raises there."""
+        if self.size == 1:
+            return call()
+        import torch.distributed as dist
+
+        told: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                told = [(True, call())]
+            except Exception as error:
+                told = [(False, error)]
+        dist.broadcast_object_list(told, 0)
+        good, answer = told[0]
+        if not good:
+            raise answer
+        return answer
+
+    def average(self, values) -> None:
+        """Replace a tensor by its mean over the processes, in place."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(values)
+            values /= self.size
+
+
+ALONE = Peers()
+
+
+def leads() -> bool:
+    """Is this the first of the processes that torchrun started, or the only one? It alone speaks."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("RANK") or 0) == 0
+
+
+@functools.cache
+def joined() -> Peers:
+    """The processes that torchrun started with this one, which meet here; ALONE where it did not."""
+    size = int(os.environ.get("WORLD_SIZE") or 1)
+    if size == 1 or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ALONE
+    import torch
+    import torch.distributed as dist
+
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    where = os.environ.get("FLYWHEEL_RENDEZVOUS") or "env://"  # file:///a/shared/file: nobody listens for it
+    rank = int(os.environ["RANK"])
+    dist.init_process_group(backend, init_method=where, rank=rank, world_size=size, timeout=PATIENCE)
+    return Peers(rank, size)
+
+
+def refuse(peers: Peers, algorithm, batch_size: int) -> None:
+    """ValueError for what several processes would learn otherwise than one: by a loss that is no mean over rows, or a
+    judge of rounds; or from a batch that cannot be divided."""
+    if peers.size == 1:
+        return
+    if batch_size % peers.size:
+        raise ValueError(
+            f"batch_size={batch_size} of {peers.size} processes; expected a multiple: each has its share of every batch"
+        )
+    whole = [key for key in ("advantage", "gate") if getattr(algorithm, key)]
+    for act in ("evaluate", "improve"):
+        for net, losses in getattr(algorithm, act).items():
+            for loss, told in losses.items():
+                if loss in WHOLE and (WHOLE[loss] is None or (told or {}).get(WHOLE[loss])):
+                    whole.append(f"{act}.{net}.{loss}")
+    if whole:
+        raise ValueError(
+            f"algorithm {algorithm.name}: {', '.join(whole)} looks at a batch as a whole, and each of {peers.size} "
+            "processes has a part of it; train it with one (without torchrun), or take another table"
+        )

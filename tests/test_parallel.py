@@ -1,0 +1,197 @@
+"""Two processes that train one policy: the weights of one process, whoever is killed, and whoever goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flywheel.cli import config
+from flywheel.parallel import ALONE, Peers, refuse
+from flywheel.policy import base
+from flywheel.rl.build import table_nets
+from flywheel.rl.learner import Learner
+from flywheel.rl.shares import Shares
+
+HERE = Path(__file__).parent
+SMALL = ["policy.width=32", "policy.depth=2", "batch_size=64", "score_episodes=0", "score_every=500"]
+
+
+def started(size: int, folder: Path, *words: str) -> list[subprocess.Popen]:
+    """As torchrun starts them, but that they meet at a file: nobody listens."""
+    meet = folder / "meet"
+    meet.unlink(missing_ok=True)
+    told = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": str(size), "FLYWHEEL_RENDEZVOUS": f"file://{meet}"}
+    told |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "FLYWHEEL_CONF": ""}
+    command = [sys.executable, "-m", "flywheel.cli.app", *words, "--json"]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": folder}
+    return [subprocess.Popen(command, env=os.environ | told | rank, **pipes) for rank in ranks]
+
+
+def trained(size: int, folder: Path, *words: str) -> dict:
+    """The result of the first process; the others say nothing."""
+    ends = [(one, *one.communicate()) for one in started(size, folder, *words)]
+    assert all(one.returncode == 0 for one, *_ in ends), [err[-1500:] for *_, err in ends]
+    assert not any("flywheel" in out + err or "{" in out + err for _, out, err in ends[1:]), ends
+    return json.loads(ends[0][1].splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A store with demonstrations of the toy task."""
+    import toy
+
+    folder = tmp_path_factory.mktemp("parallel")
+    toy.demonstrations(folder / "demos.hdf5", 12)
+    words = ["ingest", "source=demos.hdf5", "obs_keys=[position,goal]", "store=one", *toy.TASK]
+    trained(1, folder, *words)
+    subprocess.run(["cp", "-r", folder / "one", folder / "two"], check=True)
+    return folder
+
+
+def distance(one: Path, other: Path) -> float:
+    """The largest difference of two files of weights."""
+    a, b = load_file(one), load_file(other)
+    return max(float((a[key].double() - b[key].double()).abs().max()) for key in a if a[key].numel())
+
+
+def weights(folder: Path, result: dict, updates: int = 500) -> Path:
+    return folder / "runs" / result["run"] / "out" / f"at_{updates}.safetensors"
+
+
+def test_two_processes_learn_what_one_does(place):
+    """To 1e-6, in float32, after 500 updates; what is done is looked up by both."""
+    import toy
+
+    words = ["pretrain", *SMALL, "algorithm.cadence.improve=500", *toy.TASK]
+    one = trained(1, place, *words, "store=one")
+    two = trained(2, place, *words, "store=two")
+    assert one["run"] == two["run"], "how many train decides nothing"
+    files = [place / store / "runs" / one["run"] / "out" / "at_500.safetensors" for store in ("one", "two")]
+    assert distance(*files) < 1e-6
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were_stopped(place):
+    import toy
+
+    words = ["pretrain", *SMALL, "algorithm.cadence.improve=1000", "algorithm.schedule=null", "seed=2", *toy.TASK]
+    words += ["score_every=200", "score_episodes=2", "anchor_until=200"]
+    going = started(2, place, *words, "store=two")
+    assert any("200 updates: success" in line for line in going[0].stderr)
+    for one in going:
+        one.send_signal(signal.SIGTERM)
+    ends = [(one.communicate(), one.returncode) for one in going]
+    assert [code for _, code in ends] == [143, 143], ends
+    (one,) = started(1, place, *words, "store=two")
+    out, err = one.communicate()
+    result = json.loads(out.splitlines()[-1])
+    assert one.returncode == 0 and "going on in round 0" in err
+    assert trained(1, place, *words, "store=one")["run"] == result["run"]
+    early = [place / store / "runs" / result["run"] / "out" / "at_200.safetensors" for store in ("one", "two")]
+    assert distance(*early) < 1e-6
+    curves = [json.loads((file.parents[1] / "_DONE.json").read_text())["content"]["curve"] for file in early]
+    for a, b in zip(*curves, strict=True):
+        assert a["updates"] == b["updates"] and abs(a["policy.imitate"] - b["policy.imitate"]) < 1e-3
+
+
+def learns(rank: int, folder: str, table: str) -> None:
+    """A process of two: 50 updates of each act in float64, on its rows of each batch; the first one keeps the nets."""
+    peers = ALONE if rank < 0 else Peers(rank, 2)
+    if peers.size > 1:
+        meet = f"file://{folder}/meet-{table}"
+        torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    algorithm = config.table("pretrain", table)
+    kind = "tanh_gaussian" if table == "cql" else "flow"
+    policy = base.build({"kind": kind, "obs_dim": 4, "action_dim": 2, "width": 16, "depth": 2})
+    nets = {name: net.double() for name, net in table_nets(algorithm, policy).items()}
+    tables = {key: getattr(algorithm, key) for key in ("evaluate", "improve", "lag", "lr")}
+    learner = Learner(nets, **tables, seed=1, peers=peers, precision="float32")
+    for act in ("evaluate", "improve"):
+        for number in range(50):
+            whole = drawn(policy, number)
+            learner.act(act, {key: value[peers.rank :: peers.size].clone() for key, value in whole.items()})
+    told = learner.metrics()
+    if peers.rank == 0:
+        torch.save((learner.state(), told), f"{folder}/{table}-{peers.size}.pt")
+    if peers.size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def drawn(policy, number: int, size: int = 12) -> dict:
+    """A batch of random transitions."""
+    rng = torch.Generator().manual_seed(number)
+
+    def normal(*shape: int):
+        return torch.randn(size, *shape, generator=rng, dtype=torch.float64)
+
+    obs, action = (policy.obs_steps, 4), (policy.action_steps, 2)
+    batch = {"obs": normal(*obs), "action": normal(*action).clamp(-0.9, 0.9), "reward": normal().sign().clamp(min=0)}
+    batch |= {"next_obs": normal(*obs), "next_action": normal(*action).clamp(-0.9, 0.9)}
+    return batch | {"discount": torch.full((size,), 0.9, dtype=torch.float64), "return": normal().abs().clamp(max=1)}
+
+
+@pytest.mark.parametrize("table", ["iql", pytest.param("cql", marks=pytest.mark.slow)])
+def test_the_sum_is_the_same_where_rounding_does_not_hide_it(table, tmp_path):
+    """Losses that draw noise, many numbers a row, or for the batch as a whole: equal to 1e-12 in float64."""
+    learns(-1, str(tmp_path), table)
+    torch.multiprocessing.spawn(learns, (str(tmp_path), table), nprocs=2)
+    (one, said), (two, heard) = (torch.load(tmp_path / f"{table}-{size}.pt") for size in (1, 2))
+    floats = [key for key, value in one.items() if value.is_floating_point() and not key.startswith(("optim", "sums"))]
+    assert floats and all((one[key] - two[key]).abs().max() < 1e-12 for key in floats if one[key].numel())
+    assert torch.equal(one["rng"], two["rng"]), "all draw the same numbers"
+    assert said.keys() == heard.keys()
+
+
+def test_a_process_takes_its_rows_of_what_the_whole_batch_draws():
+    def draws(rng):
+        return [
+            torch.randn((6, 3), generator=rng),
+            torch.rand(6, generator=rng),
+            torch.randint(2, 9, (6,), generator=rng),
+            torch.randn(12, 2, generator=rng),
+            torch.randperm(5, generator=rng),
+            torch.rand((5,), generator=rng),
+        ]
+
+    whole = draws(torch.Generator().manual_seed(0))
+    for rank in (0, 1, 2):
+        rng = torch.Generator().manual_seed(0)
+        with Shares(rank, 3, 2):
+            mine = [
+                torch.randn((2, 3), generator=rng),
+                torch.rand(2, generator=rng),
+                torch.randint(2, 9, (2,), generator=rng),
+                torch.randn(4, 2, generator=rng),
+                torch.randperm(5, generator=rng),
+                torch.rand((5,), generator=rng),
+            ]
+        rows = [*(drawn[rank::3] for drawn in whole[:3]), whole[3].view(6, 2, 2)[rank::3].reshape(4, 2), *whole[4:]]
+        assert all(torch.equal(a, b) for a, b in zip(mine, rows, strict=True))
+
+
+def test_what_several_processes_would_learn_otherwise_is_refused():
+    two = Peers(0, 2)
+    for name in ("bc", "iql", "cql", "idql"):
+        refuse(two, config.table("pretrain", name), 64)
+    with pytest.raises(ValueError, match=r"algorithm td3_bc: improve\.policy\.maximize_q looks at a batch as a whole"):
+        refuse(two, config.table("pretrain", "td3_bc"), 64)
+    with pytest.raises(ValueError, match="batch_size=65 of 2 processes; expected a multiple"):
+        refuse(two, config.table("pretrain", "bc"), 65)
+    refuse(ALONE, config.table("pretrain", "td3_bc"), 65)
+
+
+def test_a_stage_that_one_process_does_is_refused_to_two(monkeypatch):
+    from flywheel.runs import run
+
+    monkeypatch.setattr(run, "joined", lambda: Peers(1, 2))
+    with pytest.raises(run.RunError, match="evaluate: torchrun started 2 processes; expected one, but for pretrain"):
+        run.execute("evaluate", None, None)
