@@ -159,6 +159,7 @@ def test_every_stage_composes(stage):
         "promote": ["checkpoint=x"],
         "export": ["out=x"],
         "choose": ["checkpoints=[x]"],
+        "sweep": ["of=pretrain", "trials=[[seed=1],[seed=2]]"],
     }.get(stage, [])
     args = config.compose(stage, needed)
     assert args.task == Task() and args.seed == 1

@@ -173,6 +173,10 @@ def _stage(stage: str, words: list[str], place, flags: set[str]) -> dict[str, An
 
     if stage == "promote" and words and "=" not in words[0]:
         words = [f"checkpoint={words[0]}", *words[1:]]
+    if stage == "sweep":
+        from flywheel.runs import sweep
+
+        words = sweep.spelled(words)
     args = config.load(stage, words, place.root)
     ending.check()
     args = _where_it_was_trained(args, stage, words, place)

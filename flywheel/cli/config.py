@@ -43,14 +43,14 @@ OPEN = (
     "guard.",
     "resources.",
 )  # what a name stands for may be added to: what is unknown is refused by `build`
-ELSEWHERE = {"nightly": "flywheel.runs.nightly"}  # stages that are no file of stages/
+ELSEWHERE = {"nightly": "flywheel.runs.nightly", "sweep": "flywheel.runs.sweep"}  # stages that are no file of stages/
 
 
 # -- stages ----------------------------------------------------------------------------------------------------------
 
 
 def stages() -> dict[str, Path]:
-    """The stages there are: the files of flywheel/stages/, the nightly, and stage/NAME.py of one's own folders."""
+    """The stages: the files of flywheel/stages/, nightly, sweep, and stage/NAME.py of one's own folders."""
     here = Path(__file__).parent.parent
     found = {path.stem: path for path in here.glob("stages/[!_]*.py")}
     found |= {

@@ -69,6 +69,7 @@ def success(known: Facts) -> dict[str, Any]:
         "recorded": "wanted" in known.night,
         "seeded": results.pairing(list(known.outcomes), known.outcomes) == "paired",
         "tests": sorted({row["test"] for row in rows if row["test"]}),
+        "sweep": next((run["content"] for run in reversed(known.runs) if run["stage"] == "sweep"), None),
         "tournament": sorted(tournament, key=lambda row: (not row["chosen"], -row["n"], -row["success"])),
     }
 
