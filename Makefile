@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 
-.PHONY: help setup nightly test test-pythons azurite results scores wheel bench bench-gpu soak lock
+.PHONY: help setup nightly test test-pythons azurite results scores wheel bench bench-gpu cluster soak lock
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -47,9 +47,13 @@ scores: setup    ## the scores of docs/results.md: every algorithm on small task
 wheel: setup     ## the whole wheel at 200,000 steps, in docs/results.md (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/wheel.py
 
+cluster: setup   ## a simulated cluster of 1,000 workers drives the bookkeeping of executor=slurm
+	$(BIN)/python benchmarks/cluster.py
+
 bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.py is apart)
 	$(BIN)/python benchmarks/stepping.py
 	$(BIN)/python benchmarks/collecting.py
+	$(BIN)/python benchmarks/executors.py
 	$(BIN)/python benchmarks/corpus.py
 	$(BIN)/python benchmarks/near.py
 	$(BIN)/python benchmarks/reading.py

@@ -74,16 +74,34 @@ def test_a_tasks_own_error_comes_back_as_it_is(kind, tmp_path):
         mapped(kind, tmp_path, wrong, [(0,), (1,), (2,)])
 
 
-def test_a_second_delivery_changes_nothing(tmp_path):
+def test_a_second_start_of_a_job_changes_nothing(tmp_path):
     """Slurm may start a job twice: what is there stays, and no task is done again."""
+    import pickle
+
     from flywheel.executors import slurm
 
+    (tmp_path / slurm.TASKS).write_bytes(pickle.dumps([(1, 5), (2, 5)]))
     named = (drawn.__module__, drawn.__qualname__)
-    slurm.work(str(tmp_path), sys.path, named, {0: (1, 5), 1: (2, 5)})
+    slurm.work(str(tmp_path), sys.path, named, 0, 1)
     first = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*.pickle")}
-    slurm.work(str(tmp_path), sys.path, named, {1: (2, 5), 0: (1, 5)})
+    slurm.work(str(tmp_path), sys.path, named, 0, 1)
     assert first == {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*.pickle")}
-    assert np.array_equal(slurm._taken(tmp_path, 1), drawn(2, 5))
+    assert np.array_equal(slurm._taken(tmp_path, 1), drawn(2, 5)) and len(first) == 2
+
+
+def test_a_job_takes_its_share_then_what_is_left_then_what_is_not_finished(tmp_path):
+    """Of two jobs the second is stuck at task 1: the first does the others, and that one too, once."""
+    from flywheel.executors import slurm
+
+    stuck, first, third = (slurm.taking(tmp_path, 5, job, 2) for job in (1, 0, 1))
+    assert next(stuck) == 1
+    order = []
+    for i in first:
+        order.append(i)
+        if i == 1:
+            assert next(third, None) is None, "a task is at work twice at most"
+        (tmp_path / f"{i}.pickle").touch()
+    assert order == [0, 2, 4, 3, 1] and next(stuck, None) is None
 
 
 def test_resources_that_an_executor_does_not_take_are_refused():

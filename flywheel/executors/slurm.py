@@ -1,5 +1,6 @@
 """On Slurm by submitit: an array of jobs that share a folder. A job writes each result as soon as it has it, so that
-one which was lost, or cut off by its time, costs the task that it was at.
+one which was lost, or cut off by its time, costs the task that it was at; who has done his share takes what nobody
+has begun, then what others have begun and not finished, once: nobody waits for a slow machine.
 
 Where there is no Slurm, `resources.cluster=local` starts the same jobs as processes of this machine; `auto` does so
 where `sbatch` is absent, and says it."""
@@ -13,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flywheel.ending import check
@@ -22,6 +23,7 @@ from flywheel.log import say
 from flywheel.store import write_atomic
 
 JOBS = 64  # at most, where nobody says how many workers
+TASKS, CLAIMS = "tasks", ("begun", "again")  # files beside the results
 LOOK = 0.2  # seconds between two looks at the folder
 
 
@@ -37,13 +39,16 @@ def map(function, tasks, workers=0, *, cpus=1, gpus=0, mem_gb=4, minutes=60, clu
         engine = submitit.AutoExecutor(results / "jobs", cluster=cluster)
         asked = {"timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus, "mem_gb": mem_gb, **slurm}
         engine.update_parameters(name="flywheel", **asked)
+        write_atomic(results / TASKS, pickle.dumps([tuple(task) for task in tasks]), durable=False)
         while left := [i for i in range(len(tasks)) if not _file(results, i).exists()]:
+            for mark in [path for claim in CLAIMS for path in results.glob(f"*.{claim}")]:
+                mark.unlink()  # who set it is gone
             count = min(workers or JOBS, len(left))
-            shares = [{i: tasks[i] for i in left[k::count]} for k in range(count)]
-            named = whose(function)
             with engine.batch():
-                jobs = [engine.submit(work, folder, sys.path, named, share) for share in shares]
+                jobs = [engine.submit(work, folder, sys.path, whose(function), k, count) for k in range(count)]
             _wait(jobs, results, left)
+            if cluster == "slurm":
+                _cancel(jobs)  # who is still at work does what nobody needs
             tries = 0 if any(_file(results, i).exists() for i in left) else tries + 1
             if tries == TRIES:
                 raise lost("slurm", len(tasks) - len(left), len(tasks), _why(jobs))
@@ -75,9 +80,14 @@ def _wait(jobs: Sequence, results: Path, left: Sequence[int]) -> None:
             if _file(results, i).exists():
                 _taken(results, i)  # a task's own error ends it now
     except BaseException:
-        for job in jobs:
-            job.cancel(check=False)
+        _cancel(jobs)
         raise
+
+
+def _cancel(jobs: Sequence) -> None:
+    for job in jobs:
+        if not job.done():
+            job.cancel(check=False)
 
 
 def _why(jobs: Sequence) -> str:
@@ -98,19 +108,47 @@ def _taken(results: Path, task: int):
     return result
 
 
-def work(folder: str, path: list[str], named: tuple[str, str], tasks: dict[int, tuple]) -> None:
-    """What a job does: each task that has no result yet. A double writes the same bytes."""
-    for i, task in tasks.items():
-        if _file(Path(folder), i).exists():
-            continue
-        try:
-            result = True, elsewhere(path, *named, task)
-        except Exception as error:
-            result = False, error
-        try:
-            kept = pickle.dumps(result)
-            pickle.loads(kept)
-        except Exception as error:  # an error that cannot travel
-            kept = pickle.dumps((False, RuntimeError(f"{type(result[1]).__name__}: {result[1]} ({error})")))
-        with contextlib.suppress(FileNotFoundError):  # the folder is gone: nobody waits for it
-            write_atomic(_file(Path(folder), i), kept)
+def work(folder: str, path: list[str], named: tuple[str, str], job: int, jobs: int) -> None:
+    """What a job does: its share of the tasks, then what others leave. A double writes the same bytes."""
+    results = Path(folder)
+    tasks = pickle.loads((results / TASKS).read_bytes())
+    with contextlib.suppress(FileNotFoundError):  # the folder is gone: nobody waits for it
+        for i in taking(results, len(tasks), job, jobs):
+            finish(results, i, path, named, tasks[i])
+
+
+def taking(results: Path, count: int, job: int, jobs: int) -> Iterator[int]:
+    """The tasks that are for this job to do, each as it comes to it: no other has begun it, or one other at most."""
+    for i in range(job, count, jobs):
+        if not _file(results, i).exists() and _claimed(results, i, CLAIMS[0]):
+            yield i
+    for claim in CLAIMS:
+        there = {name.partition(".")[0] for name in os.listdir(results) if name.endswith((".pickle", f".{claim}"))}
+        left = [i for i in range(count) if str(i) not in there]  # it only shrinks
+        begin = job * len(left) // jobs
+        for i in left[begin:] + left[:begin]:
+            if not _file(results, i).exists() and _claimed(results, i, claim):
+                yield i
+
+
+def _claimed(results: Path, task: int, claim: str) -> bool:
+    """Is it this process that leaves the mark?"""
+    try:
+        (results / f"{task}.{claim}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def finish(results: Path, i: int, path: list[str], named: tuple[str, str], task: tuple) -> None:
+    """Do a task and keep its result, or the error that it ended with."""
+    try:
+        result = True, elsewhere(path, *named, task)
+    except Exception as error:
+        result = False, error
+    try:
+        kept = pickle.dumps(result)
+        pickle.loads(kept)
+    except Exception as error:  # an error that cannot travel
+        kept = pickle.dumps((False, RuntimeError(f"{type(result[1]).__name__}: {result[1]} ({error})")))
+    write_atomic(_file(results, i), kept, durable=False)
