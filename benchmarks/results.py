@@ -210,6 +210,7 @@ begins (from the anchor, from the last round, advantage-conditioned) on such a b
 def page(rows: dict[str, dict]) -> str:
     """docs/results.md from the rows there are."""
     import cloning
+    import lerobot_policies
 
     lines = ["# Results", "", "Made by `make results` (benchmarks/results.py); rows in benchmarks/results/.", ""]
     if rows:
@@ -254,6 +255,7 @@ def page(rows: dict[str, dict]) -> str:
         *tournaments(rows),
     ]
     lines += cloning.section(cloning.read())
+    lines += lerobot_policies.section(lerobot_policies.kept())
     if any(job.startswith("door-policy") for job in rows):
         lines += [
             "## Six episodes of a trained policy: Adroit door",

@@ -39,6 +39,7 @@ def drawn(args, policy) -> dict[str, Any]:
     return {
         "obs_steps": policy.obs_steps, "action_steps": policy.action_steps, "batch_size": args.batch_size,
         "gamma": args.gamma, "seed": args.seed, "reward": args.task.learns, "device": device(args.device),
+        **({"window": policy.window} if getattr(policy, "window", None) else {}),
     }  # fmt: skip
 
 
@@ -63,6 +64,11 @@ def learns(policy, algorithm: Algorithm):
     """The policy of a checkpoint, ready to learn; its eyes stay frozen. ValueError where the algorithm has none."""
     if algorithm.source == "on_policy" or "model" in algorithm.evaluate:
         blind(policy, f"algorithm {algorithm.name}")
+    if getattr(policy, "window", None) and (algorithm.source == "on_policy" or policy.cameras):
+        raise ValueError(
+            f"algorithm {algorithm.name}: policy.type={policy.spec['type']} is LeRobot's: it has no log pi(a), and its "
+            "pictures go through its own net; take algorithm=rounds or residual, from numbers, or pretrain it further"
+        )
     policy.train().requires_grad_(True)
     if policy.encoder.eyes is not None:
         policy.encoder.eyes.requires_grad_(False)
@@ -127,7 +133,7 @@ def learner(
         "precision",
         "compile",
     )
-    table = {key: getattr(algorithm, key) for key in keys}
+    table = {key: getattr(algorithm, key) for key in keys} | {"updates": algorithm.cadence.updates}
     from flywheel.policy.residual import Residual
 
     if algorithm.residual is not None and not isinstance(policy, Residual):
