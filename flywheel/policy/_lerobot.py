@@ -132,7 +132,7 @@ def made(chosen: Any) -> nn.Module:
 
 
 def _is_of_hub(words: str) -> bool:
-    return any(sign in words.lower() for sign in ("hub", "huggingface", "hf.co", "offline", "transformers"))
+    return any(sign in words.lower() for sign in ("hub", "huggingface", "offline", "transformers"))
 
 
 def processors(chosen: Any, statistics: Mapping[str, Mapping[str, Tensor]]) -> tuple[Any, Any]:
