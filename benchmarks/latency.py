@@ -59,6 +59,7 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("policies", nargs="+", help="store=DIR and LABEL=NAME[@ID] ...")
     parse.add_argument("--task", default="lift")
+    parse.add_argument("--cameras", type=int, default=0, help="pixels a side of the wrist's and the upper camera")
     parse.add_argument("--calls", type=int, default=2000)
     parse.add_argument("--episodes", type=int, default=300)
     parse.add_argument("--formats", nargs="*", default=["torchscript", "onnx"])
@@ -75,9 +76,12 @@ def main() -> None:
 
     torch.set_num_threads(1)
     words = dict(word.split("=", 1) for word in asked.policies)
-    place, env = Store(words.pop("store")), envs.make(Task(name=asked.task), 32, 1)
-    chosen = seeds("gate", Acting(), 0, asked.episodes)
-    obs = [env.reset_at(0, seed) for seed in chosen[:64]]
+    eyes = dict.fromkeys(("wrist", "top"), asked.cameras) if asked.cameras else {}
+    place, env = Store(words.pop("store")), envs.make(Task(name=asked.task, cameras=eyes), 32, 1)
+    chosen, obs = seeds("gate", Acting(), 0, asked.episodes), []
+    for seed in seeds("gate", Acting(), 0, 64):
+        state = env.reset_at(0, seed)
+        obs.append({"state": state, **{key: frames[0] for key, frames in env.look([0]).items()}} if eyes else state)
     about = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in about if line.startswith("model name")), platform.machine())
     print(f"{cpu}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, {_onnx()}")
@@ -92,13 +96,13 @@ def main() -> None:
         times = [timed(policy, obs, asked.calls) for *_, policy in made]  # all of them before anything else is done
         print("timed", file=sys.stderr, flush=True)
         for (label, form, policy), t in zip(made, times, strict=True):
-            won = score(policy, env, chosen, what=f"{label} {form}", stop_at_success=True)["success"]
-            low, high = stats.wilson(int(won.sum()), len(won))
             told = " | ".join(f"{t[key]:.3f}" for key in ("p50", "p99", "chunk_p50", "chunk_p99"))
-            print(
-                f"| {label} | {form} | {told} | {t['hz']:,.0f} | {won.mean():.3f} | [{low:.3f}, {high:.3f}] |",
-                flush=True,
-            )
+            worth = "|"
+            if chosen:
+                won = score(policy, env, chosen, what=f"{label} {form}", stop_at_success=True)["success"]
+                low, high = stats.wilson(int(won.sum()), len(won))
+                worth = f"{won.mean():.3f} | [{low:.3f}, {high:.3f}]"
+            print(f"| {label} | {form} | {told} | {t['hz']:,.0f} | {worth} |", flush=True)
 
 
 def _onnx() -> str:

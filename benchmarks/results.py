@@ -86,11 +86,14 @@ def spent(store, night: dict) -> dict[str, int]:
 
 
 def machine() -> dict[str, str]:
+    import torch
+
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     names = ("torch", "mujoco", "gymnasium", "gymnasium-robotics", "numpy")
-    return {"cpu": f"{os.cpu_count()} cores, {cpu}", "python": platform.python_version()} | {
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"cpu": f"{os.cpu_count()} cores, {cpu}", **gpu, "python": platform.python_version()} | {
         n: metadata.version(n) for n in names
     }
 
@@ -269,9 +272,10 @@ def page(rows: dict[str, dict]) -> str:
     lines += [GONE, ""]
     import offline
     import scores
+    import seeing
     import wheel
 
-    parts = [*wheel.section(wheel.read()), *offline.section(), *scores.section(scores.read())]
+    parts = [*seeing.section(), *wheel.section(wheel.read()), *offline.section(), *scores.section(scores.read())]
     return "\n".join([*lines, *parts]).rstrip("\n") + "\n"
 
 

@@ -20,6 +20,7 @@ from flywheel.episode import Episode, EpisodeError
 from flywheel.frames import Frames, pictures
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+INTERVENTION = ("intervention", "is_intervention", "complementary_info.is_intervention")
 FIELD = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
 
 
@@ -209,6 +210,10 @@ def episode(
     told, extras = judged(table, info, where, steps, sparse, rule)
     other = [k for k in numeric(info) if not k.startswith(("observation.", "next.")) and k != "action"]
     extras |= {key: array(table, key, where)[:steps] for key in other}
+    helped = next((key for key in INTERVENTION if key in extras), None)
+    if helped:  # steps at which a person took over: kept under one name, and counted
+        extras["intervention"] = np.asarray(extras.pop(helped), bool).reshape(steps, -1).any(axis=1)
+    told_by = {"interventions": int(extras["intervention"].sum())} if helped else {}
     robot = {"robot": str(info["robot_type"])[:255]} if info.get("robot_type") else {}
     late = {}
     if clock(info) and info.get("fps"):
@@ -224,7 +229,7 @@ def episode(
         origin=origin or "human",
         fps=_columns.rate(fps or info.get("fps"), where),
         extras={**extras, **told.extras},
-        meta={"file": root.name, "demo": number, "language": "; ".join(tasks), **robot, **late}
+        meta={"file": root.name, "demo": number, "language": "; ".join(tasks), **robot, **late, **told_by}
         | _columns.layout(parts),
     )
 

@@ -161,13 +161,19 @@ def seconds(text: str | None) -> float | None:
 class Task:
     """What is to be done, and how it is judged."""
 
-    name: str = arg("lift", "a task of sim/, or gym: any Gymnasium environment")
-    id: str | None = arg(None, "of gym: a registered id, or module:id")
+    name: str = arg("lift", "a task of sim/, gym: any Gymnasium environment, or robot: one without a simulator")
+    id: str | None = arg(None, "of gym: a registered id, or module:id; of robot: what its task is called")
     max_steps: int | None = arg(None, "of gym: steps of an episode", least=1)
     success_key: str | None = arg(None, "of gym: the entry of info that says success; none: nothing does")
     kwargs: dict[str, Any] = arg({}, "given to the environment when it is made")
     cameras: dict[str, Any] = arg(
         {}, "of a task of sim/: what is seen, {wrist: 64, top: 64} pixels a side; the state is then the robot's own"
+    )
+    keep_frames: bool = arg(
+        True, "frames of rollouts stay in the corpus; false: they are drawn again where they are needed"
+    )
+    card: dict[str, Any] = arg(
+        {}, "of robot: obs, action, fps, cameras, instruction (docs/robot.md); what it leaves out, the corpus says"
     )
     obs_keys: list[Any] | None = arg(None, "of gym: which keys of a Dict observation to learn from, in order")
     reward: str | None = arg(
@@ -192,13 +198,20 @@ class Task:
             raise UsageError(str(error).removeprefix("task.")) from None
         if self.name == "gym" and self.cameras:
             raise UsageError(f"cameras={self.cameras}: that is for a task of sim/")
+        if self.card and self.name != "robot":
+            raise UsageError(f"card={self.card}: that is for task=robot; {self.name} says itself what it observes")
         if self.name != "gym":
-            for key in ("id", "max_steps", "success_key", "obs_keys"):
+            what = "a robot" if self.name == "robot" else "a task of sim/"
+            for key in ("id", "max_steps", "success_key", "obs_keys")[self.name == "robot" :]:
                 if getattr(self, key) is not None:
                     raise UsageError(
-                        f"{key}={getattr(self, key)}: that is for task=gym; {self.name} is a task of sim/, which has "
-                        "its own"
+                        f"{key}={getattr(self, key)}: that is for task=gym; {self.name} is {what}, which has its own"
                     )
+
+    @property
+    def recorded(self) -> bool:
+        """Is there nothing that could be played: only recordings go in, and trials come out?"""
+        return self.name == "robot"
 
     @property
     def learns(self) -> str:
@@ -238,7 +251,7 @@ class Common:
     """What every stage takes."""
 
     task: Task = arg(Task, "what is to be done")
-    log: dict[str, Any] = arg({}, "where numbers go beside log.jsonl: none, or wandb")
+    log: dict[str, Any] = arg({}, "where numbers go beside log.jsonl: none, wandb or trackio")
     store: str | None = arg(None, "where everything is kept; default $FLYWHEEL_STORE, else ./store", typed=True)
     seed: int = arg(1, "of weights, batches and, by its last digit, environments", least=0, most=2**31)
 
@@ -261,6 +274,9 @@ class Bounded(Acting):
     """What every stage takes that can end in time."""
 
     budget: str | None = arg(None, "8h, 30m, 90s: end in time, with what there is by then", typed=True)
+    on_failure: str | None = arg(
+        None, "a command of the shell where it fails: FLYWHEEL_ERROR, _RUN and _STORE say what and where", typed=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -71,14 +71,14 @@ def level(alpha: float, t: int, promotions: int) -> float:
 
 def needed(alpha: float, t: int, promotions: int) -> float:
     """What E has to be: 1 / alpha_t."""
-    return _digits(1 / level(alpha, t, promotions))
+    return digits(1 / level(alpha, t, promotions))
 
 
 def told(won: int, lost: int, pairs: int, alpha: float) -> dict[str, Any]:
     """The figures of so many pairs, as logs and pages have them: gain is candidate less incumbent."""
     low, high = interval(won, lost, pairs, alpha)
     return {
-        "won": won, "lost": lost, "pairs": pairs, "e": _digits(math.exp(min(700.0, log_e(won, lost)))),
+        "won": won, "lost": lost, "pairs": pairs, "e": digits(math.exp(min(700.0, log_e(won, lost)))),
         "gain": (won - lost) / pairs if pairs else 0.0, "gain_ci": [round(low, 4), round(high, 4)],
     }  # fmt: skip
 
@@ -112,5 +112,5 @@ def differs(entry: dict[str, Any]) -> list[str]:
     return found
 
 
-def _digits(value: float) -> float:
+def digits(value: float) -> float:
     return float(f"{value:.6g}")

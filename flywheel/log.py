@@ -1,17 +1,18 @@
-"""What a run says while it works: metrics as JSON lines always, to Weights & Biases if asked; progress for people.
+"""What a run says while it works: metrics as JSON lines always, to others (sinks/) if asked; progress for people.
 
 On a terminal a loop shows a bar; elsewhere (a cron mail, CI) a line when it begins, every half minute, and when it
 ends."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 STEPS = {
     "curve": "updates",
@@ -19,6 +20,9 @@ STEPS = {
     "scored": "steps",
     "learned": "round",
 }  # of Log: what a kind is drawn over
+
+
+BEAT = 5.0  # s
 
 
 def say(text: str) -> None:
@@ -31,7 +35,10 @@ def say(text: str) -> None:
 
 class Progress:
     """Counts towards `total`; call it with the number of units just done and a note, or a function that makes one
-    when it is shown."""
+    when it is shown. `beat(what, done, total, note)`, where there is one, is told each few seconds."""
+
+    beat: ClassVar[Callable[[str, int, int, str], None] | None] = None
+    beaten = 0.0
 
     def __init__(self, what: str, total: int, done: int = 0):
         self.what, self.total, self.done = what, total, done
@@ -45,6 +52,9 @@ class Progress:
     def __call__(self, n: int = 1, note: str | Callable[[], str] = "") -> None:
         self.done += n
         now = time.monotonic()
+        if Progress.beat and now - Progress.beaten > BEAT:
+            Progress.beaten = now
+            Progress.beat(self.what, self.done, self.total, note() if callable(note) else note)
         if now - self.said > (30 if self.bar is None else 0.2):
             self.said, note = now, note() if callable(note) else note
             if self.bar is None:
@@ -72,55 +82,51 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
 
 
 class Log:
-    """Metrics of one run: `log(kind, **values)` appends a line to log.jsonl; `wandb` mirrors numbers."""
+    """Metrics of one run: `log(kind, **values)` appends a line to log.jsonl; `sinks` {name: settings}, files of
+    sinks/, are told numbers, tables, clips and where artifacts lie."""
 
-    def __init__(self, path: Path, wandb: dict[str, Any] | None = None):
+    def __init__(self, path: Path, sinks: Mapping[str, Mapping[str, Any]] | None = None):
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.sinks = [_sink(name).begin(settings, path.parent) for name, settings in (sinks or {}).items()]
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.run, self.steps = None, {}
-        if wandb:
-            import wandb as client
-
-            settings = {k: v for k, v in wandb.items() if k != "config" and v is not None}
-            try:
-                self.run = client.init(config=wandb.get("config"), dir=str(path.parent), **settings)
-            except Exception as error:
-                self.file.close()
-                raise ValueError(
-                    f"log=wandb: Weights & Biases would not begin: {error}. `wandb login` first, or "
-                    "log.wandb.mode=offline; log=none goes without"
-                ) from error
-            for kind, step in STEPS.items():  # the axis that each kind of metric is drawn over
-                self.run.define_metric(f"{kind}/*", step_metric=f"{kind}/{step}")
 
     def __call__(self, kind: str, **values: Any) -> None:
         self.file.write(json.dumps({"kind": kind, **values}, default=float) + "\n")
         self.file.flush()
-        if self.run is not None:
-            numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
-            self.run.log(numbers)
-            self.run.summary.update(numbers)
+        numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+        for sink in self.sinks:
+            sink.numbers(kind, numbers)
 
-    def media(self, kind: str, path: Path) -> None:
-        """Show a video to Weights & Biases, if it listens."""
-        if self.run is not None:
-            import wandb as client
+    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Show a table, {column: values}, to those who listen."""
+        rows = list(zip(*(getattr(values, "tolist", lambda v=values: v)() for values in columns.values()), strict=True))
+        for sink in self.sinks:
+            sink.table(name, list(columns), rows)
 
-            self.run.log({kind: client.Video(str(path))})
+    def media(self, name: str, path: Path) -> None:
+        """Show a video to those who listen."""
+        for sink in self.sinks:
+            sink.video(name, path)
 
-    def artifact(self, name: str, path: Path, **metadata: Any) -> None:
-        """Keep a checkpoint with Weights & Biases too, if it listens, under its own name."""
-        if self.run is not None:
-            import wandb as client
-
-            made = client.Artifact(name.replace("/", "-").replace("@", "-"), type="checkpoint", metadata=metadata)
-            made.add_file(str(path))
-            self.run.log_artifact(made)
+    def artifact(self, name: str, path: Path | str, type: str = "model", **about: Any) -> None:
+        """Tell those who listen where a checkpoint or data lies, under its own name."""
+        for sink in self.sinks:
+            sink.artifact(name, type, path, about)
 
     def close(self) -> None:
         self.file.close()
-        if self.run is not None:
-            self.run.finish()
+        for sink in self.sinks:
+            sink.close()
+
+
+def _sink(name: str):
+    """The module of sinks/ with this name; ValueError lists those that there are."""
+    from flywheel import sinks
+
+    there = sorted({path.stem for folder in sinks.__path__ for path in Path(folder).glob("[!_]*.py")})
+    if name not in there:
+        raise ValueError(f"log={name}: nothing of that name listens. There are: none, {', '.join(there)}")
+    return importlib.import_module(f"flywheel.sinks.{name}")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

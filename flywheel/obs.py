@@ -17,6 +17,7 @@ import numpy as np
 
 Shapes = dict[str, tuple[int, ...]]
 STATE = "state"
+PRIVILEGED = "privileged"  # an episode's extras: what only the simulator knows, [T+1, Dp]
 
 
 def read(obs: Any = None, obs_dim: int | None = None, obs_keys: Any = None) -> Shapes:

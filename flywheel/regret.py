@@ -24,12 +24,13 @@ def windows(outcomes: str) -> list[tuple[int, int, int]]:
     return [(a, outcomes[a:b].count("1"), b - a) for a, b in zip(firsts, ends, strict=True) if b > a]
 
 
-def summary(outcomes: str, base: float | None) -> dict[str, Any]:
-    """Sum up episodes "1101..." from the task's own reset against the success `base` of who began; {} where there is
-    nothing to sum up.
+def summary(outcomes: str, base: float | None, tried: int = 0) -> dict[str, Any]:
+    """Sum up episodes "1101..." from the task's own reset against the success `base` of who began, measured on `tried`
+    episodes (0: it is known); {} where there is nothing to sum up.
 
     base, regret (episodes), regret_ci95 (of the windows' Wilson intervals), worst_window, worst_window_at (its first
-    episode), worst_by_chance: in which share of histories at `base` the worst window is as low."""
+    episode), worst_by_chance: in which share of histories at a success that `tried` allows the worst window is as
+    low."""
     if base is None or not outcomes:
         return {}
     found = [(n, won / n, *wilson(won, n)) for _, won, n in windows(outcomes)]
@@ -40,17 +41,18 @@ def summary(outcomes: str, base: float | None) -> dict[str, Any]:
     return {
         "base": base, "regret": round(lost, 2), "regret_ci95": [round(least, 2), round(most, 2)],
         "worst_window": round(float(rolling[at]), 4), "worst_window_at": at,
-        "worst_by_chance": by_chance(len(outcomes), size, base, float(rolling[at])),
+        "worst_by_chance": by_chance(len(outcomes), size, base, float(rolling[at]), tried),
     }  # fmt: skip
 
 
-def by_chance(n: int, size: int, base: float, worst: float) -> float:
-    """The share of histories of n episodes that succeed with probability `base` whose worst window of `size` is at
-    most `worst`; of 400 drawn by a fixed seed."""
-    rng, low = np.random.default_rng(0), 0
-    for _ in range(DRAWS):
-        low += _rolling(rng.random((1, n)) < base, size).min() <= worst + 1e-9
-    return low / DRAWS
+def by_chance(n: int, size: int, base: float, worst: float, tried: int = 0) -> float:
+    """The share of histories of n episodes whose worst window of `size` is at most `worst`; of 400 drawn by a fixed
+    seed. They succeed with probability `base`, or what is as likely as it after `tried` episodes (Jeffreys' prior)."""
+    rng, low, won = np.random.default_rng(0), 0, base * tried
+    likely = rng.beta(won + 0.5, tried - won + 0.5, DRAWS) if tried else np.full(DRAWS, base)
+    for p in likely:
+        low += _rolling(rng.random((1, n)) < p, size).min() <= worst + 1e-9
+    return float(low / DRAWS)
 
 
 def _rolling(won: np.ndarray, size: int) -> np.ndarray:

@@ -110,6 +110,8 @@ def pools(args, store):
         if getattr(args, "align", None):
             raise ValueError("align= joins the robots of several views; name them: data={so100: 0.5, panda: 0.5}")
         demos = demonstrations(args, store)
+        if share := getattr(args, "corrections", 0.0):
+            return _corrected(args, store, demos, share)
         return demos, {"demos": np.arange(len(demos))}, {"demos": 1.0}
     corpus, shares = store.corpus(), {f"view {name}": float(share) for name, share in args.data.items()}
     parts = {pool: _view(args, corpus, str(name)) for pool, name in zip(shares, args.data, strict=True)}
@@ -118,6 +120,24 @@ def pools(args, store):
     whole = corpus.at(max(part.number for part in parts.values()))
     whole = type(whole)(corpus, whole.number, rows, ref).canonical()
     return whole, {name: np.flatnonzero(np.isin(whole.rows, part.rows)) for name, part in parts.items()}, shares
+
+
+def _corrected(args, store, demos, share: float):
+    """`demos`, and what people did where they took over from a policy (extras["intervention"]) as a pool of its own:
+    `share` of a batch, as in intervention weighted regression (Mandlekar et al., arXiv:2012.06733)."""
+    known = sound(store.corpus().at(args.corpus).select(task=title(args.task)))
+    helped = known.select(np.array([bool(meta.get("interventions")) for meta in known.table["meta"]], bool))
+    helped = helped.select(success=[True, None])
+    if not len(helped):
+        return demos, {"demos": np.arange(len(demos))}, {"demos": 1.0}
+    rows = np.unique(np.concatenate([demos.rows, helped.rows]))
+    whole = type(demos)(demos.corpus, demos.number, rows, demos.ref).canonical()
+    spans = []
+    for place in np.flatnonzero(np.isin(whole.rows, helped.rows)).tolist():
+        edges = np.flatnonzero(np.diff(np.pad(whole.read(place).extras["intervention"].astype(np.int8), 1)))
+        spans += [(place, begin, end - begin) for begin, end in edges.reshape(-1, 2).tolist()]
+    pools = {"demos": np.flatnonzero(np.isin(whole.rows, demos.rows)), "corrections": np.array(spans, np.int64)}
+    return whole, pools, {"demos": 1.0 - share, "corrections": share}
 
 
 def _view(args, corpus, name: str):
@@ -191,11 +211,11 @@ def begun(ref: str, store) -> dict[str, Any]:
     return {"id": digest.hexdigest(), "ref": str(folder), "folder": True}
 
 
-def windows(corpus, version, args, store):
+def windows(corpus, version, args, store, more: tuple[str, ...] = ()):
     """The rows of a version that this task is learnt from: with its success, or (task.reward=env) with the
-    environment's reward."""
+    environment's reward, and `more` fields."""
     fields, align = FIELDS[args.task.learns], getattr(args, "align", None)
-    fields, resident = (*fields, *(MASKS if align else ())), size(getattr(args, "resident", None))
+    fields, resident = (*fields, *more, *(MASKS if align else ())), size(getattr(args, "resident", None))
     return corpus.windows(version, fields, cache=store.cache, align=align, progress=progress, resident=resident)
 
 
@@ -266,5 +286,7 @@ def one_robot(args, policy) -> None:
 
 
 def sound(version):
-    """The episodes of a version that no environment spoilt (flywheel.faults): the only ones to learn from."""
-    return version.select(np.array(["cause" not in meta for meta in version.table["meta"]], bool))
+    """The episodes of a version to learn from: no environment spoilt them (flywheel.faults), they have rows, and nobody
+    has flagged them in it."""
+    keep = ["cause" not in meta and "trial_only" not in meta for meta in version.table["meta"]]
+    return version.select(np.array(keep, bool) & (version.table["flagged"] == ""))

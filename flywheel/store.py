@@ -169,16 +169,24 @@ def sha256_file(path: str | os.PathLike) -> str:
 
 
 class Lock:
-    """An exclusive lock on a folder: `with Lock(store, what="nightly"): ...`.
+    """A lock on a folder, exclusive unless `shared`: `with Lock(store, what="nightly"): ...`.
 
     It is a flock on <folder>/<name>, so the operating system releases it however the holder ends. The file also says
-    who holds it. A second one raises LockError at once, or waits with wait=True. A forked child holds the lock too.
+    who holds it alone. One that cannot have it raises LockError at once, or waits with wait=True. A forked child holds
+    the lock too.
     """
 
-    def __init__(self, folder: str | os.PathLike, what: str = "flywheel", *, wait: bool = False, name: str = "lock"):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        what: str = "flywheel",
+        *,
+        wait: bool = False,
+        name: str = "lock",
+        shared: bool = False,
+    ):
         self.path = Path(folder) / name
-        self.what = what
-        self.wait = wait
+        self.what, self.wait, self.shared = what, wait, shared
         self._fd: int | None = None
 
     def __enter__(self) -> Lock:
@@ -195,7 +203,8 @@ class Lock:
                 "written: remove the link, and see who made it"
             ) from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
+            kind = fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX
+            fcntl.flock(fd, kind | (0 if self.wait else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.pread(fd, 1 << 16, 0)
             os.close(fd)
@@ -203,15 +212,17 @@ class Lock:
         except BaseException:
             os.close(fd)
             raise
-        holder = {"what": self.what, "pid": os.getpid(), "host": socket.gethostname(), "since": now()}
-        holder["command"] = shlex.join(sys.orig_argv)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, to_json(holder), 0)
+        if not self.shared:
+            holder = {"what": self.what, "pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+            holder["command"] = shlex.join(sys.orig_argv)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, to_json(holder), 0)
         self._fd = fd
         return self
 
     def __exit__(self, *exc: object) -> None:
-        os.ftruncate(self._fd, 0)
+        if not self.shared:
+            os.ftruncate(self._fd, 0)
         os.close(self._fd)
         self._fd = None
 
@@ -222,12 +233,29 @@ class Lock:
                 f"{holder['what']} (pid {holder['pid']} on {holder['host']}, since {holder['since']}, "
                 f"command: {holder['command']})"
             )
-        except (ValueError, KeyError, TypeError):  # the holder has the lock and has not yet written its line
-            who = "another process that has just started"
+        except (ValueError, KeyError, TypeError):  # several share it, or the holder has not yet written its line
+            who = "others, or another process that has just started (`flywheel status` lists what is at work)"
         return (
             f"{self.path.parent}: {self.what} cannot start, the folder is in use by {who}. "
             "Wait until it ends, or stop it: its lock goes with it."
         )
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock file alone: {"what", "pid", "host", "since", "command"}; None where nobody does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        with contextlib.suppress(ValueError):
+            return json.loads(os.pread(fd, 1 << 16, 0))
+        return {}
+    finally:
+        os.close(fd)
 
 
 def publish_folder(aside: Path, out: Path, made: dict[str, str]) -> None:

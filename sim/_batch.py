@@ -63,6 +63,7 @@ class Batch:
         self.action_high = np.full(self.action_dim, 1.0, np.float32)
         self.max_steps, self.fps, self.success = self._task.max_steps, self._task.fps, self._task.success
         self.obs_shapes = {"state": (self.obs_dim,)}
+        self.privileged_dim = len(self._task.obs_names) if cameras else 0
         self.autoreset, self.terminate_on_success = autoreset, terminate_on_success
 
         self._controller = Controller(self._task)
@@ -172,6 +173,12 @@ class Batch:
             return {}
         rows = np.asarray(rows, np.intp)
         return self._eyes.draw(self._physics[rows], self._control[rows, 0, self._task.model.nu :])
+
+    def privileged(self, rows: Sequence[int]) -> np.ndarray:
+        """What only the simulator knows: all of the task's observation [N, Dp], which without cameras is `obs`, in the
+        environments `rows` now."""
+        rows = np.asarray(rows, np.intp)
+        return self._task.observe(self._task.sensors(self._readings[:, rows]), self._goal[:, rows])
 
     def close(self) -> None:
         """Stop the threads and free the renderers; a closed batch cannot be stepped."""

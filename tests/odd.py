@@ -79,21 +79,26 @@ class Seedless(Reach):
 
 
 class Camera(Reach):
-    """A Dict with a picture in it."""
+    """A Dict with a picture in it: a bright spot where the point is, `float` for one of another kind."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, render_mode=None, flat: bool = False):
+    def __init__(self, render_mode=None, flat: bool = False, float: bool = False):
         super().__init__()
         self.render_mode, box = render_mode, gym.spaces.Box
         spaces = {"agent_pos": box(-9, 9, (2,), np.float32), "goal": box(-9, 9, (2,), np.float32)}
         if not flat:
-            spaces["pixels"] = box(0, 255, (96, 96, 3), np.uint8)
+            spaces["pixels"] = box(0, 255, (96, 96, 3), np.float32 if float else np.uint8)
         self.observation_space = gym.spaces.Dict(spaces)
 
     def _obs(self):
         seen = {"goal": self.goal.astype(np.float32), "agent_pos": self.at.astype(np.float32)}
-        return seen | ({"pixels": np.zeros((96, 96, 3), np.uint8)} if "pixels" in self.observation_space.spaces else {})
+        if "pixels" not in self.observation_space.spaces:
+            return seen
+        picture = np.zeros((96, 96, 3), np.uint8)
+        x, y = np.clip(48 + 20 * self.at, 0, 95).astype(int)
+        picture[y, x] = 255
+        return seen | {"pixels": picture}
 
     def render(self):
         return np.full((48, 64, 3), 100, np.uint8) if self.render_mode else None

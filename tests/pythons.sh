@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every Python that pyproject.toml promises and that is found here: set up, what LeRobot's own reader says of the formats, a tiny nightly.
-# `make test-pythons`; the environments are .venv-3.X. Where the libraries are of equal versions the checkpoints have to be equal.
+# `make test-pythons`; the environments are .venv-3.X (--setup: these alone). Where the libraries are of equal versions the checkpoints have to be equal.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -16,6 +16,15 @@ find_python() { # 3.12 -> a python of that version, or nothing
         fi
     done
 }
+
+if [ "${1:-}" = --setup ]; then # beside other work: the environments alone, of those that `make setup` does not make
+    for version in 3.11 3.12 3.13; do
+        python=$(find_python $version)
+        [ -n "$python" ] && [ "$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != $version ] || continue
+        make --no-print-directory setup VENV=".venv-$version" PYTHON="$python"
+    done
+    exit
+fi
 
 try() { # 3.12 PYTHON
     local venv=.venv-$1 began=$SECONDS

@@ -158,8 +158,13 @@ def test_what_looks_like_success_is_not_scored_0_in_silence():
 
 def test_pictures_are_refused_by_name_and_may_be_left_out():
     """findings C3: no picture is flattened into numbers; keys of a Dict can be chosen."""
-    with pytest.raises(TaskError, match=r"pixels is a picture, \[96, 96, 3\] uint8.*task.obs_keys=\[agent_pos,goal\]"):
-        envs.make({"name": "gym", "id": "odd:Camera-v0"}, 1)
+    floats = {"name": "gym", "id": "odd:Camera-v0", "kwargs": {"float": True}}
+    with pytest.raises(
+        TaskError, match=r"pixels is a picture, \[96, 96, 3\] float32; .*task.obs_keys=\[agent_pos,goal\]"
+    ):
+        envs.make(floats, 1)
+    with pytest.raises(TaskError, match=r"has pictures alone \(pixels\); expected numbers beside them"):
+        envs.make({"name": "gym", "id": "odd:Camera-v0", "obs_keys": ["pixels"]}, 1)
     batch = envs.make({"name": "gym", "id": "odd:Camera-v0", "obs_keys": ["goal", "agent_pos"]}, 1)
     assert batch.obs_names == ["goal[0]", "goal[1]", "agent_pos[0]", "agent_pos[1]"]
     assert batch.task == "odd:Camera-v0{obs=goal+agent_pos}"

@@ -342,6 +342,9 @@ def test_regret_by_hand():
 def test_chance_alone_makes_a_worst_window_and_that_is_said():
     told = regret.summary("1110" * 50, 0.75)
     assert told["regret"] < 2 and told["worst_by_chance"] > 0.9  # it never was as low as chance makes it
+    dip = "1" * 100 + "1111011110" * 5 + "1" * 50
+    known, guessed = (regret.summary(dip, 0.95, n)["worst_by_chance"] for n in (0, 20))
+    assert known < 0.01 < 0.1 < guessed, "a start that was tried on few episodes may have been worse than it looked"
 
 
 def test_a_nightly_may_leave_online_out_and_a_policy_without_chance_gets_a_residual():

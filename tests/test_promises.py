@@ -467,11 +467,15 @@ def test_no_lock_through_a_link_and_a_group_may_share(tmp_path):
 
 
 def test_what_only_reads_runs_beside_others(candidates, capsys):
-    """findings F8: evaluate does not ask for the store's lock."""
+    """findings F8: no stage waits for another; for gc, which takes away, they do, and it for them."""
     copy, at, _, refs = candidates
-    with store.Lock(copy.root, "nightly"):
+    with store.Lock(copy.root, "nightly", shared=True):
         assert call("evaluate", f"checkpoint={refs[0]}", "episodes=4", "first=50", *at, capsys=capsys)[0] == 0
-        assert call("promote", refs[2], "gate.pairs=4", *at, capsys=capsys)[0] == 1
+        assert call("promote", refs[2], "gate.pairs=4", *at, capsys=capsys)[0] == 0
+        assert call("gc", "apply=true", f"store={copy.root}", capsys=capsys)[0] == 1
+    with store.Lock(copy.root, "gc"):
+        code, out = call("evaluate", f"checkpoint={refs[0]}", "episodes=4", "first=60", *at, capsys=capsys)
+        assert code == 1 and "in use by gc" in out["error"]
 
 
 def test_signals_are_told_apart():

@@ -21,6 +21,8 @@ from flywheel.cli import app, config
 from flywheel.runs import lineage, run
 from flywheel.runs.run import Store
 
+KILLS = 4  # `make soak`: more than a hundred
+
 
 def test_a_nightly_ends_with_a_table_and_a_report(night):
     _, place, done = night
@@ -178,7 +180,7 @@ def test_what_a_killed_writer_left_is_no_output(tmp_path):
     assert list(run.hashes(tmp_path)) == ["policy.safetensors"]
 
 
-def test_killed_at_ten_random_moments_it_ends_with_the_same_hashes(night, tmp_path, monkeypatch):
+def test_killed_at_random_moments_it_ends_with_the_same_hashes(night, tmp_path, monkeypatch):
     _, place, _ = night
     expected = hashes(place)
     monkeypatch.setattr(run.Run.due, "__defaults__", (0.0,))  # save as often as it can: more places to be killed in
@@ -188,10 +190,10 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_hashes(night, tmp_pa
     whole = time.monotonic() - began
     rng = random.Random(0)
     kills = night_number = 0
-    while kills < 10:
+    while kills < KILLS:
         night_number += 1
         where = tmp_path / f"night{night_number}"
-        while not child(words_in(where, tmp_path), rng.uniform(0, whole / 3) if kills < 10 else 600):
+        while not child(words_in(where, tmp_path), rng.uniform(0, whole / 3) if kills < KILLS else 600):
             kills += 1
         assert hashes(Store(where)) == expected
 

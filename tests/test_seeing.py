@@ -10,7 +10,8 @@ import pytest
 from small import call
 
 from flywheel import env as envs
-from flywheel.args import Task
+from flywheel.args import Task, UsageError
+from flywheel.cli import config
 from flywheel.policy._uniform import Uniform
 from flywheel.rl.build import shape
 from flywheel.runs.run import Store
@@ -231,18 +232,68 @@ def turn(ref: str, words: list[str], capsys) -> None:
         code, out = call(stage, f"checkpoint={ref}", *words, *little, *small, *more, capsys=capsys)
         assert code == 0, out
         if stage == "retrain":
+            learnt = [*words, *little, *small, *more, "algorithm.encoder=learn"]
+            code, other = call(stage, f"checkpoint={ref}", *learnt, capsys=capsys)
+            assert code == 0, other
+            made, changed = Store(words[3].removeprefix("store=")), 0
+            frozen, moved = (made.load(one["outputs"]["policy"]).encoder.eyes.state_dict() for one in (out, other))
+            judge = made.load(other["outputs"]["checkpoint"]).critic.encoder.eyes.state_dict()
+            for name, weights in frozen.items():
+                changed += int(not torch.equal(weights, moved[name]))
+                torch.testing.assert_close(judge[name], weights, msg="the critics' eyes stay those of the checkpoint")
+            assert changed, "the policy's eyes learn"
+            drawn = [*words, *little, *small, *more, "task.keep_frames=false"]
+            code, again = call(stage, f"checkpoint={ref}", *drawn, capsys=capsys)
+            assert code == 0, again
+            assert again["outputs"]["policy"].split("@")[1] == out["outputs"]["policy"].split("@")[1], (
+                "equal to the bit"
+            )
+            code, told = call("replay", again["run"], words[3], capsys=capsys)
+            assert code == 0, told
+            code, again = call(stage, f"checkpoint={ref}", *drawn, "algorithm.encoder=learn", capsys=capsys)
+            assert code != 0 and "task.keep_frames=false leaves those of rollouts out" in again["error"], again
             code, again = call("replay", out["run"], words[3], capsys=capsys)
             assert code == 0, again
             ref = out["outputs"]["checkpoint"]
             made = Store(words[3].removeprefix("store="))
             acting = made.load(ref)
             kept = made.corpus().at("latest").select(origin="policy:*")
-            assert len(kept) == 4 and all(set(e.obs) == {"state", *EYES} and "seen" not in e.extras for e in kept)
+            assert len(kept) == 10 and all(
+                set(e.obs) - {"state"} in (set(EYES), set()) and "seen" not in e.extras for e in kept
+            )
             before = made.load(out["outputs"]["policy"]).encoder.eyes.state_dict()
             for name, weights in acting.critic.encoder.eyes.state_dict().items():
                 torch.testing.assert_close(
                     weights, before[name], msg="eyes are frozen, and the critics' are the policy's"
                 )
+
+
+def test_critics_may_know_what_only_the_simulator_does(few, tmp_path, capsys):
+    """They collect; what is handed over is a policy that needs its cameras and nothing else."""
+    store, size = f"store={tmp_path}", ["batch_size=8", "score_episodes=2", "num_envs=2", "threads=1"]
+    assert call("ingest", f"source={few}", "task=lift", TASK, store, capsys=capsys)[0] == 0
+    told = ["task=lift", TASK, "demos.failures=true", *size, store]
+    little = ["policy.width=16", "policy.depth=1", "algorithm.cadence.improve=4", "score_every=4"]
+    code, out = call("pretrain", *told, *little, capsys=capsys)
+    assert code == 0, out
+    ref, made = out["outputs"]["checkpoint"], Store(tmp_path)
+    knows = ["algorithm.critic={obs: [state, privileged], members: 2, width: 16, depth: 2}"]
+    few_ = ["algorithm.cadence.evaluate=3", "algorithm.cadence.improve=3", "score_every=1", "rounds=2"]
+    for stage, more in (
+        ("retrain", ["collect.episodes=2", "collect.n=4"]),
+        ("online", ["algorithm=ogpo", "algorithm.collect.steps=80", "algorithm.collect.n=4"]),
+    ):
+        code, out = call(stage, f"checkpoint={ref}", *told, *more, *knows, *few_, capsys=capsys)
+        assert code == 0, out
+        policy = made.load(out["outputs"]["checkpoint"])
+        assert policy.spec["kind"] == "flow" and not policy.knows
+        code, again = call("replay", out["run"], store, capsys=capsys)
+        assert code == 0, again
+    blind = [word for word in told if word != TASK]
+    code, out = call("retrain", f"checkpoint={ref}", *blind, *knows, "data=null", capsys=capsys)
+    assert code != 0, out
+    with pytest.raises(UsageError, match="critic.obs=everything; expected"):
+        config.load("retrain", ["algorithm.critic.obs=everything"], tmp_path)
 
 
 def test_a_robot_with_cameras_is_driven():
@@ -263,3 +314,75 @@ def test_a_robot_with_cameras_is_driven():
     robot = loopback.Loopback(task, clock=lambda: now[0])
     done = drive(robot, policy, Guard(), hz=20, steps=6, clock=lambda: now[0], sleep=sleep)
     assert len(done.executed) == 6 and done.error is None
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_an_environment_of_others_gives_its_pictures_by_their_keys(seconds):
+    """In this process, and in others: what each saw last, whichever order they are stepped in."""
+    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4, "step_seconds": seconds}
+    env = envs.make(task, 9, 2)
+    assert env.cameras == {"pixels": (96, 96, 3)} and list(env.obs_shapes) == ["agent_pos", "goal"]
+    policy = Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False)
+    done, _ = envs.rollout(env, policy, range(20), origin="test", film=True)
+    for episode in done:
+        frames = np.asarray(episode.obs["pixels"])
+        assert frames.shape == (len(episode) + 1, 96, 96, 3)
+        for frame, state in zip(frames, episode.obs["state"], strict=True):
+            spot = np.argwhere(frame[..., 0])
+            x, y = np.clip(48 + 20 * state[:2].astype(np.float64), 0, 95)
+            assert len(spot) == 1 and np.abs(spot[0] - [y, x]).max() < 1.01
+    env.close()
+
+
+def test_a_policy_learns_from_the_pictures_of_an_environment_of_others(tmp_path, capsys):
+    """Imitation, rounds and a score, and a policy's file says what it saw."""
+    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4}
+    env, store = envs.make(task, 4, 1), Store(tmp_path)
+    done, _ = envs.rollout(
+        env, Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False), range(6), origin="human", film=True
+    )
+    env.close()
+    store.corpus(create=True).append(done)
+    told = ["task=gym", "task.id=odd:Camera-v0", "task.max_steps=4", f"store={tmp_path}", "demos.failures=true"]
+    size = ["batch_size=8", "num_envs=2", "score_episodes=2"]
+    little = ["policy=flow", "policy.width=16", "policy.depth=1", "algorithm.cadence.improve=4", "score_every=4"]
+    code, out = call("pretrain", *told, *size, *little, capsys=capsys)
+    assert code == 0, out
+    policy = store.load(out["outputs"]["checkpoint"])
+    assert policy.cameras == {"pixels": (96, 96, 3)} and set(policy.obs_shapes) == {"agent_pos", "goal"}
+    few = [
+        "rounds=1",
+        "collect.episodes=2",
+        "collect.n=2",
+        "algorithm.cadence.evaluate=2",
+        "algorithm.cadence.improve=2",
+    ]
+    code, out = call("retrain", *told, *size, *few, "algorithm.critic.width=8", capsys=capsys)
+    assert code == 0, out
+
+
+def test_a_teacher_that_knows_more_teaches_a_student_that_sees(few, tmp_path, capsys):
+    """It labels what the student saw in its own practice, which stays in the corpus; to the bit when replayed."""
+    store, size = f"store={tmp_path}", ["batch_size=8", "score_episodes=2", "num_envs=2", "threads=1"]
+    for words in ([], [TASK]):
+        assert call("ingest", f"source={few}", "task=lift", *words, store, capsys=capsys)[0] == 0
+    little = ["policy.width=16", "policy.depth=1", "demos.failures=true", *size]
+    code, out = call(
+        "pretrain", "task=lift", *little, "algorithm.cadence.improve=4", "score_every=4", store, capsys=capsys
+    )
+    assert code == 0, out
+    teacher = out["outputs"]["checkpoint"]
+    words = ["task=lift", TASK, f"checkpoint={teacher}", "policy=deterministic", *little, "score_every=3", store]
+    code, out = call(
+        "distil", *words, "algorithm.cadence.improve=6", "practice={rounds: 2, episodes: 2}", capsys=capsys
+    )
+    assert code == 0, out
+    made = Store(tmp_path)
+    student = made.load(out["outputs"]["checkpoint"])
+    assert set(student.cameras) == set(EYES) and student.obs_dim == 10
+    played = made.corpus().at("latest").select(origin="policy:*")
+    assert len(played) == 2 and all(e.extras["privileged"].shape == (len(e) + 1, 18) for e in played)
+    code, again = call("replay", out["run"], store, capsys=capsys)
+    assert code == 0, again
+    code, out = call("distil", *words[:1], f"checkpoint={out['outputs']['checkpoint']}", *words[4:], capsys=capsys)
+    assert code != 0 and "trained on state [10]" in out["error"], out

@@ -425,7 +425,7 @@ def test_a_round_adds_what_it_gathered_whether_transitions_are_kept_outgrow_thei
     def held(hashes=None, windows=None):
         version = corpus.holding([episode(*start).hash, *memory["episodes"]] if hashes is None else hashes)
         index, won = np.arange(len(version)), version.table["success"] == 1
-        return corpus.windows(version, cache=cache), {"own": index[won], "rollouts": index, "all": index}
+        return corpus.windows(version, cache=cache), {"own": index[won], "rollouts": index, "all": index}, ()
 
     def play(learner):
         new = [episode(*one) for one in next(gone)]

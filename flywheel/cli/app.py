@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ OPTIONS = """
 
 Exit code: 0 done, noop or refused; 1 failed; 2 not understood; 130 or 143 stopped by a signal (README).
 """
+ALARM = 60.0  # s that a command of on_failure may take
 FLAGS = ("--json", "--dry-run", "--cfg", "--help", "-h", "--version")
 
 
@@ -176,14 +179,45 @@ def _stage(stage: str, words: list[str], place, flags: set[str]) -> dict[str, An
         print(yaml.safe_dump(plain(args), sort_keys=False), end="")
         return {"status": "noop"}
     budget, dry = config.seconds(getattr(args, "budget", None)), "--dry-run" in flags
-    if stage == "nightly":
+    if dry and stage == "nightly":
         from flywheel.runs import nightly
 
-        return (nightly.plan if dry else nightly.nightly)(args, place, budget)
+        return nightly.plan(args, place, budget)
     if dry:
         planned = run.plan(stage, args, place, bool(budget))
         print(f"{stage}: {planned['action']} {planned['run']} ({planned['why']})")
         return {"status": "noop", "run": planned["run"], "action": planned["action"], "why": planned["why"]}
+    return _alarmed(args, place, lambda: _executed(stage, args, place, budget))
+
+
+def _alarmed(args, place, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do the work; where it fails `on_failure` is run, and the failure goes on its way. To be stopped is no failure."""
+    from flywheel import ending, log
+
+    try:
+        return work()
+    except Exception as error:
+        if command := getattr(args, "on_failure", None):
+            told, _ = ending.told(error, getattr(error, "flywheel_run", None))
+            run = told.get("run") or getattr(error, "flywheel_run", "")
+            env = {"FLYWHEEL_ERROR": str(told["error"]), "FLYWHEEL_RUN": str(run), "FLYWHEEL_STORE": str(place.root)}
+            try:
+                done = subprocess.run(command, shell=True, env=os.environ | env, stdout=2, timeout=ALARM)
+                said = f"exit code {done.returncode}" if done.returncode else ""
+            except (OSError, subprocess.TimeoutExpired) as trouble:
+                said = str(trouble)
+            if said:
+                log.say(f"  on_failure={command}: {said}")
+        raise
+
+
+def _executed(stage: str, args, place, budget: float | None) -> dict[str, Any]:
+    from flywheel.runs import run
+
+    if stage == "nightly":
+        from flywheel.runs import nightly
+
+        return nightly.nightly(args, place, budget)
     video = getattr(args, "video", None)
     film = bool(video) and not Path(video).exists()  # looked up, but nobody filmed it yet
     return run.execute(stage, args, place, deadline=time.monotonic() + budget if budget else None, again=film)

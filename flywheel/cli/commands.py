@@ -36,7 +36,8 @@ def tasks(words, place) -> dict[str, Any]:
     for name in flywheel_sim.tasks():
         print(f"{name:10} {_summary(Path(flywheel_sim.__file__).parent / f'{name}.py')}")
     print(f"{'gym':10} any registered Gymnasium environment: task=gym task.id=AdroitHandDoor-v1 task.max_steps=200")
-    return _result(tasks=[*flywheel_sim.tasks(), "gym"])
+    print(f"{'robot':10} a robot without a simulator: task=robot task.id=NAME (docs/robot.md)")
+    return _result(tasks=[*flywheel_sim.tasks(), "gym", "robot"])
 
 
 def formats(words, place) -> dict[str, Any]:
@@ -115,6 +116,34 @@ def runs(words, place) -> dict[str, Any]:
     return _result(runs=[f"{d['stage']}/{d['key']}" for d in rows])
 
 
+def status(words, place) -> dict[str, Any]:
+    """What is at work: which run, how far, since when, where; and runs that were begun and wait for their command."""
+    from flywheel.runs import status as working
+
+    _words(words, 0, "status")
+    rows, left = working.at_work(place), working.unfinished(place)
+    for row in rows:
+        print(working.line(row))
+    if not rows:
+        print(f"nothing is at work in {place.root}")
+    for run in left:
+        print(f"{run:28} begun, nobody is at it: its command goes on with it")
+    return _result(working=rows, unfinished=left)
+
+
+def doctor(words, place) -> dict[str, Any]:
+    """What this machine has and lacks: versions, GPU, OpenGL, disk, locks, clock. Exit code 1: something is bad."""
+    from flywheel.cli.doctor import examine
+
+    _words(words, 0, "doctor")
+    rows = examine(place)
+    for row in rows:
+        print(f"{row['state']:5} {row['check']:28} {row['words']}")
+    bad = [f"{row['check']}: {row['words']}" for row in rows if row["state"] == "bad"]
+    more = {"status": "failed", "error": "; ".join(bad)} if bad else {}
+    return _result(checks=rows, **more)
+
+
 def lineage(words, place) -> dict[str, Any]:
     """From a checkpoint back to the demonstrations."""
     from flywheel.runs.lineage import lineage as walk
@@ -146,6 +175,34 @@ def report(words, place) -> dict[str, Any]:
     return _result(outputs={"report": str(page)})
 
 
+def view(words, place) -> dict[str, Any]:
+    """Episodes for rerun's viewer: view EPISODE, or view "SQL CONDITION" [first=5] [out=DIR] [open=false]."""
+    from flywheel.cli import curation
+    from flywheel.report import viewing
+
+    more = dict(word.split("=", 1) for word in words if word.split("=")[0] in VIEW)
+    asked = [word for word in words if word.split("=")[0] not in VIEW]
+    if len(asked) != 1:
+        raise UsageError(
+            'usage: flywheel view EPISODE | "SQL CONDITION" [first=5] [out=DIR] [checkpoint=NAME@ID] [at=V]'
+        )
+    chosen = curation.wanted(asked[0], place.corpus().at(more.get("at", "latest")), place)
+    first = _number([f"first={more.get('first', '5')}"], "first", "how many of them are written")
+    made = []
+    for episode in chosen.select(list(range(min(first, len(chosen))))):
+        path = Path(more.get("out") or place.root / "report" / "view") / f"{episode.hash[:12]}.rrd"
+        names = list(episode.meta.get("action_names") or [])
+        entities = viewing.write(episode, path, viewing.maker(place, episode, more.get("checkpoint")), names)
+        print(f"{path}  {', '.join(entities)}")
+        made.append(str(path))
+    if len(chosen) > first:
+        print(f"and {len(chosen) - first} more episodes; first={len(chosen)} writes them too")
+    if more.get("open") != "false" and not viewing.show([Path(path) for path in made]):
+        print(f"no screen, or no rerun here; `rerun {made[0]}` shows it where there is one")
+    return _result(outputs={"view": made}, metrics={"episodes": len(made), "of": len(chosen)})
+
+
+VIEW = ("out", "first", "open", "checkpoint", "at")
 CORPUS = {
     "log [last=N]": "the versions, or the newest N: when, what was done, how many episodes came, went and are there",
     "show [VERSION] [episodes=true]": "what a version holds",
@@ -225,11 +282,13 @@ def _version(rest: list[str], held) -> dict[str, Any]:
             table["length"],
             table["success"],
             table["seed"],
+            table["flagged"],
             strict=True,
         ):
             print(
                 f"{row[0][:12]}  {row[1]:20} {row[2]:24} {row[3]:5} steps  "
                 f"{('success', 'unknown', 'failure')[1 - row[4]]:8} seed {row[5]}"
+                f"{f'  flagged: {row[6]}' if row[6] else ''}"
             )
     summary = version.summary()
     if cameras := version.cameras():
@@ -286,6 +345,24 @@ def _corpus_gc(place, apply: bool) -> list:
     for waste in wasted:
         print(f"{'removed' if apply else 'would remove'} corpus/{waste.name} ({waste.why})")
     return wasted
+
+
+def flag(words, place) -> dict[str, Any]:
+    """Leave an episode out of training and of new views, from a new version on: flag EPISODE why=..."""
+    (episode,), more = _words(words, 1, "flag EPISODE why=...")
+    if not more.get("why"):
+        raise UsageError("a flag needs why=...: the next who looks at the episode will read it")
+    number = place.corpus().flag([episode], more["why"])
+    print(f"corpus@{number} leaves {episode} out of training; corpus@{number - 1} and its views do not")
+    return _result(outputs={"corpus": number})
+
+
+def unflag(words, place) -> dict[str, Any]:
+    """Take a flag back, in a new version: unflag EPISODE."""
+    (episode,), _ = _words(words, 1, "unflag EPISODE")
+    number = place.corpus().flag([episode], None)
+    print(f"corpus@{number} learns from {episode} again")
+    return _result(outputs={"corpus": number})
 
 
 def completion(words, place) -> dict[str, Any]:

@@ -57,10 +57,23 @@ def view(words: list[str], held, place) -> dict[str, Any]:
     from flywheel.corpus import query as asking
 
     (name, where), version = _at(words, 2, held, 'corpus view NAME "SQL CONDITION" [at=VERSION]')
-    keep = asking.passing(asking.table(version, measured(version, place)), where)
+    flagged = "" if "flagged" in where else " AND flagged IS NULL"  # unless the condition itself asks for them
+    keep = asking.passing(asking.table(version, measured(version, place)), f"({where}\n){flagged}")
     named = views.name(held, name, version, keep, where)
     print(f"{name} is {len(named)} of the {len(version)} episodes of corpus@{version.ref}; use it as corpus={name}")
     return {"outputs": {"corpus": name}, "metrics": {"episodes": len(named), "of": len(version)}, "id": named.id}
+
+
+def wanted(asked: str, version, place):
+    """The episodes that a beginning of a hash, or an SQL condition, names; UsageError where there is none."""
+    from flywheel.corpus import query as asking
+
+    if len(asked) >= 6 and set(asked) <= set("0123456789abcdef"):
+        return version.select([version._position(asked)])
+    found = version.select(asking.passing(asking.table(version, measured(version, place)), asked))
+    if not len(found):
+        raise UsageError(f"none of the {len(version)} episodes of corpus@{version.ref} passes {asked!r}")
+    return found
 
 
 def diff(words: list[str], held, place) -> dict[str, Any]:

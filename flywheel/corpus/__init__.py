@@ -185,6 +185,26 @@ class Corpus:
         with self.writing("tombstone"):
             return self.history.commit(entry)
 
+    def flag(self, hashes: Sequence[str], why: str | None, *, author: str = "", time: str | None = None) -> int:
+        """Flag episodes in a new version, with the reason, or with None unflag them; the version.
+
+        They stay, and are left out of training and of new views from this version on; older versions are as they were.
+        `hashes` as in `tombstone`. CorpusError where one matches no living episode, or several, or the reason is empty.
+        """
+        if why is not None and not why.strip():
+            raise CorpusError("flag: why is empty; say what is wrong, the next who looks at this episode will read it")
+        hashes = [hashes] if isinstance(hashes, str) else hashes
+
+        def entry() -> dict[str, Any] | None:
+            found, there = [self._alive(prefix) for prefix in hashes], self.history.state.flagged(self.history.head)
+            new = [one for one in found if why is not None or one in there]
+            message = f"flag: {why}" if why is not None else "unflag"
+            made = new_entry("flag", message=message, author=author, time=time)
+            return made | {"flags": dict.fromkeys(new, why)} if new else None
+
+        with self.writing("flag"):
+            return self.history.commit(entry)
+
     def tag(self, name: str, ref: int | str = "latest", view: dict[str, Any] | None = None) -> int:
         """Name a version for good; the version. The same name for the same version again is no error.
 

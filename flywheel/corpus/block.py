@@ -23,6 +23,7 @@ KEYS = PAGE // 8  # sorted keys in a page
 ROWS = ("hash", "local", "born", *NUMBERS)
 PARTS = ("version", "name", "sha256", "known")
 EVENTS = (("gone", "gone_version", "gone_moved"), ("expired", "expired_version"))
+FLAGS = ("flag", "flag_version", "flag_on")  # in the order of the versions
 COLUMNS = (*ROWS, *PARTS, "start", *TEXT, *EVENTS[0], *EVENTS[1])
 
 
@@ -37,6 +38,8 @@ class Block:
     key      [N] uint64, first 8 bytes of the hashes, sorted; order [N] their rows; fence, each page's first key
     gone     rows of this or an earlier block that these versions removed, sorted; gone_version; gone_moved (compact)
     expired  [X, 26] uint8 segments that an `expire` named, sorted; expired_version
+    flag     [F, 32] uint8 hashes that these versions flagged (flag_on 1) or unflagged (0); flag_version; only where
+             there are any
     """
 
     first: int
@@ -136,6 +139,8 @@ def merge(blocks: list[Block]) -> Block:
     columns |= sorted_keys(columns["hash"])
     for group in EVENTS:
         columns |= sorted_by({name: np.concatenate(whole[name]) for name in group}, group[0])
+    if flagged := [block for block in blocks if "flag" in block.columns]:
+        columns |= {name: np.concatenate([block.columns[name].all() for block in flagged]) for name in FLAGS}
     first, last = blocks[0], blocks[-1]
     parts = sum(block.parts for block in blocks)
     held = {name: Column(value) for name, value in columns.items()}

@@ -1,11 +1,12 @@
 """The version log: one small file a version, made by link, chained by hash. It only grows.
 
-    log/0000/00000042.json   {"version", "parent", "op": append | tombstone | compact | expire, "add": [{"segment",
-                             "sha256", "steps", "hashes"}], "remove": [hash], "time", "author", "message", "hash"}
+    log/0000/00000042.json   {"version", "parent", "op": append | tombstone | compact | expire | flag, "add":
+                             [{"segment", "sha256", "steps", "hashes"}], "remove": [hash], "time", "author", "message",
+                             "hash"}
     checkpoints/00000001-00004096-<digest>.safetensors   what a stretch of the log comes to (corpus.state)
 
 `compact` removes episodes from old segments and adds the same ones in a new segment; `expire` has "expired": [segment],
-which no kept version shows and gc may free.
+which no kept version shows and gc may free; `flag` has "flags": {hash: why, or null for one that is unflagged}.
 
 Commit is `link` to head + 1: of several writers one wins, the others read its entry, see whether their operation still
 applies, and try again. The highest number is the head; there is no pointer that can go stale. An entry's "hash" is the

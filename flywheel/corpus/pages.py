@@ -107,6 +107,9 @@ class Columns(dict):
         super().__init__()
         self.header, self.raw, self.damaged = header, raw, damaged
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.header
+
     def array(self, name: str) -> np.ndarray:
         first, last = self.header[name]["data_offsets"]
         return self.raw[first:last].view(DTYPES[self.header[name]["dtype"]]).reshape(self.header[name]["shape"])

@@ -1,8 +1,8 @@
 """SQL over the episodes of a version: one Arrow table of their columns and quality, asked through DuckDB.
 
-Columns: hash task origin seed success terminated fps length return_ added cameras meta (JSON text) of Version.table,
-NULL where unknown; schema jerk sparc idle saturation tracking skew near near_group of corpus.quality; bucket of
-corpus.splits."""
+Columns: hash task origin seed success terminated fps length return_ added cameras flagged meta (JSON text) of
+Version.table, NULL where unknown; schema jerk sparc idle saturation tracking skew near near_group of corpus.quality;
+bucket of corpus.splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def table(version: Version, quality: dict[str, np.ndarray]) -> pa.Table:
     columns = {}
     for name, column in version.table.items():
         unknown = column == -1 if name in ("seed", "success") else None
-        if name == "meta":
+        if name == "flagged":
+            columns[name] = pa.array([why or None for why in column], pa.string())
+        elif name == "meta":
             columns[name] = pa.array([json.dumps(value) for value in column], pa.string())
         else:
             columns[name] = pa.array(column.astype(bool) if name == "success" else column, mask=unknown)

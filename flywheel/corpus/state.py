@@ -33,6 +33,7 @@ class Tail:
         self.rows: list[tuple[int, int]] = []  # local, born
         self.gone: dict[int, tuple[int, bool]] = {}
         self.expired: dict[str, int] = {}
+        self.flags: list[tuple[str, int, bool]] = []  # hash, version, flagged or unflagged
 
     def block(self, columns: Callable[[str, str], dict[str, list] | None] | None = None) -> Block:
         """The tail as a block; with the episodes' columns, where `columns(name, sha256)` of a segment gives them."""
@@ -74,6 +75,10 @@ class Tail:
             values = list(dict.fromkeys(taken[column]))
             codes = {text: code for code, text in enumerate(values)}
             arrays |= coded(column, [(values, np.asarray([codes[text] for text in taken[column]], np.int32))])
+        if self.flags:
+            flag, flagged, on = zip(*self.flags, strict=True)
+            arrays |= {"flag": digests(list(flag)), "flag_version": np.asarray(flagged, np.int32)}
+            arrays |= {"flag_on": np.asarray(on, np.int8)}
         held = {name: Column(value) for name, value in arrays.items()}
         counts = len(self.hashes), len(self.parts)
         return Block(self.first, self.last, self.parent, self.tip, *counts, held, None, self.row0, self.part0)
@@ -117,6 +122,7 @@ class State:
         born = dict(zip(entry["remove"], self.take("born", rows).tolist(), strict=True)) if moved else {}
         tail.gone |= dict.fromkeys(rows.tolist(), (version, moved))
         tail.expired |= dict.fromkeys(entry.get("expired", ()), version)
+        tail.flags += [(one, version, why is not None) for one, why in entry.get("flags", {}).items()]
         for part in entry["add"]:
             tail.parts.append((len(tail.hashes), version, part["segment"], part["sha256"]))
             for index, found in enumerate(part["hashes"]):
@@ -272,6 +278,22 @@ class State:
         parts = np.arange(self.tail.part0 + len(self.tail.parts)) if parts is None else parts
         text = self.take("name", parts, "part0").tobytes().decode()
         return [text[at : at + 26] for at in range(0, len(text), 26)]
+
+    def flagged(self, version: int) -> dict[str, int]:
+        """{hash: the version that flagged it} of what is flagged in a version."""
+        found: dict[str, int] = {}
+        for block in self.everything():
+            if block.first > version or "flag" not in block.columns:
+                continue
+            text = block.columns["flag"].all().tobytes().hex()
+            events = zip(block.columns["flag_version"].all().tolist(), block.columns["flag_on"].all(), strict=True)
+            for index, (at, on) in enumerate(events):
+                one = text[64 * index : 64 * index + 64]
+                if at <= version and on:
+                    found[one] = at
+                elif at <= version:
+                    found.pop(one, None)
+        return found
 
     def expired(self) -> dict[str, int]:
         """{segment: version whose `expire` named it}."""

@@ -18,14 +18,14 @@ from flywheel.episode import Episode
 if TYPE_CHECKING:
     from flywheel.corpus import Corpus
 
-NAMES = (*COLUMNS, "added", "cameras")
+NAMES = (*COLUMNS, "added", "cameras", "flagged")
 
 
 class Table(Mapping):
     """Columns of some rows, each read once, when it is first asked for."""
 
-    def __init__(self, corpus: Corpus, rows: np.ndarray):
-        self.corpus, self.rows = corpus, rows
+    def __init__(self, corpus: Corpus, rows: np.ndarray, number: int):
+        self.corpus, self.rows, self.number = corpus, rows, number
         self._read: dict[str, np.ndarray] = {}
         self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
 
@@ -35,7 +35,7 @@ class Table(Mapping):
             if name == "hash":
                 hashes = self.corpus.history.state.hashes(self.rows)
                 self._codes[name] = np.arange(len(hashes)), hashes
-            elif name == "cameras":
+            elif name in ("cameras", "flagged"):
                 texts, codes = np.unique(self[name].astype(str), return_inverse=True)
                 self._codes[name] = codes, texts.tolist()
             else:
@@ -49,9 +49,23 @@ class Table(Mapping):
             if name in TEXT:
                 codes, values = self.codes(name)
                 self._read[name] = np.asarray(values, str)[codes] if values else np.zeros(0, "U1")
+            elif name == "flagged":
+                self._read[name] = self._flagged()
             else:
                 self._read[name] = self.corpus.reader.column(name, self.rows)
         return self._read[name]
+
+    def _flagged(self) -> np.ndarray:
+        """Why each episode is flagged in this version, "" where it is not."""
+        out = np.full(len(self.rows), "", object)
+        flagged = self.corpus.history.state.flagged(self.number)
+        if not flagged:
+            return out
+        why = {at: self.corpus.history.entry(at)["flags"] for at in set(flagged.values())}
+        for index, one in enumerate(self.corpus.history.state.hashes(self.rows)):
+            if one in flagged:
+                out[index] = why[flagged[one]][one]
+        return out
 
     def __contains__(self, name: object) -> bool:
         return name in NAMES
@@ -104,9 +118,10 @@ class Version:
 
         hash task origin  str;  seed int64, -1 where unknown;  success int8, 1 0 or -1 where unknown;  terminated bool;
         length int64 (T);  fps return_ float64;  added int64 (the version that added it);  meta dicts (object);
-        cameras texts (object), the names of an episode's cameras with spaces between them
+        cameras texts (object), the names of an episode's cameras with spaces between them;  flagged texts (object),
+        why an episode is to be left out of training, "" where it is not
         """
-        return Table(self.corpus, self.rows)
+        return Table(self.corpus, self.rows, self.number)
 
     def select(
         self, where: Callable[[dict[str, np.ndarray]], np.ndarray] | np.ndarray | None = None, **filters: Any
@@ -189,7 +204,7 @@ class Version:
         if name not in self.table:
             raise ValueError(f"select: no column {name!r}. There are: {', '.join(sorted(self.table))}")
         options = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray)) else [wanted]
-        if name in ("hash", "cameras", *TEXT):
+        if name in ("hash", "cameras", "flagged", *TEXT):
             codes, values = self.table.codes(name)
             hit = [any(value == pattern or fnmatchcase(value, str(pattern)) for pattern in options) for value in values]
             return np.asarray(hit, bool)[codes]

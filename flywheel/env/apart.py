@@ -50,8 +50,9 @@ FEWEST = 4  # environments that are worth a worker
 UNEXPLAINED = 3  # deaths in a row that no environment is to blame for, before that is an error
 SAYS = (  # what a batch tells of itself when it is opened
     "id", "task", "num_envs", "obs_dim", "action_dim", "action_low", "action_high", "max_steps", "fps", "success",
-    "obs_shapes", "obs_names", "obs_units",
+    "obs_shapes", "obs_names", "obs_units", "cameras",
 )  # fmt: skip
+SIZES = ("num_envs", "obs_dim", "action_dim", "cameras")  # of a board
 _waiting: list[_Worker] = []
 
 
@@ -111,6 +112,16 @@ class Apart:
         terminated, truncated, won = flags
         return obs, reward, terminated, truncated, {"success": won, "faults": faults}
 
+    def look(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """As `GymBatch.look`."""
+        rows, count = np.asarray(rows, np.intp), len(self._parts)
+        found = {key: np.empty((len(rows), *shape), np.uint8) for key, shape in self.cameras.items()}
+        for key, frames in found.items():
+            for w, part in enumerate(self._parts):
+                mine = rows % count == w
+                frames[mine] = part.pictures[key][rows[mine] // count]
+        return found
+
     def get_state(self, i: int) -> dict[str, np.ndarray]:
         """As `GymBatch.get_state`."""
         return self._at(i, "get_state")
@@ -157,9 +168,14 @@ class _Part:
     def opened(self) -> dict[str, Any]:
         """What the batch tells of itself, and room for its steps."""
         self._told = self._answer(OPENING)
-        sizes = (self._told[key] for key in ("num_envs", "obs_dim", "action_dim"))
+        sizes = (self._told[key] for key in SIZES)
         self._worker.board = _Board(self._worker.shared.fileno(), *sizes)
         return dict(self._told)
+
+    @property
+    def pictures(self) -> dict[str, np.ndarray]:
+        """What each camera saw last, {camera: [N, H, W, 3]}."""
+        return self._worker.board.pictures
 
     def ask(self, method: str, *args: Any) -> Any:
         """What the worker's batch answers to a method; Lost where there was no answer."""
@@ -233,22 +249,27 @@ class _Part:
 
 class _Board:
     """The arrays of a batch in shared memory: action [N, Da], obs [N, Do], reward [N], flags [3, N] (terminated,
-    truncated, success)."""
+    truncated, success), and of each camera `pictures` [N, H, W, 3]."""
 
-    def __init__(self, file: int, num_envs: int, obs_dim: int, action_dim: int):
+    def __init__(self, file: int, num_envs: int, obs_dim: int, action_dim: int, cameras: dict[str, tuple[int, ...]]):
         parts = {
             "reward": (np.float64, (num_envs,)),
             "action": (np.float32, (num_envs, action_dim)),
             "obs": (np.float32, (num_envs, obs_dim)),
             "flags": (np.bool_, (3, num_envs)),
-        }
+        } | {("camera", key): (np.uint8, (num_envs, *shape)) for key, shape in cameras.items()}
         sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for kind, shape in parts.values()]
         at, end = 8 * ROOM, 8 * ROOM + sum(sizes)
         if os.fstat(file).st_size < end:
             os.truncate(file, end)
         memory = mmap.mmap(file, end)
+        self.pictures = {}
         for (name, (kind, shape)), size in zip(parts.items(), sizes, strict=True):
-            setattr(self, name, np.frombuffer(memory, kind, int(np.prod(shape)), at).reshape(shape))
+            array = np.frombuffer(memory, kind, int(np.prod(shape)), at).reshape(shape)
+            if isinstance(name, tuple):
+                self.pictures[name[1]] = array
+            else:
+                setattr(self, name, array)
             at += size
 
 
@@ -380,7 +401,8 @@ def serve(pipe: int, shared: int, life: int) -> None:
                 if method == "open":
                     marks[:] = 0
                     batch = GymBatch(marks=marks, **args[0])
-                    board = _Board(shared, batch.num_envs, batch.obs_dim, batch.action_dim)
+                    board = _Board(shared, *(getattr(batch, key) for key in SIZES))
+                    batch.pictures = board.pictures
                     value = {key: getattr(batch, key) for key in SAYS}
                     value |= {
                         "discrete": batch.discrete,

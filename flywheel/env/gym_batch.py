@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
@@ -76,7 +76,7 @@ class Helper(threading.Thread):
 
 class GymBatch:
     """N copies of a registered Gymnasium environment with Box, Dict of Box or Discrete observations, Box or Discrete
-    actions.
+    actions. A Dict's boxes of [H, W, 3] uint8 are cameras: `look` gives what they saw last.
 
     Discrete(n) is one-hot, [n]: the largest entry of an action is the one that is taken. Of a Dict, `obs_keys` names
     the keys to take, in order (default: all, in the space's). Threads step them: MuJoCo lets go of the interpreter's
@@ -140,7 +140,8 @@ class GymBatch:
         self.one_hot = obs if isinstance(obs, gym.spaces.Discrete) else None
         self.discrete = action if isinstance(action, gym.spaces.Discrete) else None
         obs, action = (box(space) for space in (obs, action))
-        boxes, metadata = parts(self.id, obs, obs_keys), env.unwrapped.metadata or {}
+        (boxes, self.cameras), metadata = parts(self.id, obs, obs_keys), env.unwrapped.metadata or {}
+        self.pictures = {key: np.zeros((self.num_envs, *shape), np.uint8) for key, shape in self.cameras.items()}
         if not isinstance(action, gym.spaces.Box):
             raise TaskError(
                 f"{self.id}: action space {action} is neither Box nor Discrete; flywheel's policies make one of these"
@@ -190,8 +191,19 @@ class GymBatch:
         with suppress(Exception):  # it is broken: what it says to that does not matter
             env.close()
 
-    def _flat(self, obs) -> np.ndarray:
-        """An observation as [Do] float32; Fault where it has not got the shapes that the space promised."""
+    def look(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """What the cameras saw last in the environments `rows` [N]: {camera: [N, H, W, 3] uint8}."""
+        return {key: frames[np.asarray(rows, np.intp)] for key, frames in self.pictures.items()}
+
+    def _flat(self, obs, i: int) -> np.ndarray:
+        """What environment `i` observes as [Do] float32, its pictures kept; Fault where it has not got the shapes that
+        the space promised."""
+        for key, frames in self.pictures.items():
+            picture = np.asarray(obs.get(key) if isinstance(obs, Mapping) else None)
+            if picture.shape != frames.shape[1:] or picture.dtype != np.uint8:
+                found, expected = list(picture.shape), list(frames.shape[1:])
+                raise Fault(f"the picture {key} is {found} {picture.dtype}; expected {expected} uint8")
+            frames[i] = picture
         if self.one_hot is not None:
             flat = (np.arange(self.obs_dim) == obs - self.one_hot.start).astype(np.float32)
             if flat.sum() != 1:
@@ -243,7 +255,7 @@ class GymBatch:
         cannot."""
         self.marks[i] = time.monotonic()
         try:
-            obs = self._flat(self._env(i).reset(seed=int(seed))[0])
+            obs = self._flat(self._env(i).reset(seed=int(seed))[0], i)
             return obs if state is None else self.set_state(i, state)
         except (TaskError, KeyboardInterrupt):
             raise
@@ -270,7 +282,7 @@ class GymBatch:
             o, reward[i], ended, cut, info = self._envs[i].step(
                 self.discrete.start + action[i].argmax() if self.discrete else action[i].reshape(self._action_shape)
             )
-            obs[i], success[i] = self._flat(o), self._success(info)
+            obs[i], success[i] = self._flat(o, i), self._success(info)
             terminated[i] = ended if ended is True or ended is False else truth(ended, "terminated")
             truncated[i] = cut if cut is True or cut is False else truth(cut, "truncated")
 
@@ -343,7 +355,7 @@ class GymBatch:
             model.body_pos[:], model.site_pos[:] = state["body_pos"], state["site_pos"]
             mujoco.mj_setState(model, data, state["physics"], mujoco.mjtState.mjSTATE_INTEGRATION)
             mujoco.mj_forward(model, data)
-            return self._flat(env._get_obs())
+            return self._flat(env._get_obs(), i)
         for key, value in state.items():
             if key.startswith("body_pos."):
                 model.body(key.removeprefix("body_pos.")).pos[:] = value
@@ -360,7 +372,7 @@ class GymBatch:
                     move = np.linalg.lstsq(jacobian[:, unknown], value - data.site_xpos[site], rcond=None)[0]
                     data.qpos[unknown] += move
         mujoco.mj_forward(model, data)
-        return self._flat(env._get_obs())
+        return self._flat(env._get_obs(), i)
 
     @property
     def draws(self) -> str | None:

@@ -38,6 +38,8 @@ def title(id: str, kwargs: dict[str, Any] | None = None, obs_keys: Sequence[str]
 
 def of_task(task: Mapping[str, Any]) -> str:
     """The title of a task as its arguments are in JSON; "" where there is none."""
+    if task.get("name") == "robot":
+        return str(task.get("id") or "robot")
     if task.get("name") != "gym":
         return title(task.get("name") or "", task.get("cameras"))
     return title(task["id"], task.get("kwargs"), task.get("obs_keys"))

@@ -10,6 +10,7 @@ from flywheel import success
 from flywheel.env.faults import Fault, Lost
 from flywheel.env.trust import keeps_state
 from flywheel.episode import Episode, EpisodeError
+from flywheel.obs import PRIVILEGED
 
 COMES_BACK = 2e-3  # of what a robot knows of itself, in m or without unit: then the frames show what was recorded
 
@@ -23,6 +24,7 @@ class Replay:
     success: bool
     states: list[dict[str, np.ndarray]]
     film: dict[str, np.ndarray]  # {camera: [T+1, H, W, 3]}, where there are any
+    known: np.ndarray | None = None  # what only the simulator knows, [T+1, Dp]; where there are cameras
 
 
 def replay(env, episode: Episode, keep_states: bool = False) -> Replay:
@@ -48,7 +50,7 @@ def replay(env, episode: Episode, keep_states: bool = False) -> Replay:
 def _replay(env, episode: Episode, keep_states: bool) -> Replay:
     start = solve_velocity(env, episode) if "qpos_next" in episode.start else dict(episode.start)
     obs = env.reset_at(0, episode.seed or 0, start or None)
-    seen, states, flags, film = [obs], [], [], [_look(env)]
+    seen, states, flags, film, known = [obs], [], [], [_look(env)], [_known(env)]
     action = np.zeros((env.num_envs, env.action_dim), np.float32)
     for a in np.clip(episode.action, env.action_low, env.action_high):
         if keep_states:
@@ -57,17 +59,22 @@ def _replay(env, episode: Episode, keep_states: bool) -> Replay:
         new, _, _, _, info = env.step(action, [0])
         seen.append(new[0].copy())
         film.append(_look(env))
+        known.append(_known(env))
         flags.append(bool(info["success"][0]))
         if cause := (info.get("faults") or {}).get(0):
             raise Fault(cause)
     at = success.recorded(np.array(flags, bool), getattr(env, "success", "any"), label=episode.success)
     frames = {name: np.stack([one[name] for one in film]) for name in film[0]}
-    return Replay(np.stack(seen), at is not None, states, frames)
+    return Replay(np.stack(seen), at is not None, states, frames, np.stack(known) if known[0] is not None else None)
 
 
 def _look(env) -> dict[str, np.ndarray]:
     """What the cameras of environment 0 see now, {camera: [H, W, 3]}."""
     return {name: frames[0] for name, frames in env.look([0]).items()} if getattr(env, "cameras", None) else {}
+
+
+def _known(env) -> np.ndarray | None:
+    return env.privileged([0])[0] if getattr(env, "privileged_dim", 0) else None
 
 
 def filmed(env, episode: Episode, where: str) -> Episode:
@@ -85,7 +92,8 @@ def filmed(env, episode: Episode, where: str) -> Episode:
             f"{where}: replayed, {env.obs_names[worst]} is up to {apart[worst]:.3g} from what was recorded: its frames "
             f"would show something else; expected at most {COMES_BACK}"
         )
-    return episode.replace(obs={"state": told, **back.film})
+    known = {} if back.known is None else {PRIVILEGED: back.known}
+    return episode.replace(obs={"state": told, **back.film}, extras={**episode.extras, **known})
 
 
 def solve_velocity(env, episode: Episode, iterations: int = 8) -> dict[str, np.ndarray]:

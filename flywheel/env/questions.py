@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from flywheel import evalues, stats
 from flywheel.env.comparing import ENDED, compare
 from flywheel.env.rollout import honours_seeds, opened
@@ -56,6 +58,7 @@ def put(
     what = {kind: f"{kind} {ref}" for kind, ref in refs.items()}
     told = compare(run, env, policies, what, seeds, gate, needed=needed, before=before, part=part)
     env.close()
+    run.log.table("pairs", dict(zip(("seed", "candidate", "incumbent"), outcomes(run, list(refs)), strict=True)))
     figures = {
         "test": "paired e-value" if paired else "unpaired e-value", "alpha": gate.alpha, "worth": gate.worth, **rank,
         **told, "seeds": {"first": seeds[0], "count": told["pairs"]},
@@ -95,6 +98,13 @@ def high_water(run, args, name: str, standing: str, load: Callable[[str], Any]) 
     stands = best if worse else standing
     say(f"  high-water mark: {'back to' if worse else 'no reason to leave'} {name}@{stands}: {told['reason']}")
     return {"best": best, "stands": stands, "reason": told["reason"], "figures": told["figures"]}
+
+
+def outcomes(run, kinds: list[str]) -> list[np.ndarray]:
+    """Of the pairs that a run has played: seeds [n], and who of the two succeeded, [n] each."""
+    found = [np.load(run.out / f"{kind}.npz") for kind in kinds]
+    n = min(len(one["seed"]) for one in found)
+    return [found[0]["seed"][:n], *(one["success"][:n] for one in found)]
 
 
 def _rate(k: int, n: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from flywheel.env.apart import Apart
 from flywheel.env.faults import SHARE, Fault, Lost, Tally, finite
 from flywheel.env.guard import StepGuard
 from flywheel.env.gym_batch import GymBatch, TaskError
+from flywheel.env.robot import Robot
 from flywheel.env.trust import honours_seeds
 from flywheel.episode import Episode
 from flywheel.log import say
@@ -34,8 +35,9 @@ __all__ = ["drawn", "honours_seeds", "make", "opened", "rollout"]
 STEP_SECONDS = 30.0
 
 
-def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
-    """The batch of a task: Task(name="lift"), Task(name="gym", id=...), or what says so in a plain dict.
+def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2, held=None):
+    """The batch of a task: Task(name="lift"), Task(name="gym", id=...), or what says so in a plain dict; of
+    Task(name="robot") what its card and the episodes `held` (a corpus Version) say of it, which nobody can play.
 
     With `reward: env` the return that counts as success may be given as `solved`. `step_seconds` is how long a step of
     a Gymnasium environment may take (0: it is stepped in this process, and nothing ends it)."""
@@ -45,7 +47,9 @@ def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
             f"task.reward={task.learns} task.solved={task.solved:g}; expected solved, a return, only with reward=env, "
             "the environment's own"
         )
-    if task.name == "gym":
+    if task.recorded:
+        batch = Robot(task, held)
+    elif task.name == "gym":
         batch = _gym(task, num_envs, threads)
     else:
         import flywheel_sim
@@ -58,9 +62,10 @@ def make(task: Task | Mapping[str, Any], num_envs: int = 32, threads: int = 2):
     return batch
 
 
-def opened(args: Acting, num_envs: int | None = None):
-    """The batch that a stage is asked for; where its environments do not honour seeds that is said."""
-    batch = make(args.task, num_envs or args.num_envs, args.threads)
+def opened(args: Acting, num_envs: int | None = None, held=None):
+    """The batch that a stage is asked for; where its environments do not honour seeds that is said. `held`: the
+    episodes that say what a robot is."""
+    batch = make(args.task, num_envs or args.num_envs, args.threads, held)
     batch.guard, batch.executor, batch.workers = args.guard, args.executor, args.workers
     executors.named(args.executor)
     if args.executor != "local" and getattr(batch, "here", False):
@@ -69,6 +74,8 @@ def opened(args: Acting, num_envs: int | None = None):
             f"executor={args.executor}: {args.task.id} is registered in this process only, and others cannot make it; "
             "take executor=local, or name the module that registers it: task.id=MODULE:NAME"
         )
+    if args.task.recorded:
+        return batch
     StepGuard.of(batch)  # refused now, not with the first episode
     if args.task.name == "gym":
         honours_seeds(batch)
@@ -139,7 +146,8 @@ def rollout(
     order in which they end, failures would come last, all at once); `watch(k, obs)` before each step of the first
     environment's first episode.
 
-    Where the environment has cameras ({name: (H, W, 3)}, `look(slots)`), `film` keeps what they saw, obs[name].
+    Where the environment has cameras ({name: (H, W, 3)}, `look(slots)`), `film` keeps what they saw, obs[name], and
+    what only the simulator knows (`privileged(slots)`), extras["privileged"] [T+1, Dp].
 
     A policy is given the parts that it was trained on, by name. An episode keeps all that the environment observes, as
     obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
@@ -191,6 +199,7 @@ class _Rollout:
         self.own_reward = np.zeros((n, env.max_steps), np.float32)
         kept = cameras if film else {}
         self.film = {key: np.zeros((n, env.max_steps + 1, *shape), np.uint8) for key, shape in kept.items()}
+        self.known = np.zeros((n, env.max_steps + 1, getattr(env, "privileged_dim", 0) if film else 0), np.float32)
         self.flags, self.ended = np.zeros((n, env.max_steps), bool), np.zeros(n, bool)
         self.episode, self.step, self.streak = np.full(n, -1), np.zeros(n, int), np.zeros(n, int)
         self.done: list[Episode | None] = [None] * len(seeds)
@@ -282,7 +291,9 @@ class _Rollout:
     def seen(self, active: np.ndarray) -> dict[str, np.ndarray]:
         """What the policy sees in the slots `active` [N]: [N, H, W, 3] each, drawn where it decides now."""
         if self.film:
-            return {name: self.film[name][active, self.step[active]] for name in self.eyes}
+            known = {observed.PRIVILEGED: self.known} if self.policy.knows else {}
+            kept = {name: self.film[name] for name in self.eyes} | known
+            return {name: rows[active, self.step[active]] for name, rows in kept.items()}
         asks = np.flatnonzero(self.policy.asks(active))
         frames = {name: np.zeros((len(active), *shape), np.uint8) for name, shape in self.eyes.items()}
         for name, drawn in self.env.look(active[asks]).items() if len(asks) else ():
@@ -291,10 +302,12 @@ class _Rollout:
         return frames
 
     def look(self, slots: np.ndarray) -> None:
-        """Film what the cameras of `slots` [N] see now."""
+        """Film what the cameras of `slots` [N] see now, and keep what only the simulator knows."""
         if self.film:
             for key, frames in self.env.look(slots).items():
                 self.film[key][slots, self.step[slots]] = frames
+        if self.known.size:
+            self.known[slots, self.step[slots]] = self.env.privileged(slots)
 
     def _first_odd(self, obs: np.ndarray) -> str:
         return self.names[int(np.flatnonzero(~np.isfinite(obs))[0])]
@@ -344,6 +357,8 @@ class _Rollout:
         k = self.episode[slot]
         start = (self.starts[k] if self.starts else None) or {}
         extras = {"proposed": self.proposed[slot, :length], "env_reward": self.own_reward[slot, :length]}
+        if self.known.size:
+            extras[observed.PRIVILEGED] = self.known[slot, : length + 1]
         self.done[k] = Episode(
             task=self.env.task,
             obs={key: rows[slot, : length + 1].copy() for key, rows in {"state": self.all_obs, **self.film}.items()},

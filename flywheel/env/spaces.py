@@ -1,4 +1,4 @@
-"""Which spaces can be learnt from: arrays of numbers. Pictures are refused by name until policies can see."""
+"""Which spaces can be learnt from: arrays of numbers and, in a Dict, the pictures of cameras."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class TaskError(ValueError):
     """An environment that cannot be a task; the message names what it lacks."""
 
 
-def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
-    """{key: Box} of an observation space that flywheel can learn from; TaskError with what to do for others."""
+def parts(id: str, obs, obs_keys: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, tuple[int, int, int]]]:
+    """{key: Box} of numbers and {camera: (H, W, 3)} of an observation space; TaskError with what to do for others."""
     import gymnasium as gym
 
     there = obs.spaces if isinstance(obs, gym.spaces.Dict) else {STATE: obs}
@@ -24,6 +24,7 @@ def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
     if absent := [key for key in obs_keys or () if key not in there]:
         raise TaskError(f"{id}: task.obs_keys: there is no {', '.join(absent)}; there is {', '.join(there)}")
     chosen = {key: there[key] for key in obs_keys or there}
+    cameras = {key: chosen.pop(key).shape for key in list(chosen) if len(there) > 1 and _is_camera(chosen[key])}
     usable = [key for key, box in there.items() if isinstance(box, gym.spaces.Box) and not _is_picture(box)]
     others = (
         f"Leave it out: task.obs_keys=[{','.join(usable)}]"
@@ -39,12 +40,13 @@ def parts(id: str, obs, obs_keys: Sequence[str] | None) -> dict[str, Any]:
         if _is_picture(box):
             what = f"observation {key}" if there is getattr(obs, "spaces", None) else "the observation"
             raise TaskError(
-                f"{id}: {what} is a picture, {list(box.shape)} {box.dtype}: policies that see come with a later "
-                f"version. {others}"
+                f"{id}: {what} is a picture, {list(box.shape)} {box.dtype}; expected one of [H, W, 3] uint8 in a Dict, "
+                f"beside numbers. {others}"
             )
     if not chosen:
-        raise TaskError(f"{id}: observation space {obs} is empty; flywheel learns from arrays")
-    return chosen
+        what = f"has pictures alone ({', '.join(cameras)}); expected numbers beside them" if cameras else "is empty"
+        raise TaskError(f"{id}: observation space {obs} {what}; flywheel learns from arrays")
+    return chosen, cameras
 
 
 def units(id: str, space, shapes: Shapes, given: Any) -> list[str]:
@@ -63,6 +65,11 @@ def units(id: str, space, shapes: Shapes, given: Any) -> list[str]:
         return [str(unit or "") for unit in given]
     wanted = f"a table {{key: unit}} with keys of {', '.join(keys)}" if keys else f"a list of {total}, one a number"
     raise TaskError(f"{id}: metadata's obs_units is {given!r:.200}; expected {wanted}")
+
+
+def _is_camera(box) -> bool:
+    """Whether a box holds what a policy can see: [H, W, 3] uint8."""
+    return len(box.shape) == 3 and box.shape[2] == 3 and box.dtype == np.uint8 and min(box.shape[:2]) >= 8
 
 
 def _is_picture(box) -> bool:

@@ -72,9 +72,7 @@ def accepted(recording, name: str, options: dict[str, Any], env, run, quarantine
                 raise found
             found = own.check(found, options.get("obs_keys"), where) if own else found
             found = found.replace(task=env.task)
-            if getattr(env, "cameras", None) and not env.cameras.keys() <= found.obs.keys():
-                found = filmed(env, found, where)
-            episode, outside = sound(found, env, where)
+            episode, outside = (_of_a_robot if env.made.recorded else _of_an_environment)(found, env, where)
         except Exception as error:  # one bad episode never stops the others
             aside(
                 error if isinstance(error, EpisodeError) else as_error(error, where), name, number, quarantined, tally
@@ -84,6 +82,29 @@ def accepted(recording, name: str, options: dict[str, Any], env, run, quarantine
         tally += Counter(good=1, clipped=outside, dropped=int("dropped" in episode.meta))
         far.add(episode, {"file": name, "episode": number})
         yield episode
+
+
+def _of_an_environment(found: Episode, env, where: str) -> tuple[Episode, int]:
+    """An episode of what can be played, seen by the cameras that the task has; and how many values were clipped."""
+    if getattr(env, "cameras", None) and not env.cameras.keys() <= found.obs.keys():
+        found = filmed(env, found, where)
+    return sound(found, env, where)
+
+
+def _of_a_robot(found: Episode, env, where: str) -> tuple[Episode, int]:
+    """An episode of a robot that only its recordings describe; of a trial that is an outcome and no more, that."""
+    if found.meta.get("trial_only"):
+        return found, 0
+    if missing := sorted(env.cameras.keys() - found.obs.keys()):
+        raise EpisodeError(
+            f"{where}: there is no camera {', '.join(missing)}; the recording has {', '.join(found.obs)}. Take it out "
+            "of the task's cameras, or record it"
+        )
+    env.meet(found)
+    episode, outside = sound(found, env, where)
+    if (steps := int(np.sum(episode.extras.get("intervention", 0)))) and "interventions" not in episode.meta:
+        episode = episode.replace(meta={**episode.meta, "interventions": steps})
+    return episode, outside
 
 
 def aside(error: EpisodeError, name: str, number: int | None, quarantined: list, tally: Counter) -> None:

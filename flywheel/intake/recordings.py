@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import importlib
 import inspect
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ ASKED = (
     "action_key",
     "outcome",
 )  # what a format that does not know it must refuse
+DEFAULT = "robomimic_hdf5"
 OPTIONS = (*ASKED, "origin", "fps", "rollouts", "seed", "card")
 
 
@@ -35,6 +37,18 @@ def layout(name: str):
     if name not in formats():
         raise ValueError(f"no format {name!r} in datasets/. There are: {', '.join(formats())}")
     return importlib.import_module(f"flywheel_datasets.{name}")
+
+
+def lerobot(source: str, told: str) -> str | None:
+    """The format of a LeRobotDataset's folder by its own codebase_version, where the default was `told`; else None."""
+    file = Path(os.path.expanduser(str(source))) / "meta" / "info.json"
+    if told != DEFAULT or not file.is_file():
+        return None
+    try:
+        version = str(json.loads(file.read_text(encoding="utf-8")).get("codebase_version"))
+    except (OSError, ValueError, AttributeError):
+        return None
+    return {"v2.0": "lerobot_v21", "v2.1": "lerobot_v21", "v3.0": "lerobot_v3"}.get(version)
 
 
 def reader(name: str):

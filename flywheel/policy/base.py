@@ -34,6 +34,7 @@ SHAPE = (
     "action_low",
     "action_high",
     "cameras",
+    "eye",
 )  # of a spec: what the task gives
 
 FEWEST = 16  # rows that are worked out at once: an action then has the same bits however many act beside it
@@ -57,12 +58,13 @@ class Policy(Normalised):
     what an episode's noise is multiplied by (rl/spread.py). `robot` says which columns {"obs": [n], "action": [m]}
     are those of the robot that acts, where the policy learnt from several (corpus.align), and its "keys" are what that
     robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes, and of
-    each of `cameras` {name: (H, W, 3)} the newest frame, uint8, red first."""
+    each of `cameras` {name: (H, W, 3)} the newest frame, uint8, red first, which a net of the kind `eye` looks at."""
 
     discrete, fixed = False, False
     partial, window, by_row = False, None, True
     explore = 0.0
     spreads: Any = None
+    knows = 0  # numbers that only the simulator has, which it asks for beside the frames
     fewest = FEWEST
 
     def __init__(
@@ -81,6 +83,7 @@ class Policy(Normalised):
         robot: dict[str, list[int]] | None = None,
         obs_keys: Any = None,
         cameras: Mapping[str, Any] | None = None,
+        eye: str = "small",
         **own,
     ):
         super().__init__()
@@ -102,6 +105,7 @@ class Policy(Normalised):
             **({"ahead": ahead} if ahead != 1 else {}),
             **({"robot": robot} if robot else {}),
             **({"cameras": {name: list(shape) for name, shape in cameras.items()}} if cameras else {}),
+            **({"eye": eye} if eye != "small" else {}),
             **own,
         )
         self.robot, self.obs_shapes = None, shapes
@@ -119,7 +123,7 @@ class Policy(Normalised):
         if ahead not in (1, 2):
             raise ValueError(f"policy.ahead={ahead}; expected 1, or 2: the chunk after the next is predicted too")
         self._keep_bounds(low, high)
-        self.encoder = Encoder(shapes, obs_steps, cameras)
+        self.encoder = Encoder(shapes, obs_steps, cameras, eye)
         self.cameras = self.encoder.cameras
         self.action_norm = Normaliser(action_dim, floor=2e-2)
         self.features = self.encoder.features + int(condition)
@@ -296,6 +300,8 @@ class Policy(Normalised):
                 found = f"{list(frame.shape)} {frame.dtype}" if there is not None else "nothing"
                 raise ValueError(f"camera {name!r} is {found}; this policy was trained on {list(shape)} uint8")
             frames[name] = frame.reshape(count, *shape)
+        if self.knows:
+            frames[observed.PRIVILEGED] = np.asarray(obs[observed.PRIVILEGED], np.float32).reshape(count, self.knows)
         return frames
 
     @torch.no_grad()

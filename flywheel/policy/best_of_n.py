@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flywheel.policy.base import FEWEST, SHAPE, Policy, build
 from flywheel.policy.critic import Critic
+from flywheel.policy.eyes import Seen
 
 
 class BestOfN(Policy):
@@ -46,6 +47,7 @@ class BestOfN(Policy):
         self.base, self.anchor = build(base), build(anchor) if anchor else None
         self.critic = Critic(**critic)
         self.n, self.k, self.explore = n, k, 0.0
+        self.alike: bool | None = None  # do all its nets see the same in a picture? None: not compared yet
 
     @classmethod
     def of(
@@ -69,6 +71,11 @@ class BestOfN(Policy):
         return made
 
     @property
+    def knows(self) -> int:
+        """What its critic takes that only the simulator has: it can collect there, and act nowhere else."""
+        return self.critic.spec.get("knows", 0)
+
+    @property
     def fewest(self) -> int:
         """Rows at once: each of them is already half of n, at least."""
         return -(-FEWEST // max(1, self.n // 2))
@@ -89,8 +96,19 @@ class BestOfN(Policy):
                 parts.append(policy.sample(many, part.flatten(0, 1)).unflatten(0, part.shape[:2]))
         return torch.cat(parts, 1)
 
+    def looked(self, obs: Tensor | Seen) -> Tensor | Seen:
+        """Frames looked at once, where policy, anchor and critic see alike."""
+        if self.critic.encoder.eyes is None or obs.features is not None:
+            return obs
+        if self.alike is None:
+            eyes = [net.encoder.eyes for net in (self.base, self.anchor, self.critic) if net is not None]
+            first, *others = [list(eye.state_dict().values()) for eye in eyes]
+            same = [all(map(torch.equal, first, other)) for other in others]
+            self.alike = all(same) and not any(eye.move for eye in eyes)
+        return Seen(obs.numbers, features=self.critic.encoder.eyes(obs)) if self.alike else obs
+
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        noise = noise * self.spread
+        noise, obs = noise * self.spread, self.looked(obs)
         actions = self.candidates(obs, noise[:, 0])
         if amount := max(self.explore, self.jitter):
             jitter = noise[:, 1, ..., : self.action_steps, :] * self.half_range * amount

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, cat
 
 from flywheel import obs as observed
-from flywheel.policy.encoder import Encoder
+from flywheel.policy.encoder import Encoder, Known
 from flywheel.policy.nets import Ensemble, Normalised, Normaliser
 
 
@@ -16,7 +16,8 @@ class Critic(Normalised):
     """E members; Q(obs [B, To, Do], action [B, Ta, Da]) -> [E, B]; with action_dim 0 a state value V(obs) -> [E, B].
 
     A call may ask only the members `which`. A `discrete` critic has an output for each of Da actions, one-hot; `every`
-    gives them all. `obs` {key: shape of a row} is what it observes; obs_dim Do, for short, one array of numbers."""
+    gives them all. `obs` {key: shape of a row} is what it observes; obs_dim Do, for short, one array of numbers. One
+    that `knows` Dp numbers looks at these, which only the simulator has, and at nothing else."""
 
     def __init__(
         self,
@@ -33,11 +34,14 @@ class Critic(Normalised):
         norm: bool = True,
         discrete: bool = False,
         cameras: Any = None,
+        eye: str = "small",
+        knows: int = 0,
     ):
         super().__init__()
-        self.encoder = Encoder(observed.read(obs, obs_dim), obs_steps, cameras)
+        shapes = observed.read(obs, obs_dim)
+        self.encoder = Known(knows) if knows else Encoder(shapes, obs_steps, cameras, eye)
         self.spec = dict(
-            obs=observed.spec(self.encoder.shapes),
+            obs=observed.spec(shapes),
             obs_steps=obs_steps,
             action_dim=action_dim,
             action_steps=action_steps,
@@ -48,6 +52,8 @@ class Critic(Normalised):
             norm=norm,
             discrete=discrete,
             **({"cameras": cameras} if cameras else {}),
+            **({"eye": eye} if eye != "small" else {}),
+            **({"knows": knows} if knows else {}),
         )
         self.discrete = discrete
         self.action_norm = Normaliser(action_dim, floor=2e-2)
@@ -57,7 +63,7 @@ class Critic(Normalised):
     @classmethod
     def of(cls, policy, actions: bool = False, **size) -> Critic:
         """A critic of what a policy sees and, with `actions`, of its chunks, behind the same frozen normaliser."""
-        keys = ("obs", "obs_steps", "cameras", *(("action_dim", "action_steps") if actions else ()))
+        keys = ("obs", "obs_steps", "cameras", "eye", *(("action_dim", "action_steps") if actions else ()))
         shape = {key: policy.spec[key] for key in keys if key in policy.spec}
         return cls(**shape, **size).like(policy)
 

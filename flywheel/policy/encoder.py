@@ -22,16 +22,19 @@ from flywheel.policy.nets import Normaliser
 class Encoder(nn.Module):
     """Features of numbers: normalised by statistics that are frozen with the weights, all keys and steps side by side.
 
-    `shapes` {key: shape of a row}, `steps` To, `cameras` {camera: (H, W, 3)}; `features` is F.
+    `shapes` {key: shape of a row}, `steps` To, `cameras` {camera: (H, W, 3)}, which nets of the kind `eye`
+    look at; `features` is F.
     """
 
-    def __init__(self, shapes: observed.Shapes, steps: int, cameras: Mapping[str, Any] | None = None):
+    def __init__(
+        self, shapes: observed.Shapes, steps: int, cameras: Mapping[str, Any] | None = None, eye: str = "small"
+    ):
         super().__init__()
         self.shapes, self.steps = dict(shapes), steps
         self.norm = Normaliser(observed.size(shapes))
         self.features = steps * self.norm.mean.numel()
         self.cameras = {name: tuple(shape) for name, shape in sorted((cameras or {}).items())}  # in any order the same
-        self.eyes = Eyes(self.cameras) if cameras else None
+        self.eyes = Eyes(self.cameras, eye) if cameras else None
         self.features += self.eyes.features if cameras else 0
 
     def forward(self, obs: Tensor | Seen) -> Tensor:
@@ -73,4 +76,28 @@ class Encoder(nn.Module):
         if self.eyes is not None:
             self.eyes.load_state_dict(other.eyes.state_dict())
             self.eyes.requires_grad_(False)
+        return self
+
+
+class Known(nn.Module):
+    """Features of what only the simulator knows: Dp numbers, normalised. For critics, that act in no robot (asymmetric
+    actor and critic, arXiv 1710.06542)."""
+
+    eyes = None
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.norm = Normaliser(size)
+        self.features = size
+
+    def forward(self, obs: Seen) -> Tensor:
+        """A Seen -> features [B, Dp]."""
+        return self.norm.forward(obs.known)
+
+    def fit(self, rows, mask=None) -> dict[int, int]:
+        """Freeze the statistics on rows [R, Dp]; as `Normaliser.fit`."""
+        return self.norm.fit(rows, mask)
+
+    def like(self, other: Encoder) -> Known:
+        """Nothing is taken over: a policy knows less."""
         return self

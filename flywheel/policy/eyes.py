@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flywheel.obs import PRIVILEGED
 from flywheel.policy.nets import Rounded
 
-LAYERS = ((32, 8, 4), (64, 3, 2), (32, 3, 1))  # channels, kernel, stride
+MAPS = 32  # of the last convolution: so many places in a picture
+LAYERS = ((32, 8, 4), (64, 3, 2), (MAPS, 3, 1))  # channels, kernel, stride
 SHIFT = 1 / 16  # of a picture's side, at most, in training
 SMALLEST = 16  # pixels a side
 FEWEST = 4  # frames at once when it acts: what it sees must not depend on how many act beside it
@@ -24,9 +26,10 @@ FEWEST = 4  # frames at once when it acts: what it sees must not depend on how m
 
 class Seen:
     """Observations: numbers [B, To, Do] float32, and of each camera the newest frames {camera: [F, H, W, 3] uint8}, or
-    what frozen eyes made of them already, `features` [B, F].
+    what frozen eyes made of them already, `features` [B, F]; or both, for eyes that learn beside those that do not.
 
-    It offers what policies and losses use of a tensor. Frames are not copied where rows are repeated: `rows` [B] says
+    Beside the frames may stand what only the simulator knows, "privileged" [F, Dp] float32, for critics alone. It
+    offers what policies and losses use of a tensor. Frames are not copied where rows are repeated: `rows` [B] says
     which of the F is each row's, None that they are its own. With `rng` they are to be shifted."""
 
     def __init__(
@@ -51,16 +54,15 @@ class Seen:
         return len(self.numbers)
 
     def __getitem__(self, which) -> Seen:
-        if self.features is not None:
-            return Seen(self.numbers[which], features=self.features[which])
-        return Seen(self.numbers[which], self.frames, self._rows()[which], self.rng)
+        features = None if self.features is None else self.features[which]
+        rows = self._rows()[which] if self.frames else None
+        return Seen(self.numbers[which], self.frames, rows, self.rng, features)
 
     def repeat_interleave(self, count: int, dim: int = 0) -> Seen:
         """Each row `count` times."""
-        numbers = self.numbers.repeat_interleave(count, dim)
-        if self.features is not None:
-            return Seen(numbers, features=self.features.repeat_interleave(count, dim))
-        return Seen(numbers, self.frames, self._rows().repeat_interleave(count, dim), self.rng)
+        features = None if self.features is None else self.features.repeat_interleave(count, dim)
+        rows = self._rows().repeat_interleave(count, dim) if self.frames else None
+        return Seen(self.numbers.repeat_interleave(count, dim), self.frames, rows, self.rng, features)
 
     def _rows(self) -> Tensor:
         return torch.arange(len(self), device=self.device) if self.rows is None else self.rows
@@ -70,6 +72,12 @@ class Seen:
         rows, features = (None if x is None else x.to(device, **how) for x in (self.rows, self.features))
         frames = {name: frame.to(device, **how) for name, frame in self.frames.items()}
         return Seen(self.numbers.to(device, **how), frames, rows, self.rng, features)
+
+    @property
+    def known(self) -> Tensor:
+        """What only the simulator knows, [B, Dp]."""
+        known = self.frames[PRIVILEGED]
+        return known if self.rows is None else known[self.rows]
 
     def new_zeros(self, *size: int) -> Tensor:
         return self.numbers.new_zeros(*size)
@@ -98,20 +106,41 @@ def shifted(frames: Tensor, rng: torch.Generator) -> Tensor:
     return windows[torch.arange(count, device=frames.device), y, x]
 
 
-class Eye(nn.Module):
-    """Looks at the frames of one camera: [B, H, W, 3] uint8 -> [B, F], F = 2 * 32."""
+def small() -> nn.Module:
+    """Three convolutions: what a processor can learn in minutes."""
+    layers, before = [], 3
+    for channels, kernel, stride in LAYERS:
+        pad = kernel // 2 if kernel % 2 else (kernel - stride) // 2
+        layers += [nn.Conv2d(before, channels, kernel, stride, pad), nn.ReLU()]
+        before = channels
+    return nn.Sequential(*layers[:-1])
 
-    def __init__(self, height: int, width: int):
+
+def resnet18() -> nn.Module:
+    """ResNet18 (arXiv 1512.03385) with GroupNorm (16 channels a group) for BatchNorm, its weights random, up to the
+    last map; a GPU's."""
+    from torchvision.models import resnet18 as make
+
+    whole = make(weights=None, norm_layer=lambda channels: nn.GroupNorm(channels // 16, channels))
+    return nn.Sequential(*list(whole.children())[:-2], nn.Conv2d(512, MAPS, 1))
+
+
+NETS = {"small": small, "resnet18": resnet18}
+
+
+class Eye(nn.Module):
+    """Looks at the frames of one camera: [B, H, W, 3] uint8 -> [B, F], F = 2 MAPS. `kind` is one of NETS."""
+
+    def __init__(self, height: int, width: int, kind: str = "small"):
         super().__init__()
         if min(height, width) < SMALLEST:
             raise ValueError(f"a camera of {height} x {width} pixels; expected at least {SMALLEST} a side")
-        layers, before, size = [], 3, [height, width]
-        for channels, kernel, stride in LAYERS:
-            pad = kernel // 2 if kernel % 2 else (kernel - stride) // 2
-            layers += [nn.Conv2d(before, channels, kernel, stride, pad), nn.ReLU()]
-            before, size = channels, [(side + 2 * pad - kernel) // stride + 1 for side in size]
-        self.net = nn.Sequential(*layers[:-1])
-        self.features = 2 * before
+        if kind not in NETS:
+            raise ValueError(f"policy.eye={kind}; there are: {', '.join(NETS)}")
+        self.net = NETS[kind]()
+        with torch.no_grad():
+            size = self.net(torch.zeros(1, 3, height, width)).shape[2:]
+        self.features = 2 * MAPS
         places = [torch.linspace(-1, 1, side) for side in size]
         y, x = torch.meshgrid(*places, indexing="ij")
         self.register_buffer("places", torch.stack([x.flatten(), y.flatten()], 1), persistent=False)  # [h * w, 2]
@@ -126,17 +155,25 @@ class Eye(nn.Module):
 
 
 class Eyes(nn.Module):
-    """One Eye a camera; `features` is what they see in all."""
+    """One Eye a camera; `features` is what they see in all. Those that `move` look at frames themselves, whatever
+    others made of them."""
 
-    def __init__(self, cameras: Mapping[str, tuple[int, ...]]):
+    move = False
+
+    def __init__(self, cameras: Mapping[str, tuple[int, ...]], kind: str = "small"):
         super().__init__()
-        self.each = nn.ModuleDict({name: Eye(*shape[:2]) for name, shape in cameras.items()})
+        self.each = nn.ModuleDict({name: Eye(*shape[:2], kind) for name, shape in cameras.items()})
         self.features = sum(eye.features for eye in self.each.values())
 
     def forward(self, seen: Seen) -> Tensor:
         """Features [B, F] of each row."""
-        if seen.features is not None:
+        if seen.features is not None and not self.move:
             return seen.features
+        if not self.each.keys() <= seen.frames.keys():
+            raise ValueError(
+                "eyes that learn have to see what comes after an action, too, and batches have no frames of that; take "
+                "algorithm.encoder=frozen, or a loss whose next value is of the data's action"
+            )
         parts = []
         for name, eye in self.each.items():
             frames = seen.frames[name]

@@ -188,6 +188,25 @@ def line(
     return draw(name, f"{title}: {key} from {y[0]:.3g} to {y[-1]:.3g}", paint, left=50)
 
 
+def actions(name: str, label: str, several: dict[str, np.ndarray], most: int) -> Chart:
+    """Draw the executed actions [T, Da] of one or two policies over steps: the `most` numbers that move most, the
+    second policy dashed."""
+    first = next(iter(several.values()))
+    moved = np.sum([np.std(rows, axis=0) for rows in several.values()], axis=0)
+    chosen = sorted(np.argsort(-moved, kind="stable")[:most].tolist())
+
+    def paint(ax):
+        for style, rows in zip(("-", "--"), several.values(), strict=False):
+            for colour, number in zip(ORDER, chosen, strict=False):
+                told = f"action[{number}]" if rows is first else None
+                ax.plot(rows[:, number], style, color=COLOUR[colour], label=told, linewidth=1.6)
+        ax.set_xlabel("step" + (", dashed: incumbent" if len(several) > 1 else ""))
+        _ticks(ax.xaxis)
+        _ticks(ax.yaxis)
+
+    return draw(name, label, paint, height=110)
+
+
 def growth(versions: np.ndarray, groups: dict[str, np.ndarray]) -> Chart:
     """Draw the number of episodes by version, stacked by who acted."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from flywheel.log import say
 
 EVERY = 2  # control steps a frame
 BYTES = 900_000  # a clip
+LEAST, MOST = 2.0, 8.0  # s: a shorter one is slowed down, a longer one leaves frames out
 TRIES = 3
 
 
@@ -63,7 +65,7 @@ def _clip(policy, env, seeds: list[int], kind: str, steps: dict[int, int]) -> Cl
     for seed in seeds:
         frames = scoring.clip(policy, env, seed, EVERY)
         if frames and len(frames) == -(-steps[seed] // EVERY):
-            return Clip(*encode(frames, (env.fps or 20) / EVERY), seed)
+            return Clip(*encode(frames, min((env.fps or 20) / EVERY, len(frames) / LEAST)), seed)
     if not seeds:
         return f"There was no {kind} to show."
     return f"No clip: none of {len(seeds)} tries ended in a {kind} again."
@@ -74,10 +76,10 @@ def encode(frames: list[np.ndarray], rate: float) -> tuple[Markup, Markup]:
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
-    step = 1
+    images, step = images[:: max(1, math.ceil(len(images) / rate / MOST))], 1
     for quality in (60, 40, 25, 25, 25):
         some = images[::step]
-        pause = [round(1000 * step / rate)] * (len(some) - 1) + [1500]
+        pause = [max(20, round(1000 * step / rate))] * (len(some) - 1) + [1500]
         file = io.BytesIO()
         options = {"append_images": some[1:], "duration": pause, "loop": 0, "quality": quality, "method": 4}
         some[0].save(file, "WEBP", save_all=True, **options)

@@ -38,10 +38,13 @@ def look(place) -> Facts:
     decided = decisions(place)
     name = subject(runs, night, decided)
     task = task_of(runs, name)
-    scored = results.outcomes(place, of_task(runs, "evaluate", task), night)
+    robot = task.get("name") == "robot"  # of which every trial counts, also those since the night
+    scored = (
+        results.tried(place, name, task) if robot else results.outcomes(place, of_task(runs, "evaluate", task), night)
+    )
     return Facts(
         place=place, runs=runs, night=night, decisions=decided, name=name, corpus=episodes.corpus(place),
-        outcomes=scored, table=results.table(night, scored), production=production(place, name),
+        outcomes=scored, table=results.table({} if robot else night, scored), production=production(place, name),
         pretrains=of_task(runs, "pretrain", task), practices=of_task(runs, ("retrain", "online"), task),
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from flywheel.report.facts import Facts
 
 SECTIONS = {
     "success": "Success",
+    "flips": "What the last gate turned on",
     "learning": "Learning",
     "failures": "Where the failures start",
     "corpus": "Corpus",

@@ -32,6 +32,24 @@ def outcomes(place, evaluates: list[dict], night: dict) -> dict[str, dict[str, A
     return scored
 
 
+def tried(place, name: str | None, task: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Count the recorded trials of each policy of `name` that has some, oldest first; as `outcomes`."""
+    from flywheel.args import Task, build
+    from flywheel.env import trials
+
+    found: dict[str, dict[str, Any]] = {}
+    if not name or not place.has_corpus:
+        return found
+    made = dict.fromkeys(entry["id"] for entry in place.names.log(name) if entry["op"] == "make")
+    for ref in (f"{name}@{id_}" for id_ in made):
+        some = trials.of(place, build(Task, task, "task."), ref)
+        if len(some):
+            columns, names = trials.columns(some)
+            about = {"columns": columns, "task": task, "names": names, "units": [], "seeded": False}
+            found[ref] = {**about, "policy": "tried"}
+    return found
+
+
 def table(night: dict, scored: dict[str, dict]) -> list[dict[str, Any]]:
     """List a row for each policy, as the nightly's record has them, else of all that was scored.
 
@@ -39,7 +57,7 @@ def table(night: dict, scored: dict[str, dict]) -> list[dict[str, Any]]:
     """
     rows = night.get("table") or [
         {
-            "policy": "evaluated",
+            "policy": score.get("policy", "evaluated"),
             "checkpoint": ref,
             **stats.rate(score["columns"]["success"]),
             "success_at_end": float(score["columns"]["success_at_end"].mean()),

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from flywheel import regret
+from flywheel import regret, stats
 from flywheel.report import charts, clips, episodes, facts, rails, results, starts, words
+from flywheel.report import flips as strips
 from flywheel.report.facts import Facts
+from flywheel.rl.validation import PHASES
 
-LASTS = 0.05  # a success that is gone by the last step, so often, is told in the headline
+BY = ("error_by_phase", "error_by_dimension")
+LASTS = 0.02  # a success that is gone by the last step, so often, is told as loud as that at any step
 
 
 def headline(known: Facts) -> dict[str, Any]:
     """Answer first: NAME: 0.54 -> 0.88 (n = 300, p = 1e-12), promoted; or what there is, and what to do next."""
     name, production = known.name, known.production
     decision = next((e for e in known.decisions if e["name"] == name and e["op"] != "keep"), None)
-    common = {"name": name, "decision": decision, "root": known.place.root, "figures": None, "elsewhere": None}
+    wanted = known.night.get("wanted")  # of a robot's night: which trials come next, until the gate has answered
+    finished = next((run.get("finished", "") for run in reversed(known.runs) if run["stage"] == "nightly"), "")
+    answered = decision is not None and decision["time"] > finished
+    common = {
+        "name": name, "decision": decision, "root": known.place.root, "figures": None, "elsewhere": None, "end": None,
+        "wanted": wanted["words"] if wanted and not answered else None, "recorded": wanted is not None,
+    }  # fmt: skip
     if not known.table:
         corpus = known.corpus
         text = f"{len(corpus['table']['hash'])} episodes, no scored policy yet" if corpus else "Nothing here yet"
@@ -31,13 +40,13 @@ def headline(known: Facts) -> dict[str, Any]:
         own = (new["p"], new["test"]) if base is known.table[0] and new.get("p") is not None else (None, None)
         p, test = results.better(new["checkpoint"], base["checkpoint"], known.outcomes) or own
         how += f", {'unpaired ' if test == 'unpaired' else ''}p = {words.p_value(p)}" if test else ""
-    end = new.get("success_at_end")
-    if end is not None and abs(end - new["success"]) > LASTS:
-        figures += f" ({words.rate(end)} at the last step)"
+    shown = [base] if new is base else [base, new]
+    end = " → ".join(words.rate(row.get("success_at_end")) for row in shown) if any(map(_fades, shown)) else None
     done = {"promote": "promoted", "refuse": "refused", "rollback": "rolled back"}
     outcome = f", {done.get(decision['op'], decision['op'])}" if decision else ""
     return {
-        **common, "title": f"{name}: {figures} ({how}){outcome}", "figures": figures, "how": f"({how})", "test": test,
+        **common, "title": f"{name}: {figures}{f', at the end {end}' if end else ''} ({how}){outcome}",
+        "figures": figures, "how": f"({how})", "end": end, "test": test,
         "base": base["policy"], "candidate": new["policy"] if new is not base else None,
         "elsewhere": production if production != new["checkpoint"] else None, "scored": production in by_ref,
     }  # fmt: skip
@@ -47,15 +56,35 @@ def success(known: Facts) -> dict[str, Any]:
     """Compare the policies on report seeds, and the classes of policy of which the base is the best."""
     tournament = known.night.get("tournament") or []
     rows = [
-        {**row, "production": row["checkpoint"] == known.production, "remarks": _remarks(row, known.table[0])}
+        {
+            **row,
+            "production": row["checkpoint"] == known.production,
+            "end": _at_end(row),
+            "remarks": _remarks(row, known.table[0]),
+        }
         for row in known.table
     ]
     return {
         "rows": rows,
+        "recorded": "wanted" in known.night,
         "seeded": results.pairing(list(known.outcomes), known.outcomes) == "paired",
         "tests": sorted({row["test"] for row in rows if row["test"]}),
         "tournament": sorted(tournament, key=lambda row: (not row["chosen"], -row["n"], -row["success"])),
     }
+
+
+def _fades(row: dict[str, Any]) -> bool:
+    """Is success at the last step another than at any step?"""
+    end = row.get("success_at_end")
+    return end is not None and abs(end - row["success"]) > LASTS
+
+
+def _at_end(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The rate at the last step with its interval, where it is another."""
+    if not _fades(row):
+        return None
+    end = row["success_at_end"]
+    return {"success": end, "ci95": list(stats.wilson(round(end * row["n"]), row["n"]))}
 
 
 def _remarks(row: dict[str, Any], first: dict[str, Any]) -> list[str]:
@@ -63,7 +92,7 @@ def _remarks(row: dict[str, Any], first: dict[str, Any]) -> list[str]:
     remarks = []
     if row.get("p") is not None:
         remarks.append(f"p = {words.p_value(row['p'])} against {first['policy']}")
-    if row.get("success_at_end") is not None:
+    if row.get("success_at_end") is not None and not _fades(row) and row["policy"] != "tried":
         remarks.append(f"{row['success_at_end']:.2f} at the last step")
     for name, rate in row["more"].items():
         remarks.append(f"{name}: {rate['success']:.2f} [{rate['ci95'][0]:.2f}, {rate['ci95'][1]:.2f}]")
@@ -72,9 +101,21 @@ def _remarks(row: dict[str, Any], first: dict[str, Any]) -> list[str]:
     return remarks
 
 
+def flips(known: Facts) -> dict[str, Any]:
+    """Show the episodes that only one of the two won, in the last question to the gate."""
+    asked = strips.last(known.place, known.runs, known.name)
+    if asked is None:
+        return {"lead": "", "flips": [], "why": "The gate was not asked yet."}
+    found = strips.flips(known.place, asked)
+    robot = asked["task"].get("name") == "robot"
+    words = "the candidate's newest trials" if robot else "what only one of the two won, played again"
+    lead = f"{asked['candidate']} against {asked['incumbent']}: {words}."
+    return {"lead": lead, "flips": found, "why": "No episode differs, or none can be played again."}
+
+
 def learning(known: Facts) -> dict[str, Any]:
     """Show success over rounds and nights, imitation's curve, losses, values."""
-    pretrain = imitation(known.table, known.pretrains)
+    pretrain = imitation([] if "wanted" in known.night else known.table, known.pretrains)
     points = pretrain["content"].get("curve", []) if pretrain else []
     scored = [point for point in points if "success" in point]
     chosen = pretrain["result"]["metrics"].get("updates") if scored else None
@@ -84,7 +125,10 @@ def learning(known: Facts) -> dict[str, Any]:
         x, y = [point["updates"] / 1000 for point in points], [point[loss] for point in points]
         chart = charts.line("imitation", "Imitation loss", loss, x, y, "thousand updates")
         curves.insert(0, {"title": "Imitation loss", "chart": chart, "note": "Mean since the point before."})
+    if held := [point for point in points if "error" in point]:
+        curves.insert(0, _held_out(held, pretrain["result"]["metrics"]))
     return {
+        "recorded": "wanted" in known.night,
         "rounds": _rounds(known),
         "regret": _regret(known.practices),
         "nights": charts.nights(nights) if len(nights) > 1 else None,
@@ -92,6 +136,18 @@ def learning(known: Facts) -> dict[str, Any]:
         "pretrained": bool(points),
         "curves": curves,
     }
+
+
+def _held_out(points: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any]:
+    """The next-action error of episodes held out, over the training: what chose the checkpoint of a robot."""
+    x, y = [point["updates"] / 1000 for point in points], [point["error"] for point in points]
+    chart = charts.line("held-out", "Next-action error of episodes held out", "error", x, y, "thousand updates")
+    order = {name: number for number, name in enumerate(PHASES)}
+    told = [sorted(best.get(key, {}).items(), key=lambda item: order.get(item[0], 0)) for key in BY]
+    by = [", ".join(f"{name} {value:.2f}" for name, value in one) for one in told]
+    note = f"Of {points[-1]['n']} episodes, in deviations of the recorded actions; the least is taken, at "
+    note += f"{best['updates']} updates. By phase: {by[0]}. By dimension: {by[1]}."
+    return {"title": "Next-action error", "chart": chart, "note": note}
 
 
 def imitation(table: list[dict], pretrains: list[dict]) -> dict[str, Any] | None:

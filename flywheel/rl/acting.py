@@ -38,9 +38,12 @@ def taken_apart(loaded, device: str) -> Start:
 
 
 def eyes(learner):
-    """The frozen eyes of who practises, or None: what they see is worked out once for each frame."""
-    policy = learner.nets["policy"] if learner else None
-    return policy.encoder.eyes if policy is not None else None
+    """The frozen eyes of who practises, or None: what they see is worked out once for each frame. Where the policy's
+    learn they are the critics'."""
+    if not learner:
+        return None
+    nets = [learner.nets[name] for name in ("q", "policy") if name in learner.nets]
+    return next((net.encoder.eyes for net in nets if net.encoder.eyes is not None and not net.encoder.eyes.move), None)
 
 
 def best_of_n(
@@ -60,6 +63,8 @@ def best_of_n(
         made.spreads = spread if collecting else None
         return made
     acting = nets.get("policy.lag", nets["policy"])
+    if not collecting and nets["q.lag"].spec.get("knows"):  # where it is used nobody knows what the critic does
+        return copy.deepcopy(acting).eval()
     jitter = collect.explore if acting.fixed else 0.0
     beside = anchor if collect.anchored else None
     options = {"n": collect.n, "k": collect.k, "jitter": jitter, "guarded": guarded}

@@ -3,6 +3,7 @@ normaliser."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,8 +14,11 @@ from flywheel import obs as observed
 from flywheel import selection
 from flywheel.args import Task
 from flywheel.log import say
+from flywheel.obs import PRIVILEGED
 from flywheel.rl import beside
 from flywheel.rl.table import Algorithm
+
+INFORMED = 4096  # transitions that show how what only the simulator knows is spread
 
 
 def device(wanted: str) -> str:
@@ -61,7 +65,8 @@ def blind(policy, what: str) -> None:
 
 
 def learns(policy, algorithm: Algorithm):
-    """The policy of a checkpoint, ready to learn; its eyes stay frozen. ValueError where the algorithm has none."""
+    """The policy of a checkpoint, ready to learn; its eyes stay frozen unless the algorithm's encoder learns.
+    ValueError where the algorithm has no eyes."""
     if algorithm.source == "on_policy" or "model" in algorithm.evaluate:
         blind(policy, f"algorithm {algorithm.name}")
     if getattr(policy, "window", None) and (algorithm.source == "on_policy" or policy.cameras):
@@ -71,8 +76,34 @@ def learns(policy, algorithm: Algorithm):
         )
     policy.train().requires_grad_(True)
     if policy.encoder.eyes is not None:
-        policy.encoder.eyes.requires_grad_(False)
+        policy.encoder.eyes.move = algorithm.encoder == "learn"
+        policy.encoder.eyes.requires_grad_(policy.encoder.eyes.move)
     return policy
+
+
+def knowing(algorithm: Algorithm, env) -> Algorithm:
+    """The table, its critics as wide as what only the simulator knows where they are to see that. ValueError where
+    there is nothing that the policy does not see."""
+    critic = dict(algorithm.critic)
+    if critic.pop("obs", None) is None:
+        return algorithm
+    if not (size := getattr(env, "privileged_dim", 0)):
+        raise ValueError(
+            f"algorithm.critic.obs: the policy sees all that {env.task} has to show; name cameras (task.cameras=...) "
+            "of a task of sim/, or leave it out"
+        )
+    return dataclasses.replace(algorithm, critic={**critic, "knows": size})
+
+
+def inform(learner, source) -> None:
+    """Fit what critics take of the simulator's knowledge, on what there is to learn from."""
+    from flywheel.policy.encoder import Known
+
+    for name in ("q", "v"):
+        for net in (learner.nets.get(name), learner.nets.get(f"{name}.lag")):
+            if net is not None and isinstance(net.encoder, Known):
+                rows = source.draw({"all": 1.0}, INFORMED)[f"obs.{PRIVILEGED}"][:, -1]
+                net.encoder.fit(rows.cpu().numpy())
 
 
 def suits(policy, env) -> None:
@@ -138,6 +169,11 @@ def learner(
 
     if algorithm.residual is not None and not isinstance(policy, Residual):
         policy = Residual.of(policy.eval(), **algorithm.residual).train()
+    if "q" in nets and nets["q"].spec.get("knows", 0) != algorithm.critic.get("knows", 0):
+        raise ValueError(
+            "algorithm.critic.obs: the checkpoint brings a critic, of what its policy sees; begin from a policy alone "
+            "(the stage's outputs.policy), or leave critic.obs out"
+        )
     made = table_nets(algorithm, policy, reward) | dict(nets)
     return Learner(made, **table, seed=seed, device=device, restart=restart)
 

@@ -1,5 +1,5 @@
 """The curve of a training run: the policy as it was after so many updates, scored on gate seeds; what comes out is
-its best."""
+its best: by success where it can be played, by the next-action error of episodes held out where it cannot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from flywheel.log import say
 from flywheel.rl.fit import At, Enough, Watch
-from flywheel.rl.plateau import Plateau
+from flywheel.rl.plateau import Plateau, moves
 from flywheel.rl.table import Algorithm
 
 Point = dict[str, Any]  # {"updates", "file", "success", "n", "ci95", the learner's means}
@@ -65,9 +65,13 @@ class Curve(Watch):
         point = {"updates": updates, "file": file, **self.learner.metrics(), **self.score(who, f"at {updates} updates")}
         if "success" in point:
             say(f"  {updates} updates: success {point['success']:.2f} on {point['n']} gate seeds")
+        if "error" in point:
+            say(f"  {updates} updates: next-action error {point['error']:.3f} on {point['n']} episodes held out")
         self.points.append(point)
         self.run.log("curve", **point)
-        if self.plateau:
+        if self.plateau and "error" in point:
+            self.plateau.judge(updates, *moves([p["error_by_episode"] for p in self.points]))
+        elif self.plateau:
             self.plateau.saw(updates, [p.get("success", 0.0) for p in self.points], point.get("n", 0))
         self.run.save_soon()
 
@@ -75,7 +79,7 @@ class Curve(Watch):
         """The best point of the first `until` updates (null: of all; the first, where none is so early), of equal
         ones the last."""
         early = [p for p in self.points if until is None or p["updates"] <= until] or self.points[:1]
-        return max(early, key=lambda point: (point.get("success", 0), point["updates"]))
+        return max(early, key=lambda point: (point.get("success", 0), -point.get("error", 0), point["updates"]))
 
     def drop_all_but(self, kept: list[Point]) -> None:
         """Remove the files of the other points."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from flywheel.args import Task
 from flywheel.env.scoring import rate, score
+from flywheel.obs import PRIVILEGED
 from flywheel.rl import build
 from flywheel.rl.acting import Start, best_of_n, taken_apart
 from flywheel.rl.practice import Practice
@@ -52,7 +53,8 @@ class Exploring:
 
         if self.on_policy:
             return OnPolicy(play=self.collect, **drawn)
-        return OffPolicy(mixture, play=self.collect, held=self.practice.held, **drawn)
+        practice = self.practice
+        return OffPolicy(mixture, play=self.collect, held=practice.held, looked=practice.looked, **drawn)
 
     def collect(self, learner) -> list:
         """Play a round; the episodes to learn from."""
@@ -156,11 +158,14 @@ def refuse_hopeless(task: Task, record: dict[str, Any], demos) -> None:
         )
 
 
-def example(policy, source: str):
+def example(nets: dict[str, Any], source: str):
     """A batch of two rows of zeros, to try every loss on."""
     import torch
 
+    policy = nets["policy"]
     obs = policy.encoder.zeros(2)
+    if "q" in nets and (knows := nets["q"].spec.get("knows")):
+        obs.frames[PRIVILEGED] = obs.new_zeros(2, knows)
     action, number = obs.new_zeros(2, policy.action_steps, policy.action_dim), obs.new_zeros(2)
     batch = {"obs": obs, "next_obs": obs, "action": action, "next_action": action}
     batch |= {"reward": number, "discount": number, "return": number}

@@ -75,10 +75,10 @@ def look(batch: dict[str, Any], rng: torch.Generator | None = None) -> None:
     for obs in ("obs", "next_obs"):
         there = {key.removeprefix(f"{obs}."): batch.pop(key) for key in list(batch) if key.startswith(f"{obs}.")}
         features = there.pop(SEEN, None)
-        if features is not None:
-            batch[obs] = Seen(batch[obs], features=features)
-        elif there:
-            batch[obs] = Seen(batch[obs], {name: frame[:, -1] for name, frame in there.items()}, rng=rng)
+        features = features if features is None else features[:, -1]
+        if features is not None or there:
+            frames = {name: frame[:, -1] for name, frame in there.items()}
+            batch[obs] = Seen(batch[obs], frames, rng=rng, features=features)
 
 
 class Flat:

@@ -12,7 +12,7 @@ from flywheel import env as envs
 from flywheel import selection, stats
 from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
-from flywheel.rl import build
+from flywheel.rl import build, validation
 from flywheel.rl.table import Algorithm
 from flywheel.seeds import CURVE, SCORING, seeds
 
@@ -29,14 +29,27 @@ class Training(Learning):
     resident: str = arg(
         "4GB", "of the corpus in memory at once: what is larger is read from disk as it is drawn", typed=True
     )
+    validate: float = arg(
+        0.1, "without a simulator: the share of the episodes, by hash, that are held out and choose", least=0, most=0.9
+    )
+    corrections: float = arg(
+        0.25, "share of a batch from steps at which a person took over (`intervention`), if there are any", least=0,
+        most=0.9,
+    )  # fmt: skip
     anchor_until: int | None = arg(None, "the anchor is the best of the curve up to here", least=1)
 
 
 def train(
-    args: Training, run, begin: Callable, nets: Mapping[str, Any] = {}, labels: Callable | None = None
+    args: Training,
+    run,
+    begin: Callable,
+    nets: Mapping[str, Any] = {},
+    labels: Callable | None = None,
+    fields: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the table.
-    `labels(policy, device)` names a source other than Offline, if it is needed, and what that takes besides."""
+    `labels(policy, device, env)` names a source other than Offline, if it is needed, and what that takes besides;
+    `fields` of the corpus are read too."""
     import torch
 
     from flywheel.rl.fit import fit
@@ -46,22 +59,24 @@ def train(
     algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
     torch.manual_seed(args.seed)
     version, pools, shares = selection.pools(args, run.store)
-    windows = selection.windows(run.store.corpus(), version, args, run.store)
-    env = envs.opened(args)
+    windows = selection.windows(run.store.corpus(), version, args, run.store, fields)
+    env = envs.opened(args, held=version)
+    pools, unseen = validation.split(version, pools, args.validate) if args.task.recorded else (pools, None)
     policy = begin(env, windows)
     if algorithm.explore is not None:
         policy.explores(algorithm.explore)
-    if algorithm.evaluate or algorithm.advantage or nets:
-        build.blind(policy, f"algorithm {algorithm.name}" if algorithm.evaluate else "distil")
+    if algorithm.evaluate or algorithm.advantage:
+        build.blind(policy, f"algorithm {algorithm.name}")
     learner = build.learner(algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets)
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
-    kind, more = (labels and labels(policy, device)) or (Offline, {})
+    kind, more = (labels and labels(policy, device, env)) or (Offline, {})
     if seen := selection.cameras(run.store.corpus(), version, policy, args, run.store):
         more = {**more, "cameras": seen, "frames": 1}
     source = kind(windows, pools, mixture, **build.drawn(args, policy), **more)
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
-    curve = _curve(args, run, env, learner)
+    measure = validation.measure(version, unseen, env.action_names) if unseen is not None else None
+    curve = _curve(args, run, env, learner, measure)
     begun = args.checkpoint is not None and "teacher" not in nets  # a student begins anew
     guard = Guarding(learner, args.guard, run, anchored=begun, reward=args.task.learns)
     gates = build.gates(algorithm, source, run, _truth(args, env))
@@ -88,8 +103,8 @@ def _truth(args: Training, env) -> Callable[[Any], dict[str, Any]]:
     return truth
 
 
-def _curve(args: Training, run, env, learner):
-    """The curve of this training."""
+def _curve(args: Training, run, env, learner, measure: Callable | None):
+    """The curve of this training: scored on seeds, or by `measure(policy)` where nothing can be played."""
     from flywheel.policy.best_of_n import BestOfN
     from flywheel.rl.curve import Curve
 
@@ -103,6 +118,8 @@ def _curve(args: Training, run, env, learner):
         return made if args.algorithm.explore is None else made.explores(0.0)
 
     def scored(policy, what: str) -> dict[str, Any]:
+        if measure:
+            return measure(policy)
         return rate(score(policy, env, chosen_by, what=what, stop_at_success=True)) if chosen_by else {}
 
     return Curve(learner, run, args.algorithm, args.score_every, actor, scored)
@@ -114,9 +131,10 @@ def _handed_over(args: Training, run, curve, demonstrations: int) -> dict[str, A
     curve.drop_all_but([best, anchor])
     outputs = {}
     for kind, point in (("anchor", anchor), ("checkpoint", best)):
-        tried = {key: point[key] for key in ("success", "n") if key in point}
+        tried = {key: point[key] for key in ("success", "error", "n") if key in point}
         name = selection.name_of(args)
         outputs[kind] = run.publish(point["file"], name, kind="pretrained", updates=point["updates"], tried=tried)
-    metrics = {key: best[key] for key in ("success", "n", "ci95") if key in best}
+    told = ("success", "n", "ci95", "error", "error_by_dimension", "error_by_phase")
+    metrics = {key: best[key] for key in told if key in best}
     metrics |= {"updates": best["updates"], "anchor_updates": anchor["updates"], "demonstrations": demonstrations}
     return {"outputs": outputs, "metrics": metrics, "content": {"curve": curve.points}}

@@ -16,6 +16,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 WORSE = 3.0  # standard errors below the best: so far below it twice in a row, a curve is falling
 
 
@@ -40,8 +42,28 @@ class Plateau:
 
     def saw(self, updates: int, success: Sequence[float], n: int) -> None:
         """Decide by a point of the curve, the last of `success`, each of n episodes."""
+        self.judge(updates, rising(success, n), falling(success, n))
+
+    def judge(self, updates: int, up: bool, down: bool) -> None:
+        """Decide by what the curve does after so many updates: is it rising still, is it falling?"""
         ends = updates >= self.bound or (updates > 1 and self.cycle(updates)[0] == updates)
-        self.over = (ends and not rising(success, n)) or updates >= self.bound or falling(success, n)
+        self.over = (ends and not up) or updates >= self.bound or down
+
+
+def moves(errors: Sequence[Sequence[float]]) -> tuple[bool, bool]:
+    """Of a curve of errors, each of the same n episodes: (is the last point better than all before, by more than the
+    error of the difference; are the last two far worse than the best?)."""
+    means = [float(np.mean(one)) for one in errors]
+
+    def behind(point: int, other: int) -> float:
+        """How many standard errors `point` is worse than `other`."""
+        gap = np.asarray(errors[point]) - np.asarray(errors[other])
+        return float(gap.mean() / max(gap.std(ddof=min(1, len(gap) - 1)) / math.sqrt(len(gap)), 1e-12))
+
+    last, best = len(means) - 1, int(np.argmin(means))
+    before = int(np.argmin(means[:-1])) if last else None
+    up = before is None or behind(before, last) > 1.0
+    return up, last > 1 and best < last - 1 and min(behind(last, best), behind(last - 1, best)) > WORSE
 
 
 def error(rate: float, n: int) -> float:

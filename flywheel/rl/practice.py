@@ -18,7 +18,9 @@ import numpy as np
 
 from flywheel import selection
 from flywheel.corpus.rows import Rows
+from flywheel.env.playback import filmed
 from flywheel.log import say
+from flywheel.obs import PRIVILEGED, STATE
 from flywheel.regret import WINDOW, summary
 from flywheel.rl import acting
 from flywheel.rl.fit import Watch
@@ -46,6 +48,7 @@ class Memory:
     window: float | None = None  # and from which share of these on
     best: dict[str, Any] | None = None  # the best score so far
     outcomes: str = ""  # "1101": successes of its own episodes that began at the task's own reset
+    tried: int = 0  # on how many episodes `base` was measured
     base: float | None = None  # the success of who began, as it was measured before, else that of its first episodes
     acted: float | None = None  # the same as it explores: no more than its first episodes show; what the alarm is of
     evidence: list[float] = field(default_factory=list)  # that the acting policy fell below it
@@ -97,7 +100,7 @@ class Practice(Watch):
     def began_at(self, success: float | None, n: int = 0) -> None:
         """Say how the policy does that this practice begins with; what was tried too seldom is not known."""
         if success is not None and n >= KNOWN and self.memory.base is None:
-            self.memory.base = success
+            self.memory.base, self.memory.tried = success, n
 
     def scattered(self, counts: dict[str, list[float]] | None) -> None:
         """Take over what an earlier run saw of spreads {spread: [won, lost]}, whose critics choose here too."""
@@ -165,7 +168,8 @@ class Practice(Watch):
         memory, slump = self.memory, self.slump
         if memory.acted is None and (len(memory.outcomes) >= KNOWN or memory.base is not None):
             found = memory.outcomes.count("1") / max(1, len(memory.outcomes))
-            memory.base = found if memory.base is None else memory.base
+            if memory.base is None:
+                memory.base, memory.tried = found, len(memory.outcomes)
             learnt = memory.round > 1 or len(memory.outcomes) < KNOWN  # then they say little of who began
             memory.acted = slump.base = memory.base if learnt else min(found, memory.base)
         if not slump.watches or self.guard is None:
@@ -198,6 +202,9 @@ class Practice(Watch):
         removed from the corpus, what is known already, or what an environment spoilt."""
         memory, run = self.memory, self.run
         done = [e.replace(meta={**e.meta, "round": memory.round, "run": run.name}) for e in done]
+        films: dict[str, Any] = {}
+        if not self.args.task.keep_frames:
+            done, films = bare(done)
         self.waiting += done
         memory.steps += sum(len(e) for e in done)
         memory.outcomes += "".join("01"[bool(e.success)] for e in done if own(e))
@@ -219,19 +226,25 @@ class Practice(Watch):
         memory.round += 1
         memory.history.append(line)
         run.log("round", **line)
-        return [self.seen(e) for e in new]
+        return [self.seen(e, films.get(e.hash)) for e in new]
 
-    def seen(self, episode):
-        """The episode with what the policy's frozen eyes made of its frames, where it has any."""
+    def seen(self, episode, film=None):
+        """The episode with what the policy's frozen eyes made of its frames, where it has any; frames that were not
+        kept are drawn again, unless the `film` is still there."""
         if not self.eyes:
             return episode
-        made = self.eyes.seen(episode.obs, next(self.eyes.parameters()).device).cpu().numpy()
+        if film is None and (film := episode.obs).keys().isdisjoint(self.eyes.each):
+            film = filmed(self.env, episode, f"episode {episode.hash[:12]}").obs
+        made = self.eyes.seen(film, next(self.eyes.parameters()).device).cpu().numpy()
         return episode.replace(extras={**episode.extras, SEEN: made})
 
     def told(self) -> dict[str, Any]:
         """What practice cost (regret.py), and how often the guard had to undo it: for the result of a stage."""
         events = self.guard.events if self.guard else []
-        return {**summary(self.memory.outcomes, self.memory.base), **({"guard": len(events)} if events else {})}
+        return {
+            **summary(self.memory.outcomes, self.memory.base, self.memory.tried),
+            **({"guard": len(events)} if events else {}),
+        }
 
     def content(self) -> dict[str, Any]:
         """What a stage's record keeps of it: episodes, a line a round, outcomes, and the guard's events."""
@@ -249,8 +262,9 @@ class Practice(Watch):
             self.waiting = []
 
     def held(self, hashes: list[str] | None = None, windows=None) -> tuple:
-        """(windows, {pool: positions}) of these episodes, by default of the input episodes and the run's own, in an
-        order that only this run decides; it costs what they cost where `windows` are open already. (None, {}) of none.
+        """(windows, {pool: positions}, cameras) of these episodes, by default of the input episodes and the run's own,
+        in an order that only this run decides; it costs what they cost where `windows` are open already. (None, {}, ())
+        of none.
 
         What is in none of the pools of what is imitated is a rollout.
         """
@@ -258,17 +272,40 @@ class Practice(Watch):
         demos = {} if hashes is not None else self.demos
         hashes = [*self.inputs, *self.memory.episodes] if hashes is None else hashes
         if not hashes:
-            return None, {}
+            return None, {}, ()
         version = self.corpus.holding(hashes)
         won, index = np.asarray(version.table["success"]) == 1, np.arange(len(hashes))
         parts = {pool: np.isin(np.array(hashes), np.array(part, dtype=str)) for pool, part in demos.items()}
         is_demo = np.any([*parts.values(), np.zeros(len(hashes), bool)], axis=0)
-        return self._opened(version, windows), {
-            **{pool: index[part] for pool, part in parts.items()},
-            "own": index[~is_demo & won],
-            "rollouts": index[~is_demo],
-            "all": index,
-        }
+        return (
+            self._opened(version, windows),
+            {
+                **{pool: index[part] for pool, part in parts.items()},
+                "own": index[~is_demo & won],
+                "rollouts": index[~is_demo],
+                "all": index,
+            },
+            self.cameras(version),
+        )
+
+    def cameras(self, version) -> list:
+        """The frames that the policy's eyes learn from; none where they are frozen."""
+        policy = self.learner.nets["policy"] if self.learner else None
+        if policy is None or not policy.cameras or not policy.encoder.eyes.move:
+            return []
+        if not self.args.task.keep_frames:
+            raise ValueError(
+                "algorithm.encoder=learn draws frames of the corpus, and task.keep_frames=false leaves those of "
+                "rollouts out; take one or the other"
+            )
+        return selection.cameras(self.corpus, version, policy, self.args, self.run.store)
+
+    def looked(self, episodes: list) -> list:
+        """The same of a round's episodes, which are in the corpus from now on."""
+        if not self.learner.nets["policy"].cameras or not self.learner.nets["policy"].encoder.eyes.move:
+            return []
+        self.settle()
+        return self.cameras(self.corpus.holding([e.hash for e in episodes]))
 
     def _opened(self, version, windows):
         """Windows over the episodes; of a policy that sees, rows in memory."""
@@ -279,7 +316,10 @@ class Practice(Watch):
             raise ValueError(
                 "there is no room for more transitions of a policy that sees: end this run, and begin another"
             )
-        return Rows([self.seen(e) for e in version], (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}"))
+        fields = (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}")
+        if getattr(self.learner.nets.get("q"), "spec", {}).get("knows"):
+            fields = (*fields, f"extras.{PRIVILEGED}")
+        return Rows([self.seen(e) for e in version], fields)
 
     def after_round(self, round: int) -> None:
         self.run.log("learned", round=round, **self.learner.metrics())
@@ -310,6 +350,12 @@ class Practice(Watch):
 def own(episode) -> bool:
     """Did it begin at the task's own reset, and was no environment at fault?"""
     return "cause" not in episode.meta and "start_from" not in episode.meta
+
+
+def bare(episodes: list) -> tuple[list, dict[str, Any]]:
+    """Episodes without the frames that can be drawn again, from the seed and the actions, and these {hash: obs}."""
+    made = [e.replace(obs={STATE: e.obs[STATE]}) if own(e) else e for e in episodes]
+    return made, {one.hash: whole.obs for one, whole in zip(made, episodes, strict=True)}
 
 
 def named(version, pools: dict[str, np.ndarray]) -> dict[str, list[str]]:

@@ -28,16 +28,22 @@ import torch
 from flywheel.corpus.ahead import ahead
 from flywheel.corpus.rows import Rows
 from flywheel.corpus.sampling import Growing, Pool, divided, fractions
+from flywheel.obs import PRIVILEGED
 from flywheel.rl import packed
 from flywheel.rl.packed import Kept, pack
 from flywheel.selection import FIELDS, SEEN
 
 GROUP, GROUP_BYTES = 16, 8 * 2**20  # batches that are read at once: so many, or as many as take so much memory
+ANEW = (
+    "the window cache was built anew while it was trained from; give the same command again: it goes on from its last "
+    "state"
+)
 PLACE = 2**18  # bytes of a map that come into memory with each sample, about
 
 
 class Offline:
-    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: positions among `windows`}.
+    """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: positions among `windows`,
+    or rows (position, first step, steps) for parts of episodes}.
 
     Batch k of an act follows from seed and k alone (corpus.sampling), so that `state` is a number an act, and is the
     same with any number of `workers` (processes that read ahead). Transitions are made once and kept on `device` where
@@ -93,15 +99,14 @@ class Offline:
         if not pools:
             return
         if self.kept is None and not rows.same(self.rows):
-            raise ValueError(
-                "the window cache was built anew while it was trained from; give the same command again: it goes on "
-                "from its last state"
-            )
+            raise ValueError(ANEW)
         self.rows, self.read = rows, {}
         for camera in cameras:
-            if not (camera.row and np.array_equal(camera.version.rows, rows.version.rows)):
+            if not (camera.row and np.array_equal(camera.length, rows.length)):
                 raise ValueError(f"{camera.fields} are no windows of a camera of the episodes of {rows.fields}")
-            starts = self.cameras.get(camera.fields[0], (None, Growing(np.int64)))[1]
+            earlier, starts = self.cameras.get(camera.fields[0], (None, Growing(np.int64)))
+            if earlier is not None and not camera.same(earlier):
+                raise ValueError(ANEW)
             starts.add(camera.start)
             self.cameras[camera.fields[0]] = camera, starts
         before = len(self.returns)
@@ -111,7 +116,10 @@ class Offline:
             getattr(self, column).add(values)
         for name, which in pools.items():
             which = np.asarray(which, np.int64)
-            self.pools.setdefault(name, Pool()).add(first[which], length[which])
+            begin, steps = 0, length[which if which.ndim == 1 else which[:, 0]]
+            if which.ndim == 2:  # some steps of episodes, [n, 3]: the episode, the first of them, how many
+                which, begin, steps = which[:, 0], which[:, 1], np.clip(steps - which[:, 1], 0, which[:, 2])
+            self.pools.setdefault(name, Pool()).add(first[which] + begin, steps)
         size, total = (
             self._bytes(rows) + self.frames * sum(c.bytes for c, _ in self.cameras.values()),
             len(self.returns),
@@ -127,12 +135,12 @@ class Offline:
 
     def _bytes(self, rows) -> int:
         """Of a transition."""
-        obs, action, mask, seen = (
+        obs, action, mask, seen, known = (
             len(range(*rows.columns.get(k, slice(0)).indices(rows.width)))
-            for k in ("obs.state", "action", "action.mask", f"extras.{SEEN}")
+            for k in ("obs.state", "action", "action.mask", f"extras.{SEEN}", f"extras.{PRIVILEGED}")
         )
         window = 0 if self.window is None else len(self.window) * (action + 1)
-        return 4 * (2 * self.To * obs + 2 * self.Ta * action + window + mask + 2 * seen + 3)
+        return 4 * (2 * self.To * obs + 2 * self.Ta * action + window + mask + 2 * seen + 2 * known + 3)
 
     def fits(self, rows, total: int) -> bool:
         """Can `total` transitions from such rows be kept?"""
@@ -203,14 +211,19 @@ class Offline:
             made = {name: value.numpy() for name, value in self.kept.take(steps).items()}
         else:
             made = {"steps": steps} if self.kept else self._transitions(steps)
-        if self.cameras:
-            episode, t = self.where(steps)
-            stack, length = np.arange(1 - self.frames, 1), self.length.all[episode]
-            for name, (camera, starts) in self.cameras.items():
-                low = starts.all[episode]
-                rows = camera.gather(low + t, stack, low, low + length)
-                made[name] = rows.reshape(*rows.shape[:2], *camera.row)
-        return made
+        return made | self.looked(steps)
+
+    def looked(self, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """What the cameras saw at steps [n]: {"obs.front": [n, frames, H, W, 3]}."""
+        if not self.cameras:
+            return {}
+        episode, t = self.where(steps)
+        stack, length, found = np.arange(1 - self.frames, 1), self.length.all[episode], {}
+        for name, (camera, starts) in self.cameras.items():
+            low = starts.all[episode]
+            rows = camera.gather(low + t, stack, low, low + length)
+            found[name] = rows.reshape(*rows.shape[:2], *camera.row)
+        return found
 
     def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """One batch on the device: one copy to there, and one for each camera."""
@@ -242,9 +255,9 @@ class Offline:
         if "action.mask" in columns:
             mask = {"action_mask": gather(here, chunk[:1], first, last, columns=columns["action.mask"])[:, 0]}
         seen = {}
-        if eyes := columns.get(f"extras.{SEEN}"):
-            for name, at in (("obs", here), ("next_obs", here + left)):
-                seen[f"{name}.{SEEN}"] = gather(at, chunk[:1], first, last, columns=eyes)[:, 0]
+        for what in (SEEN, PRIVILEGED):
+            for name, at in (("obs", here), ("next_obs", here + left)) if f"extras.{what}" in columns else ():
+                seen[f"{name}.{what}"] = gather(at, chunk[:1], first, last, columns=columns[f"extras.{what}"])
         if self.window is not None:
             there = gather(here, self.window, first, last - 1, columns=columns["action"])
             outside = (t[:, None] + self.window < 0) | (t[:, None] + self.window >= length[:, None])
@@ -274,16 +287,24 @@ class Offline:
 
 class OffPolicy(Offline):
     """Each round first collects: `play(learner)` rolls out and returns the episodes to learn from besides.
-    `held(hashes, windows)` gives windows (those, extended) and pools of episodes out of the corpus, of all by
-    default: it is asked at first, and once transitions have outgrown the room for them."""
+    `held(hashes, windows)` gives windows (those, extended), pools and cameras of episodes out of the corpus, of all by
+    default: it is asked at first, and once transitions have outgrown the room for them. `looked(episodes)` are the
+    windows of each camera over a round's episodes, for eyes that learn."""
 
     collects = True
 
     def __init__(
-        self, mixture: dict[str, dict[str, float]], *, play: Callable, held: Callable[..., tuple], **drawn: Any
+        self,
+        mixture: dict[str, dict[str, float]],
+        *,
+        play: Callable,
+        held: Callable[..., tuple],
+        looked: Callable[[list], Sequence] = lambda episodes: (),
+        **drawn: Any,
     ):
-        self.play, self.held = play, held
-        super().__init__(*held(), mixture, **drawn)
+        self.play, self.held, self.looked_at = play, held, looked
+        windows, pools, cameras = held()
+        super().__init__(windows, pools, mixture, cameras=cameras, frames=1, **drawn)
 
     def collect(self, learner) -> None:
         if not (new := self.play(learner)):
@@ -295,7 +316,7 @@ class OffPolicy(Offline):
             self.use(*self.held())
         else:
             index, won = np.arange(len(new)), np.asarray([bool(episode.success) for episode in new])
-            self.add(rows, {"own": index[won], "rollouts": index, "all": index})
+            self.add(rows, {"own": index[won], "rollouts": index, "all": index}, self.looked_at(new))
 
     def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor] | None = None) -> None:
         super().load_state(state)

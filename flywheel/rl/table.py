@@ -71,6 +71,10 @@ class Algorithm:
     )
     lag: dict[str, float] = arg({}, "{net: rate} of the slow copies")
     explore: float | None = arg(None, "offline: the noise that log-probabilities are of", least=0, most=10)
+    encoder: str = arg(
+        "frozen", "eyes of a policy that sees, in rounds and online RL: as they are, or learnt with it",
+        choices=("frozen", "learn"),
+    )  # fmt: skip
     critic: dict[str, Any] = arg({}, "members, width, depth, activation, norm of critics, where they are not the usual")
     lr: Any = arg(3e-4, "one learning rate, or {net: rate}")
     schedule: str | None = arg(
@@ -91,11 +95,13 @@ class Algorithm:
             rates = getattr(self, key)
             for net, rate in rates.items() if isinstance(rates, dict) else [("", rates)]:
                 number(f"{key}{'.' if net else ''}{net}", rate, float, 1e-12, most)
+        if (seen := self.critic.get("obs")) not in (None, "privileged", ["privileged"], ["state", "privileged"]):
+            raise UsageError(f"critic.obs={seen}; expected [state, privileged]: what only the simulator knows")
         known = {"members": (1, 1000), "width": (1, 1e5), "depth": (0, 100)}
         for key, size in self.critic.items():
-            if key in ("activation", "norm"):
+            if key in ("activation", "norm", "obs", "knows"):
                 continue
             if key not in known:
-                there = ", ".join(sorted((*known, "activation", "norm")))
+                there = ", ".join(sorted((*known, "activation", "norm", "obs")))
                 raise UsageError(f"there is no critic.{key}. There are: {there}")
             number(f"critic.{key}", size, int, *known[key])

@@ -16,7 +16,19 @@ PACKAGE = Path(__file__).parent.parent
 LIBRARIES = ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "h5py", "safetensors")
 # Steer a run, decide no output. Of `device` its kind decides (fingerprint); what a budget cut short is an output of the
 # run.
-RUNTIME = {"store", "log", "device", "video", "threads", "budget", "resident", "asked_by", "executor", "workers"}
+RUNTIME = {
+    "store",
+    "log",
+    "device",
+    "video",
+    "threads",
+    "budget",
+    "resident",
+    "asked_by",
+    "executor",
+    "workers",
+    "on_failure",
+}
 
 
 def canonical(value: Any) -> bytes:
@@ -77,6 +89,17 @@ def environment(id: str, kwargs: dict[str, Any] | None) -> str:
     return _environment(id, json.dumps(kwargs or {}, sort_keys=True, default=str))
 
 
+def versions() -> dict[str, str]:
+    """{library: version} of those that decide results; "none" of one that is not installed."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            found[library] = "none"
+    return found
+
+
 def fingerprint(code: Path, cfg: dict[str, Any]) -> dict[str, Any]:
     """Which code (from the stage's file on), libraries, environment and kind of device decide what a stage makes:
     {"code": sha256, library: version, ...}."""
@@ -94,7 +117,7 @@ def fingerprint(code: Path, cfg: dict[str, Any]) -> dict[str, Any]:
                 files |= modules(path)
     chosen = cfg.get("task") or {}
     task = chosen.get("name", "gym")
-    if task != "gym":
+    if task not in ("gym", "robot"):
         import flywheel_sim
 
         sim = Path(flywheel_sim.__file__).parent
@@ -108,13 +131,7 @@ def fingerprint(code: Path, cfg: dict[str, Any]) -> dict[str, Any]:
     for path in sorted(files):
         if path.exists():
             digest.update(path.name.encode() + path.read_bytes())
-    versions = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            versions[library] = "none"
-    found = {"code": digest.hexdigest()[:16], **versions}
+    found = {"code": digest.hexdigest()[:16], **versions()}
     if task == "gym" and chosen.get("id"):
         found["environment"] = environment(chosen["id"], chosen.get("kwargs"))
     if "device" in cfg:

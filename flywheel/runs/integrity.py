@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel import evalues, store
+from flywheel import evalues, store, unpaired
 from flywheel.env.questions import ANSWERS, history
 from flywheel.runs import chain
 from flywheel.runs.run import Store, hashes
@@ -66,10 +66,14 @@ def _decisions(place: Store) -> Iterator[str]:
                 continue
             kind = next(kind for kind, answers in ANSWERS.items() if entry["op"] in answers)
             unspent, made = history(log[:at], kind)
-            found = evalues.differs(entry)
-            if (entry["t"], entry["promotions"]) != (entry["number"] - unspent, made):
-                found.append(f"by the log before it t is {entry['number'] - unspent}, promotions {made}")
-            same = [(e["kind"], e["name"], e["number"]) for e in asked if e["run"].startswith(entry["run"])]
+            trials = "asked" in entry  # of a robot: one question, however often it was asked
+            found = (unpaired if trials else evalues).differs(entry)
+            same = [e for e in asked if (e["run"] == entry["asked"] if trials else e["run"].startswith(entry["run"]))]
+            rank = [(e["t"], e["promotions"]) for e in same] if trials else [(entry["number"] - unspent, made)]
+            if (entry["t"], entry["promotions"]) not in rank:
+                words = ", ".join(f"t is {t}, promotions {promotions}" for t, promotions in rank)
+                found.append(f"by the log before it {words or 'there was no such question'}")
+            same = [(e["kind"], e["name"], e["number"]) for e in same]
             if (kind, name, entry["number"]) not in same:
                 found.append(f"the ledger has no {kind} question {entry['number']} of that run")
             found += _episodes(place, entry)
@@ -78,6 +82,8 @@ def _decisions(place: Store) -> Iterator[str]:
 
 def _episodes(place: Store, entry: dict[str, Any]) -> list[str]:
     """How the figures of an answer differ from its episodes; nothing where these are gone."""
+    if "seeds" not in entry:
+        return []
     paths = [place.root / "runs" / entry["run"] / "out" / f"{kind}.npz" for kind in entry["success"]]
     if not all(path.exists() for path in paths):
         return []

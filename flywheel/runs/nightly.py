@@ -1,4 +1,5 @@
 """The nightly: a list of stages, each a run of its own, from new demonstrations to a report.
+(Of a robot without a simulator: runs/robot.py.)
 
 Its inputs are the episodes not made by a policy, the incumbent and the config; its own rollouts do not make it new.
 
@@ -24,6 +25,7 @@ from flywheel.args import Bounded, Demos, UsageError, arg, number, plain
 from flywheel.cli import config
 from flywheel.cli.config import PARTS
 from flywheel.log import say
+from flywheel.runs import robot
 from flywheel.runs import run as runs
 from flywheel.runs.identity import deciding, fingerprint, key_of
 from flywheel.runs.names import Moved
@@ -90,6 +92,8 @@ def default_source(cfg: Args) -> str | None:
     """`source=default`: the demonstrations that ship with a task of sim/."""
     if cfg.source != "default":
         return cfg.source
+    if cfg.task.recorded:
+        return None
     import flywheel_datasets
 
     name = cfg.task.name
@@ -114,6 +118,7 @@ class Work:
     began: float = field(default_factory=time.monotonic)
     done: list[str] = field(default_factory=list)  # the runs, in order
     stopped: list[str] = field(default_factory=list)  # those that the budget cut short
+    foresees = False  # does it look stages up in place of doing them?
 
     def __call__(self, stage: str, part: Any, by: float = 1.0, lock: bool = False) -> dict[str, Any]:
         """Do a stage, or look it up; its result."""
@@ -134,6 +139,7 @@ class Plan(Work):
     """How they are foreseen: each is looked up; the first that is not there ends the list."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
+    foresees = True
 
     def __call__(self, stage: str, part: Any, by: float = 1.0, lock: bool = False) -> dict[str, Any]:
         planned = runs.plan(stage, part, self.place, self.budget is not None)
@@ -151,7 +157,8 @@ def nightly(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[s
         night = look(cfg, place, work)
         if "result" in night:
             return {**night["result"], "status": "noop", "seconds": round(time.monotonic() - work.began, 1)}
-        with store.Lock(place.root, "nightly"):
+        own = store.make_dirs(place.root / "runs" / "nightly" / night["key"])
+        with store.Lock(place.root, "nightly", shared=True), store.Lock(own, "nightly"):
             return _night(cfg, place, night, work)
 
 
@@ -166,7 +173,7 @@ def plan(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str,
                 "or config"
             )
         else:
-            _stages(cfg, place, night, work)
+            (robot.stages if cfg.task.recorded else _stages)(cfg, place, night, work)
     except Waits as stage:
         after = str(stage)
     for line in work.lines:
@@ -199,10 +206,12 @@ def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
     parts = [part for part in PARTS if told[part] is not None]
     known |= {part: {k: v for k, v in deciding(told[part]).items() if k != "source"} for part in parts}
     files = config.stages()
-    code = {name: fingerprint(files[name], {**told, **told[name]}) for name in parts[1:]}
-    base = key_of({"config": known, "demos": demos.id, "code": code})
+    used = [name for name in parts[1:] if not cfg.task.recorded or name in robot.PARTS]
+    code = {name: fingerprint(files[name], {**told, **told[name]}) for name in used}
     name = selection.name_of(cfg)
     incumbent = production(place, name)
+    trials = {"trials": robot.recorded(cfg, place)} if cfg.task.recorded else {}
+    base = key_of({"config": known, "demos": demos.id, "code": code, **trials})
 
     finished = {r["key"]: r for r in place.runs("nightly")}
     same = sorted((b for b in _begun(place) if b["base"] == base), key=lambda b: b["night"])
@@ -275,10 +284,10 @@ def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> d
         state["night"] = _number(cfg, place, state["key"])
         store.write_json(folder / "begin.json", state, indent=1)
     run = f"nightly/{state['key']}"
-    made = _stages(cfg, place, state, work)
+    made = (robot.stages if cfg.task.recorded else _stages)(cfg, place, state, work)
     rows, gate = made["rows"], made["gate"]
     standing = made["standing"]
-    row = next(r for r in rows if r["checkpoint"] == standing)
+    row = next((r for r in rows if r["checkpoint"] == standing), {})  # on a robot, nobody tried it yet
     result = {
         "status": "refused" if gate["status"] == "refused" else "done",
         "run": run,
@@ -302,14 +311,18 @@ def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> d
             "tournament": made["tournament"],
             "name": selection.name_of(cfg),
             "candidate": made["candidate"],
+            **({"wanted": made["wanted"]} if "wanted" in made else {}),
             **({"cut": work.stopped} if work.stopped else {}),
         },
         "files": {},
         "finished": store.now(),
         "order": 1 + max((done.get("order", 0) for done in place.runs()), default=0),
     }
-    show(rows, made["tournament"])
-    say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in made["steps"].items()))
+    if cfg.task.recorded:
+        robot.show(made)
+    else:
+        show(rows, made["tournament"])
+        say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in made["steps"].items()))
     store.write_json(folder / "_DONE.json", record, indent=1)
     from flywheel import report
 

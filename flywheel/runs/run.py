@@ -9,6 +9,7 @@ quick (no torch), and `run(args, inputs, run) -> {"outputs": ..., "metrics": ...
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -24,9 +25,11 @@ from flywheel import log, store
 from flywheel.args import plain
 from flywheel.cli import config
 from flywheel.ending import Failed, OutOfTime, Signals, check
-from flywheel.runs.identity import PACKAGE, identity, key_of
+from flywheel.runs.identity import PACKAGE, identity, key_of, versions
 from flywheel.runs.ledger import Ledger
 from flywheel.runs.names import Names
+
+BEAT = "beat.json"  # of a run at work: how far it is
 
 
 class RunError(ValueError):
@@ -153,22 +156,20 @@ class Run:
             store.make_dirs(folder)
         store.write_atomic(self.dir / "config.yaml", yaml.safe_dump(plain(self.args), sort_keys=False).encode())
         store.write_json(self.dir / "inputs.json", self.inputs, indent=1)
-        wandb = self.args.log.get("wandb")
-        if wandb:
-            task = self.args.task.id or self.args.task.name
-            own = {
-                "name": f"{self.stage} {task} {self.key[:6]}",
-                "group": f"night-{getattr(self.args, 'night', 0)}",
-                "job_type": self.stage,
-            }
-            wandb = {
-                **own,
-                **{k: v for k, v in wandb.items() if v is not None},
-                "id": f"{self.stage}-{self.key}",
-                "resume": "allow",
-            }
-            wandb["config"] = {**plain(self.args), "code": source_commit()}
-        self.log = log.Log(self.dir / "log.jsonl", wandb)
+        self.log = log.Log(self.dir / "log.jsonl", {name: self._told(about) for name, about in self.args.log.items()})
+        for kind, found in self.inputs.items() if self.args.log else ():
+            if kind == "corpus":
+                about = {key: found[key] for key in ("version", "episodes", "id") if key in found}
+                self.log.artifact(f"corpus@{found['id'][:12]}", str(self.store.corpus_path), "dataset", **about)
+
+    def _told(self, settings: dict[str, Any] | None) -> dict[str, Any]:
+        """What a sink is told of this run: its own settings over what is known of the run."""
+        task, wanted = self.args.task.id or self.args.task.name, {k: v for k, v in (settings or {}).items() if v}
+        own = {"name": f"{self.stage} {task} {self.key[:6]}", "group": f"night-{getattr(self.args, 'night', 0)}"}
+        own |= {"job_type": self.stage, "id": f"{self.stage}-{self.key}", "resume": "allow"}
+        refs = {kind: str(found.get("ref", found["id"])) for kind, found in self.inputs.items()}
+        config = {**plain(self.args), "code": source_commit(), "versions": versions(), "inputs": refs}
+        return {**own, **wanted, "tags": [self.stage, task, *(wanted.get("tags") or [])], "config": config}
 
     def save(self, tensors: dict, state: dict[str, Any]) -> None:
         """Write the stage's state as one safetensors file, whole or not at all."""
@@ -203,6 +204,12 @@ class Run:
         """Time to save? Also when someone asked the run to stop. A state that takes long to write is saved less often:
         no more than a twentieth of the time goes into that."""
         return self.stopping or time.monotonic() - self.saved > (max(seconds, self.pause) if seconds else 0.0)
+
+    def beat(self, what: str, done: int, total: int, note: str) -> None:
+        """Say how far it is, for `flywheel status`; each few seconds, and nobody depends on it."""
+        with contextlib.suppress(OSError):
+            told = {"what": what, "done": done, "total": total, "note": note, "time": time.time()}
+            store.write_atomic(self.dir / BEAT, store.to_json(told), durable=False)
 
     def save_soon(self) -> None:
         """Something was done that nobody wants to do again: the next moment to save is due."""
@@ -247,9 +254,8 @@ class Run:
         record = self.store.names.make(
             name, digest, path.relative_to(self.store.root).as_posix(), self.name, task=task, **more
         )  # fmt: skip
-        self.log.artifact(
-            f"{name}@{record['id']}", path, run=self.name, **{k: v for k, v in more.items() if k != "parents"}
-        )
+        about = {k: v for k, v in more.items() if k != "parents"}
+        self.log.artifact(f"{name}@{record['id']}", path, run=self.name, sha256=digest, **about)
         return f"{name}@{record['id']}"
 
 
@@ -342,16 +348,16 @@ def execute(
         return {**done["result"], "status": "noop" if done["result"]["status"] == "done" else done["result"]["status"]}
     module = config.module(stage)
     run = Run(stage, planned["key"], args, place, planned["inputs"], deadline)
-    alone = lock and not getattr(module, "READS", False)  # what only reads may run beside others
     with (
-        store.Lock(place.root, stage) if alone else nullcontext(),
-        store.Lock(run.dir, stage),
+        store.Lock(place.root, stage, shared=True) if lock else nullcontext(),  # gc waits; others may work beside it
+        store.Lock(run.dir, stage, wait=not lock),  # two nights may need the same run: the second looks it up
         nullcontext() if Signals.now else Signals(),
     ):
         if not again and (folder / "_DONE.json").exists():  # somebody did it while we came to the lock
             return execute(stage, args, place, lock=lock, deadline=deadline)
         began = time.monotonic()
         run.begin()
+        log.Progress.beat = run.beat
         log.say(f"{run.name}: {planned['why']}" if planned["action"] != "resume" else f"{run.name}: going on")
         try:
             made = module.run(run.args, run.inputs, run)
@@ -359,6 +365,7 @@ def execute(
             error.flywheel_run = run.dir  # where its traceback may be kept
             raise
         finally:
+            log.Progress.beat = None
             run.log.close()
         result = {
             "status": made.get("status", "done"),
@@ -391,7 +398,7 @@ def commit(run: Run, what: dict[str, Any], result: dict[str, Any], made: dict[st
         "order": 1 + max((done.get("order", 0) for done in run.store.runs()), default=0),
     }
     store.write_json(run.dir / "_DONE.json", done, indent=1)
-    for left in (run.ckpt / "state.safetensors", run.dir / "lock", run.dir / "error.txt"):
+    for left in (run.ckpt / "state.safetensors", run.dir / "lock", run.dir / "error.txt", run.dir / BEAT):
         left.unlink(missing_ok=True)
 
 

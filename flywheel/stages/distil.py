@@ -12,9 +12,18 @@ from typing import Any
 
 from flywheel import selection
 from flywheel.args import Demos, arg
-from flywheel.rl import build, offline
+from flywheel.rl import offline
+from flywheel.seeds import NIGHT
 
 GROUPS = {"policy": "one_step", "algorithm": "consistency"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Practice:
+    """How the student practises before its teacher (rl/taught.py)."""
+
+    rounds: int = arg(0, "each with its share of the updates; 0: it is taught on the corpus alone", least=0)
+    episodes: int = arg(64, "a round, of the student, failures too", least=1, most=NIGHT)
 
 
 def _all() -> Demos:
@@ -33,6 +42,7 @@ class Args(offline.Training):
         4, "of a teacher that chooses by chance (a best of N): its action is their mean", least=1, most=1e4
     )
     demos: Demos = arg(_all, "whose states it is taught on; origin='*': those of practice, too")
+    practice: Practice = arg(Practice, "of a student that practises before its teacher")
 
 
 def inputs(args: Args, store) -> dict[str, Any]:
@@ -46,26 +56,13 @@ def inputs(args: Args, store) -> dict[str, Any]:
 
 
 def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
-    from flywheel.policy import base
-    from flywheel.rl.labelled import Labelled
+    from flywheel.rl.taught import Teaching
 
-    ref = inputs["checkpoint"]["ref"]
-    teacher = run.store.load(ref).requires_grad_(False)
+    teacher = run.store.load(inputs["checkpoint"]["ref"]).requires_grad_(False)
     selection.one_robot(args, teacher)
-
-    def begin(env, windows):
-        build.suits(teacher, env)
-        shape = {"ahead": 1} | {  # a best of N says nothing of the chunk after the next
-            k: teacher.spec[k] for k in (*base.SHAPE, "ahead") if k in teacher.spec
-        }
-        student = base.build({**args.policy, **shape, "condition": teacher.condition})
-        build.suits(student, env)
-        return student.like(teacher)
-
-    def labels(student, device):
-        """What the teacher does in each state, where it is of no use to give student and teacher the same noise."""
-        if student.noise_shape == teacher.noise_shape and not (student.fixed or student.discrete):
-            return None
-        return Labelled, {"teacher": teacher.to(device), "draws": args.draws}
-
-    return offline.train(args, run, begin, {"teacher": teacher}, labels)
+    if rounds := args.practice.rounds:
+        cadence = args.algorithm.cadence
+        cadence = dataclasses.replace(cadence, rounds=rounds, improve=cadence.improve // rounds)
+        args = dataclasses.replace(args, algorithm=dataclasses.replace(args.algorithm, cadence=cadence))
+    how = Teaching(args, run, teacher)
+    return offline.train(args, run, how.student, {"teacher": teacher}, how.labels, how.fields)

@@ -13,7 +13,6 @@ from flywheel.args import Common, Guard, arg
 from flywheel.log import say
 
 GROUPS = {"guard": "real"}
-READS = True  # a robot does not wait for a nightly: a corpus takes several writers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

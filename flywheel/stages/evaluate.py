@@ -3,7 +3,8 @@
 Success is what the task says (task.success: at any step, at the last, or held for so many); the rate at the last step
 is printed beside it. An episode that the environment spoilt (flywheel.faults) counts as a failure, and says why. With
 `against=` the gate's test says so far: better, worse, undecided, and by how much; it spends nothing and moves nothing,
-and more `episodes` may be asked for whenever one likes. eval_info.json in the run's folder has LeRobot's keys."""
+and more `episodes` may be asked for whenever one likes. eval_info.json in the run's folder has LeRobot's keys. Of a
+robot without a simulator the recorded trials are counted."""
 
 from __future__ import annotations
 
@@ -14,15 +15,14 @@ from typing import Any
 import numpy as np
 
 from flywheel import env as envs
-from flywheel import evalues, selection, stats
+from flywheel import evalues, selection, stats, unpaired
 from flywheel import store as files
 from flywheel.args import Bounded, arg
+from flywheel.env import trials
 from flywheel.env.scoring import eval_info, film, scored, summary
 from flywheel.log import say
 from flywheel.rl import build
 from flywheel.seeds import seeds
-
-READS = True  # nothing of the store but its own folder is written: it may run beside other stages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,15 @@ class Args(Bounded):
 
 def inputs(args: Args, store) -> dict[str, Any]:
     refs = {"checkpoint": args.checkpoint, "against": args.against}
-    return {kind: selection.checkpoint(ref, store) for kind, ref in refs.items() if ref}
+    found = {kind: selection.checkpoint(ref, store) for kind, ref in refs.items() if ref}
+    if not args.task.recorded:
+        return found
+    return {**found, "trials": trials.known(store, args.task, [one["ref"] for one in found.values()])}
 
 
 def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
+    if args.task.recorded:
+        return _of_trials(args, inputs, run)
     env = envs.opened(args)
     chosen = seeds(args.block, args, args.first, args.episodes)
     what = {kind: inputs[kind]["ref"] for kind in ("checkpoint", "against") if kind in inputs}
@@ -62,8 +67,31 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
         metrics["so_far"] = evalues.so_far(*pair)
         say(f"  so far: {metrics['so_far']['words']}")
     run.log("evaluate", **metrics)
+    run.log.table("episodes", {k: results["checkpoint"][k] for k in ("seed", "success", "success_at_end", "steps")})
     if args.video and film(policies["checkpoint"], env, chosen[0], args.video):
         run.log.media("rollout", args.video)
     env.close()
     content = {"obs_names": list(env.obs_names), "obs_units": list(env.obs_units), "seeded": seeded}
     return {"outputs": {}, "metrics": metrics, "content": content}
+
+
+def _of_trials(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
+    """The trials that were recorded of each policy, counted. ValueError where there are none."""
+    results, names = {}, []
+    for kind in [kind for kind in ("checkpoint", "against") if kind in inputs]:
+        some = trials.of(run.store, args.task, inputs[kind]["ref"], inputs["trials"]["version"])
+        if not len(some):
+            raise ValueError(
+                f"{inputs[kind]['ref']} has no recorded trial of {selection.title(args.task)}: drive it, and ingest "
+                "what came of it with origin=policy:ID, or as format=trials_csv (docs/robot.md)"
+            )
+        results[kind], names = trials.columns(some)
+        np.savez(run.out / f"{kind}.npz", **results[kind])
+    metrics = summary(results["checkpoint"], args.task)
+    metrics["environment_steps"] = 0
+    if "against" in results:
+        pair = [results[kind]["success"] for kind in ("checkpoint", "against")]
+        metrics |= {"against": summary(results["against"], args.task), "unpaired": stats.fisher(*pair)}
+        metrics["so_far"] = unpaired.told(unpaired.Counts.of(*pair), 0.05)
+    run.log("evaluate", **metrics)
+    return {"outputs": {}, "metrics": metrics, "content": {"obs_names": names, "obs_units": [], "seeded": False}}

@@ -15,11 +15,11 @@ from typing import Any
 from flywheel import env as envs
 from flywheel import outcome
 from flywheel import store as files
-from flywheel.args import Acting, arg
+from flywheel.args import Acting, UsageError, arg
 from flywheel.episode import EpisodeError
 from flywheel.intake import open_loop
 from flywheel.intake.accept import accepted, aside, carded, failure, tell
-from flywheel.intake.recordings import ASKED, card_of, content, layout, matches, title
+from flywheel.intake.recordings import ASKED, card_of, content, layout, lerobot, matches, title
 from flywheel.intake.recordings import options as options_of
 from flywheel.intake.screen import Far
 
@@ -48,6 +48,17 @@ class Args(Acting):
     rollouts: int | None = arg(None, "formats that roll a policy out: how many episodes", least=1)
     restore: bool = arg(False, "bring back episodes that were tombstoned")
 
+    def __post_init__(self) -> None:
+        if kind := lerobot(self.source, self.format):  # the folder is enough
+            object.__setattr__(self, "format", kind)
+        if self.origin and self.origin.startswith("policy:"):  # policy:NAME@ID is the same as policy:ID
+            id_ = self.origin[7:].rpartition("@")[2][:12]
+            if len(id_) < 12:
+                raise UsageError(
+                    f"origin={self.origin}; expected policy:ID with 12 digits, as `flywheel lineage` has it"
+                )
+            object.__setattr__(self, "origin", f"policy:{id_}")
+
 
 def inputs(args: Args, store) -> dict[str, Any]:
     module = layout(args.format)
@@ -68,8 +79,8 @@ def inputs(args: Args, store) -> dict[str, Any]:
 def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     module = layout(args.format)
     options = options_of(module.read, args)
-    env = envs.opened(args, 1)
     corpus = run.store.corpus(create=True)
+    env = envs.opened(args, 1, corpus.at("latest") if corpus.head else None)
     rows, quarantined, added, duplicates, refused = [], [], [], [], []
     replayed: list[dict[str, Any]] = []
     tally, far = Counter(), Far()

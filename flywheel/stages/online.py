@@ -64,10 +64,11 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     from flywheel.rl.fit import fit
     from flywheel.rl.guarding import Guarding
 
-    algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
-    cadence = dataclasses.replace(algorithm.cadence, **({"rounds": args.rounds} if args.rounds else {}))
+    device = build.device(args.device)  # refused here if it is not there
     torch.manual_seed(args.seed)
     env, demos, parts, shares = envs.opened(args), None, {"demos": []}, {"demos": 1.0}
+    algorithm = build.knowing(args.algorithm, env)
+    cadence = dataclasses.replace(algorithm.cadence, **({"rounds": args.rounds} if args.rounds else {}))
     if args.imitates:
         demos, parts, shares = selection.pools(args, run.store)
         parts = practice.named(demos, parts)
@@ -89,9 +90,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     rounds.score = now.score
     mixture = selection.mixed(algorithm.mixture, shares, args.batch_size)
     source = now.source(mixture, build.drawn(args, policy))
-    learner.try_all(
-        {act: exploring.example(learner.nets["policy"], algorithm.source) for act in ("evaluate", "improve")}
-    )
+    build.inform(learner, source)
+    learner.try_all({act: exploring.example(learner.nets, algorithm.source) for act in ("evaluate", "improve")})
     now.scoring = seeds("gate", args, SCORING, args.score_episodes)
     rounds.scores_start = bool(record and now.scoring)  # it is what the run has to beat
     rounds.scattered(record.get("spreads") if began and began.judged else None)

@@ -2,8 +2,9 @@
 
 Production is what the name means at the moment it moves: if that changed meanwhile, the question is asked again. Every
 question has seeds and a rank of its own (ledger.py), so no answer is looked up, and asking often promotes no chance
-(evalues.py). `against=` measures against something else, spends nothing and moves nothing. Now and then production is
-compared with the best that ever stood there, and the name goes back to that if it is shown better."""
+(evalues.py). Of a robot without a simulator recorded trials decide (env/trials.py). `against=` measures against
+something else, spends nothing and moves nothing. Now and then production is compared with the best that ever stood
+there, and the name goes back to that if it is shown better."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 
 from flywheel import selection
 from flywheel.args import Bounded, arg
-from flywheel.env import questions
+from flywheel.env import questions, trials
 from flywheel.env.comparing import Gate
 from flywheel.log import say
 from flywheel.rl import build
@@ -40,6 +41,9 @@ def inputs(args: Args, store) -> dict[str, Any]:
     said, played = len(store.names.log(name)), len(store.ledger.taken("gate"))
     asked = args.asked_by or f"by hand, {name} entry {said + 1}, question {played + 1}"
     found = {"checkpoint": candidate, "question": {"id": asked}}
+    if args.task.recorded:  # the answer follows from what was recorded until now
+        refs = [candidate["ref"], *([f"{name}@{at}"] if (at := store.names.production(name)) else [])]
+        found["trials"] = trials.known(store, args.task, refs)
     return found | ({"against": selection.checkpoint(args.against, store)} if args.against else {})
 
 
@@ -84,18 +88,20 @@ def _decide(args: Args, run, name: str, id_: str, standing: str | None, attempt:
         reason = "the first of its name: there is no incumbent to beat"
         names.promote(name, id_, run.name, reason, over=None)
         return {"outputs": {"checkpoint": ref}, "content": {"reason": reason, "over": None}}
-    asked = questions.ask(run, args, name, "gate", attempt, over=standing)
+    asked = (trials if args.task.recorded else questions).ask(run, args, name, "gate", attempt, over=standing)
     if asked["over"] != standing:  # since this run was killed, or while the one that it repeats was at work
         raise Moved(f"{name}: this question was about {asked['over']}, production is {standing}")
     before = run.recorded.get("figures") or questions.said(run, name, "gate")
     told = _compare(args, run, {"candidate": ref, "incumbent": f"{name}@{standing}"}, asked, before=before)
+    if told["figures"]["ended"] == "trials":
+        return trials.waits(ref, standing, told)
     better = told["figures"]["ended"] == "better"
     (names.promote if better else names.refuse)(name, id_, run.name, told["reason"], over=standing, **told["figures"])
     say(f"  {'accepted' if better else 'refused'}: {told['reason']}")
     run.log("gate", accepted=better, **{k: v for k, v in told["metrics"].items() if not isinstance(v, (dict, list))})
     content = {"reason": told["reason"], "over": standing, "figures": told["figures"]}
     standing = id_ if better else standing
-    due = args.high_water and asked["number"] % args.high_water == 0
+    due = args.high_water and not args.task.recorded and asked["number"] % args.high_water == 0
     if due and (found := questions.high_water(run, args, name, standing, _load(args, run))):
         content["high_water"], standing = found, found["stands"]
         told["metrics"]["environment_steps"] += found["figures"]["steps"]
@@ -121,7 +127,10 @@ def _measure(args: Args, run, other: str) -> dict[str, Any]:
 
 
 def _compare(args: Args, run, refs: dict[str, str], asked: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Two checkpoints on seeds that no question had before: {"figures", "metrics", "reason"}."""
+    """Two checkpoints on seeds that no question had before, or by the trials that were recorded: {"figures", "metrics",
+    "reason"}."""
+    if args.task.recorded:
+        return trials.put(run, args, refs, asked)
     return questions.put(run, args, refs, _load(args, run), asked, **more)
 
 

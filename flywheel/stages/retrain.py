@@ -75,8 +75,9 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     demos, parts, shares = selection.pools(args, run.store)
     held = _episodes(args, run.store, demos).hashes
     record = run.store.checkpoint(inputs["checkpoint"]["ref"])
-    learner, anchor, judged = _learner(args, run.store.load(inputs["checkpoint"]["ref"]))
     env = envs.opened(args)
+    args = dataclasses.replace(args, algorithm=build.knowing(args.algorithm, env))
+    learner, anchor, judged = _learner(args, run.store.load(inputs["checkpoint"]["ref"]))
     build.suits(learner.nets["policy"], env)
     rounds = practice.Practice(args, run, env, learner, held, practice.named(demos, parts))
     now = Round(args, rounds, anchor, judged, f"policy:{record['id']}")
@@ -87,7 +88,14 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     rounds.score = lambda what: scored(rounds, now.actor(), scoring, what)
     rounds.full = lambda: (rounds.memory.round + 1) * args.collect.episodes > NIGHT
     mixture = selection.mixed(args.algorithm.mixture, shares, args.batch_size)
-    source = OffPolicy(mixture, play=now.collect, held=rounds.held, **build.drawn(args, learner.nets["policy"]))
+    source = OffPolicy(
+        mixture,
+        play=now.collect,
+        held=rounds.held,
+        looked=rounds.looked,
+        **build.drawn(args, learner.nets["policy"]),
+    )
+    build.inform(learner, source)
     tiny = source.draw({"all": 1.0}, 2)
     learner.try_all({"evaluate": tiny, "improve": tiny})
     rounds.guard = Guarding(learner, args.guard, run, anchored=True, reward=args.task.learns)
@@ -123,7 +131,7 @@ def _handed_over(
     nets = rounds.learner.nets
     base.save(nets.get("policy.lag", nets["policy"]).explores(0.0), run.out / "policy.safetensors")
     outputs = dict.fromkeys(("policy", "checkpoint"), run.publish("policy.safetensors", name, kind="retrained", **more))
-    if args.algorithm.act == "best_of_n":
+    if args.algorithm.act == "best_of_n" and not args.algorithm.critic.get("knows"):
         base.save(now.actor(), run.out / "best.safetensors")
         more |= {"spreads": rounds.spreads.told()}
         outputs["checkpoint"] = run.publish("best.safetensors", name, kind="best-of-N", **more)

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot_policy_flywheel.configuration_flywheel import NOT_HERE, FlywheelConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flywheel.policy import base
-from lerobot_policy_flywheel.configuration_flywheel import NOT_HERE, FlywheelConfig
 
 MODEL = "model.safetensors"
 STATE, IMAGE = "observation.state", "observation.images."
