@@ -11,28 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import results
+from results import flywheel
 
 ROOT = Path(__file__).parent.parent
 ROW = results.ROWS / "promotions.json"
 UPDATES, SEEDS, QUESTIONS, TRUTH = (2000, 4000, 7000), (1, 2, 3, 4), 40, 1000
-
-
-def flywheel(stage: str, *words: str) -> dict:
-    """Run a stage in a process of its own; its result."""
-    command = [sys.executable, "-m", "flywheel.cli.app", stage, *words, "--json"]
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    told = json.loads(out.stdout.splitlines()[-1])
-    if told["status"] == "failed":
-        sys.exit(f"{stage} {' '.join(words)}: {told['error']}")
-    return told
 
 
 def policies(store: Path, tiny: bool) -> dict[str, list[float]]:

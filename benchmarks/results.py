@@ -75,6 +75,16 @@ def run(job: str, words: list[str], place: Path) -> dict:
     }
 
 
+def flywheel(stage: str, *words: str) -> dict:
+    """Run a stage in a process of its own; its result."""
+    command = [sys.executable, "-m", "flywheel.cli.app", stage, *words, "--json"]
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    told = json.loads(out.stdout.splitlines()[-1])
+    if told["status"] == "failed":
+        sys.exit(f"{stage} {' '.join(words)}: {told['error']}")
+    return told
+
+
 def spent(store, night: dict) -> dict[str, int]:
     """Environment steps of the gate and of the report, from the episodes' lengths."""
     steps = {"promote": 0, "evaluate": 0}

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import results
+from results import flywheel
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "seeing"
@@ -45,16 +46,6 @@ PARTS: dict[str, tuple[str, str | None, list[str], str]] = {
 }  # fmt: skip
 JOBS = {f"{part}-{seed}": (part, seed) for seed in SEEDS for part in PARTS}
 SMALL = ["policy.width=16", "policy.depth=1", "batch_size=8", "score_episodes=4", "num_envs=4"]
-
-
-def flywheel(stage: str, *words: str) -> dict:
-    """Run a stage in a process of its own; its result."""
-    command = [sys.executable, "-m", "flywheel.cli.app", stage, *words, "--json"]
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    told = json.loads(out.stdout.splitlines()[-1])
-    if told["status"] == "failed":
-        sys.exit(f"{stage} {' '.join(words)}: {told['error']}")
-    return told
 
 
 def small(stage: str) -> list[str]:
