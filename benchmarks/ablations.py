@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import results
+from results import flywheel
 
 ROWS = results.ROWS / "ablations"
 STEPS = 48_000
@@ -59,16 +60,6 @@ VARIANTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {
     ),
     "ppo": ("PPO over the chain alone (dppo)", [("online", ["algorithm=dppo", "rounds=40", *ALONE])]),
 }
-
-
-def flywheel(stage: str, *words: str) -> dict:
-    """Run a stage in a process of its own; its result."""
-    command = [sys.executable, "-m", "flywheel.cli.app", stage, *words, "--json"]
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=results.ROOT)
-    told = json.loads(out.stdout.splitlines()[-1])
-    if told["status"] == "failed":
-        sys.exit(f"{stage} {' '.join(words)}: {told['error']}")
-    return told
 
 
 def base_of(seed: int) -> tuple[Path, str, str]:

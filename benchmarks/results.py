@@ -75,6 +75,16 @@ def run(job: str, words: list[str], place: Path) -> dict:
     }
 
 
+def flywheel(stage: str, *words: str) -> dict:
+    """Run a stage in a process of its own; its result."""
+    command = [sys.executable, "-m", "flywheel.cli.app", stage, *words, "--json"]
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    told = json.loads(out.stdout.splitlines()[-1])
+    if told["status"] == "failed":
+        sys.exit(f"{stage} {' '.join(words)}: {told['error']}")
+    return told
+
+
 def spent(store, night: dict) -> dict[str, int]:
     """Environment steps of the gate and of the report, from the episodes' lengths."""
     steps = {"promote": 0, "evaluate": 0}
@@ -213,6 +223,7 @@ begins (from the anchor, from the last round, advantage-conditioned) on such a b
 def page(rows: dict[str, dict]) -> str:
     """docs/results.md from the rows there are."""
     import cloning
+    import lerobot_policies
 
     lines = ["# Results", "", "Made by `make results` (benchmarks/results.py); rows in benchmarks/results/.", ""]
     if rows:
@@ -257,6 +268,7 @@ def page(rows: dict[str, dict]) -> str:
         *tournaments(rows),
     ]
     lines += cloning.section(cloning.read())
+    lines += lerobot_policies.section(lerobot_policies.kept())
     if any(job.startswith("door-policy") for job in rows):
         lines += [
             "## Six episodes of a trained policy: Adroit door",

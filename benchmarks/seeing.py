@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import results
+from results import flywheel
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "seeing"
@@ -37,7 +38,7 @@ PARTS: dict[str, tuple[str, str | None, list[str], str]] = {
     "learn": ("retrain", "clone", [BOTH, *ROUNDS, "algorithm.encoder=learn"], "rounds, eyes learning too"),
     "taught": (
         "distil", "teacher", [
-            BOTH, "policy=deterministic", "collect={rounds: 8, episodes: 64}", "algorithm.cadence.improve=12000",
+            BOTH, "policy=deterministic", "practice={rounds: 8, episodes: 64}", "algorithm.cadence.improve=12000",
             "score_every=3000", "name=policy/taught",
         ],
         "taught by the teacher on the student's own rollouts",
@@ -47,23 +48,13 @@ JOBS = {f"{part}-{seed}": (part, seed) for seed in SEEDS for part in PARTS}
 SMALL = ["policy.width=16", "policy.depth=1", "batch_size=8", "score_episodes=4", "num_envs=4"]
 
 
-def flywheel(stage: str, *words: str) -> dict:
-    """Run a stage in a process of its own; its result."""
-    command = [sys.executable, "-m", "flywheel.cli.app", stage, *words, "--json"]
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    told = json.loads(out.stdout.splitlines()[-1])
-    if told["status"] == "failed":
-        sys.exit(f"{stage} {' '.join(words)}: {told['error']}")
-    return told
-
-
 def small(stage: str) -> list[str]:
     """The words that make a stage tiny."""
     if stage == "retrain":
         little = ["rounds=2", "score_every=2", "collect.episodes=4", "algorithm.cadence.evaluate=3"]
         return [*SMALL[2:], *little, "algorithm.cadence.improve=3", "algorithm.critic.width=16"]
     told = [*SMALL, "algorithm.cadence.improve=6", "score_every=6"]
-    return [*told, "collect={rounds: 2, episodes: 4}"] if stage == "distil" else told
+    return [*told, "practice={rounds: 2, episodes: 4}"] if stage == "distil" else told
 
 
 def made(part: str, seed: int, store: Path, tiny: bool) -> tuple[dict, list[str]]:

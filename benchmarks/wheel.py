@@ -83,7 +83,7 @@ def at(curve: list[list], steps: int) -> list | None:
     """The last point of the curve that had not taken more than `steps`, if practice went on until nine tenths of
     them."""
     found = [point for point in curve if point[0] <= steps]
-    return found[-1] if found and found[-1][0] >= 0.9 * steps else None
+    return found[-1] if found and curve[-1][0] >= 0.9 * steps else None
 
 
 def section(rows: dict[str, dict]) -> list[str]:

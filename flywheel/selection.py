@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from flywheel.corpus.rows import RESIDENT
 from flywheel.env import ids as gym_names
 from flywheel.log import progress
 from flywheel.runs import names
+from flywheel.store import sha256_file
 
 MASKS = ("obs.state.mask", "action.mask")
 FIELDS = {  # of the window cache, by what is learnt from
@@ -189,6 +192,23 @@ def checkpoint(ref: str, store) -> dict[str, Any]:
     """How inputs.json names a checkpoint: by the sha256 of its weights."""
     record = store.checkpoint(ref)
     return {"id": record["sha256"], "ref": f"{record['name']}@{record['id']}", "run": record["run"]}
+
+
+def begun(ref: str, store) -> dict[str, Any]:
+    """As `checkpoint`, or a folder that LeRobot wrote, by the hash of what is in it."""
+    if not Path(ref).expanduser().is_dir():
+        return checkpoint(ref, store)
+    folder = Path(ref).expanduser().absolute()
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    if not {"config.json", "model.safetensors"} <= {path.name for path in files}:
+        raise ValueError(
+            f"checkpoint={ref}: a folder without config.json and model.safetensors; expected NAME, NAME@ID, or a "
+            "policy that LeRobot wrote (.../checkpoints/last/pretrained_model)"
+        )
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+    return {"id": digest.hexdigest(), "ref": str(folder), "folder": True}
 
 
 def windows(corpus, version, args, store, more: tuple[str, ...] = ()):

@@ -64,6 +64,13 @@ def hand_dapg_policy(place, number):
     )
 
 
+def trials(place, number):
+    data = place.parent / f"set{number}"
+    written.lerobot_v21(data, recordings(number))
+    lines = [f"policy/any@7738d72b8bf9,{k % 2},{k},{data.name},{0.1 * k:g}" for k in range(3)]
+    place.write_text("\n".join(["policy,success,episode,data,x", *lines]) + "\n")
+
+
 def minari(place, number):
     written.minari(place.parent / f"of-{place.stem}", recordings(number)).rename(place)
 
@@ -93,6 +100,7 @@ GOOD = {
     "ros2_mcap": ("mcap", bag),
     "hand_dapg": ("pickle", hand_dapg),
     "hand_dapg_policy": ("npz", hand_dapg_policy),
+    "trials_csv": ("csv", trials),
 }  # fmt: skip
 
 
@@ -702,9 +710,34 @@ def entry_bomb(place, rng, traps):
             out.writestr(name, kept.read(name))
 
 
+def line(place, rng, traps):
+    """A line that says something else, or points elsewhere."""
+    text = place.read_text()
+    told = ["7738d72b8bf9,1,0,../theirs/set,0", f"7738d72b8bf9,1,0,{traps.folder / 'set'},0", "7738d72b8bf9,1,99999999999,set,0",
+            "7738d72b8bf9,perhaps,0,,0", f"{'a' * 10**5},1,0,,0", "7738d72b8bf9,1,0,,nan", ",,,,", "7738d72b8bf9,1", '"7738d72b8bf9,1,0,,0',
+            "7738d72b8bf9,1,-1,.,0", "7738d72b8bf9,1,0,..,0", f"7738d72b8bf9,1,0,{'s' * 10**5},0"]  # fmt: skip
+    place.write_text(text + str(rng.choice(told)) + "\n")
+
+
+def head(place, rng, traps):
+    """Another first line."""
+    first = str(
+        rng.choice(
+            [
+                "",
+                "policy,policy,success,episode,data",
+                "success,policy,data,episode,x",
+                "a,b,c,d,e",
+                "policy,success\0,episode,data,x",
+            ]
+        )
+    )
+    place.write_text("\n".join([first, *place.read_text().splitlines()[1:]]) + "\n")
+
+
 DAMAGE = {
     "robomimic_hdf5": HDF5, "aloha_hdf5": HDF5, "d4rl_hdf5": HDF5, "minari_hdf5": HDF5, "replay_buffer_zarr": ZARR, "lerobot_v21": LEROBOT,
-    "lerobot_v3": LEROBOT, "ros2_mcap": MCAP, "hand_dapg": PICKLE, "hand_dapg_policy": [header, entry_bomb],
+    "lerobot_v3": LEROBOT, "ros2_mcap": MCAP, "hand_dapg": PICKLE, "hand_dapg_policy": [header, entry_bomb], "trials_csv": [line, line, head],
 }  # fmt: skip
 BLIND = {
     f.__name__ for f in (*BYTES, not_finite, wrapped, opcodes, ends, arrays_swapped, column, features)

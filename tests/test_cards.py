@@ -86,7 +86,12 @@ MADE = {
     "robomimic_hdf5": robomimic, "aloha_hdf5": aloha, "d4rl_hdf5": d4rl, "minari_hdf5": minari, "replay_buffer_zarr": buffer,
     "lerobot_v21": lerobot_v21, "lerobot_v3": lerobot_v3,
 }  # fmt: skip
-OTHERS = {"ros2_mcap", "hand_dapg", "hand_dapg_policy"}  # its own card (test_formats_mcap); a layout with no choice
+OTHERS = {
+    "ros2_mcap",
+    "hand_dapg",
+    "hand_dapg_policy",
+    "trials_csv",
+}  # its own card (test_formats_mcap); a layout with no choice
 
 
 def test_every_format_is_tried_with_a_card():

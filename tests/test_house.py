@@ -110,7 +110,8 @@ def test_every_folder_with_code_is_in_the_wheel():
     """An editable install hides a package that pyproject.toml does not name."""
     import tomllib
 
-    named = set(tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    told = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    named = {*told["packages"], *(folder.replace("/", ".") for folder in told["package-dir"].values())}
     folders = {path.parent.relative_to(ROOT.parent).as_posix().replace("/", ".") for path in ROOT.rglob("__init__.py")}
     assert folders <= named
 

@@ -12,7 +12,20 @@ from flywheel.policy.residual import Residual
 from flywheel.store import sha256_file
 
 SHAPE = dict(obs_dim=3, action_dim=2, obs_steps=2, action_steps=4)
-PLAIN = [name for name in base.names() if name not in ("best_of_n", "residual")]  # these two wrap another
+PLAIN = [
+    name for name in base.names() if name not in ("best_of_n", "residual", "lerobot")
+]  # two wrap another; test_lerobot
+UNET = {
+    "horizon": 8,
+    "down_dims": [8, 16],
+    "n_groups": 4,
+    "diffusion_step_embed_dim": 8,
+    "num_train_timesteps": 10,
+    "num_inference_steps": 3,
+}
+KINDS = [
+    pytest.param(name, marks=pytest.mark.xdist_group("lerobot")) if name == "lerobot" else name for name in base.names()
+]
 
 
 def make(kind: str, seed: int = 0, **more):
@@ -23,13 +36,14 @@ def make(kind: str, seed: int = 0, **more):
         return BestOfN.of(inner, critic, make("flow", seed + 1), n=4)
     if kind == "residual":
         return Residual.of(make("flow", seed, **more), alpha=0.5, width=32).eval()
-    policy = base.build(dict(kind=kind, width=32, depth=2, **SHAPE, **more))
+    own = dict(type="diffusion", settings=UNET) if kind == "lerobot" else dict(width=32, depth=2)
+    policy = base.build(dict(kind=kind, **own, **SHAPE, **more))
     rows = np.random.default_rng(0).normal(2.0, 3.0, (100, 5))
     policy.fit_normaliser(rows[:, :3], rows[:, 3:])
     return policy.eval()
 
 
-@pytest.fixture(params=base.names())
+@pytest.fixture(params=KINDS)
 def policy(request):
     return make(request.param)
 

@@ -67,11 +67,11 @@ def test_episodes_wait_and_are_one_version_with_their_rounds(run):
     keep(practice, 3)
     practice.settle()
     assert corpus.log()[-1]["message"] == f"{run.name} round 2"
-    windows, pools = practice.held()
+    windows, pools, cameras = practice.held()
     won = np.flatnonzero(windows.table["success"] == 1)
     assert windows.version.hashes == memory.episodes and pools["demos"].tolist() == [0]
     assert pools["rollouts"].tolist() == [1, 2, 3] and pools["own"].tolist() == [e for e in won if e]
-    assert rounds(run).held() == (None, {})
+    assert cameras == [] and rounds(run).held() == (None, {}, ())
 
 
 def test_episodes_are_found_by_their_hashes_also_when_they_were_removed_since(run):

@@ -255,6 +255,7 @@ def test_an_interrupted_run_goes_on(night, tmp_path):
     assert not config.seconds(None)
 
 
+@pytest.mark.slow
 def test_rl100_is_one_experiment_from_imitation_to_one_step(tmp_path, capsys):
     """Imitation, rounds that grow the corpus and ask the model, PPO online, one step; each a row, each replayable."""
     toy.demonstrations(tmp_path / "demos.hdf5", 12)

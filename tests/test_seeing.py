@@ -195,7 +195,8 @@ def test_rows_that_are_repeated_share_their_pictures():
     assert not any(p.requires_grad for p in critic.encoder.eyes.parameters()), "it looks through the policy's eyes"
 
 
-def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, capsys):
+@pytest.mark.parametrize("slowly", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, capsys, slowly):
     """Imitation, a score, its replay; critics do not see yet, and say so."""
     store = f"store={tmp_path}"
     assert call("ingest", f"source={few}", "task=lift", TASK, store, capsys=capsys)[0] == 0
@@ -215,10 +216,32 @@ def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, caps
     assert code != 0 and "task lift shows none; take task.cameras={top: 32, wrist: 24}" in json.dumps(out), out
     code, out = call("pretrain", *words, *size, "algorithm=iql", capsys=capsys)
     assert code != 0 and "algorithm iql: this policy sees top, wrist" in out["error"], out
-    turn(ref, ["task=lift", TASK, "demos.failures=true", store, "threads=1", "num_envs=2"], capsys)
+    turn(ref, ["task=lift", TASK, "demos.failures=true", store, "threads=1", "num_envs=2"], capsys, slowly)
 
 
-def turn(ref: str, words: list[str], capsys) -> None:
+def options_that_are_off(stage: str, ref: str, words: list[str], out: dict, capsys) -> None:
+    """Eyes that go on learning, and frames that are drawn again."""
+    learnt = [*words, "algorithm.encoder=learn"]
+    code, other = call(stage, f"checkpoint={ref}", *learnt, capsys=capsys)
+    assert code == 0, other
+    made, changed = Store(words[3].removeprefix("store=")), 0
+    frozen, moved = (made.load(one["outputs"]["policy"]).encoder.eyes.state_dict() for one in (out, other))
+    judge = made.load(other["outputs"]["checkpoint"]).critic.encoder.eyes.state_dict()
+    for name, weights in frozen.items():
+        changed += int(not torch.equal(weights, moved[name]))
+        torch.testing.assert_close(judge[name], weights, msg="the critics' eyes stay those of the checkpoint")
+    assert changed, "the policy's eyes learn"
+    drawn = [*words, "task.keep_frames=false"]
+    code, again = call(stage, f"checkpoint={ref}", *drawn, capsys=capsys)
+    assert code == 0, again
+    assert again["outputs"]["policy"].split("@")[1] == out["outputs"]["policy"].split("@")[1], "equal to the bit"
+    code, told = call("replay", again["run"], words[3], capsys=capsys)
+    assert code == 0, told
+    code, again = call(stage, f"checkpoint={ref}", *drawn, "algorithm.encoder=learn", capsys=capsys)
+    assert code != 0 and "task.keep_frames=false leaves those of rollouts out" in again["error"], again
+
+
+def turn(ref: str, words: list[str], capsys, slowly: bool) -> None:
     """Rounds, which replay to the bit, and online RL, by critics that look through the policy's frozen eyes."""
     little = ["algorithm.cadence.evaluate=3", "algorithm.cadence.improve=3", "batch_size=8", "score_episodes=2"]
     small = ["algorithm.critic.width=16", "algorithm.critic.members=2"]
@@ -232,33 +255,15 @@ def turn(ref: str, words: list[str], capsys) -> None:
         code, out = call(stage, f"checkpoint={ref}", *words, *little, *small, *more, capsys=capsys)
         assert code == 0, out
         if stage == "retrain":
-            learnt = [*words, *little, *small, *more, "algorithm.encoder=learn"]
-            code, other = call(stage, f"checkpoint={ref}", *learnt, capsys=capsys)
-            assert code == 0, other
-            made, changed = Store(words[3].removeprefix("store=")), 0
-            frozen, moved = (made.load(one["outputs"]["policy"]).encoder.eyes.state_dict() for one in (out, other))
-            judge = made.load(other["outputs"]["checkpoint"]).critic.encoder.eyes.state_dict()
-            for name, weights in frozen.items():
-                changed += int(not torch.equal(weights, moved[name]))
-                torch.testing.assert_close(judge[name], weights, msg="the critics' eyes stay those of the checkpoint")
-            assert changed, "the policy's eyes learn"
-            drawn = [*words, *little, *small, *more, "task.keep_frames=false"]
-            code, again = call(stage, f"checkpoint={ref}", *drawn, capsys=capsys)
-            assert code == 0, again
-            assert again["outputs"]["policy"].split("@")[1] == out["outputs"]["policy"].split("@")[1], (
-                "equal to the bit"
-            )
-            code, told = call("replay", again["run"], words[3], capsys=capsys)
-            assert code == 0, told
-            code, again = call(stage, f"checkpoint={ref}", *drawn, "algorithm.encoder=learn", capsys=capsys)
-            assert code != 0 and "task.keep_frames=false leaves those of rollouts out" in again["error"], again
+            if slowly:
+                options_that_are_off(stage, ref, [*words, *little, *small, *more], out, capsys)
             code, again = call("replay", out["run"], words[3], capsys=capsys)
             assert code == 0, again
             ref = out["outputs"]["checkpoint"]
             made = Store(words[3].removeprefix("store="))
             acting = made.load(ref)
             kept = made.corpus().at("latest").select(origin="policy:*")
-            assert len(kept) == 10 and all(
+            assert len(kept) == (10 if slowly else 4) and all(
                 set(e.obs) - {"state"} in (set(EYES), set()) and "seen" not in e.extras for e in kept
             )
             before = made.load(out["outputs"]["policy"]).encoder.eyes.state_dict()
@@ -268,6 +273,7 @@ def turn(ref: str, words: list[str], capsys) -> None:
                 )
 
 
+@pytest.mark.slow
 def test_critics_may_know_what_only_the_simulator_does(few, tmp_path, capsys):
     """They collect; what is handed over is a policy that needs its cameras and nothing else."""
     store, size = f"store={tmp_path}", ["batch_size=8", "score_episodes=2", "num_envs=2", "threads=1"]
@@ -373,7 +379,9 @@ def test_a_teacher_that_knows_more_teaches_a_student_that_sees(few, tmp_path, ca
     assert code == 0, out
     teacher = out["outputs"]["checkpoint"]
     words = ["task=lift", TASK, f"checkpoint={teacher}", "policy=deterministic", *little, "score_every=3", store]
-    code, out = call("distil", *words, "algorithm.cadence.improve=6", "collect={rounds: 2, episodes: 2}", capsys=capsys)
+    code, out = call(
+        "distil", *words, "algorithm.cadence.improve=6", "practice={rounds: 2, episodes: 2}", capsys=capsys
+    )
     assert code == 0, out
     made = Store(tmp_path)
     student = made.load(out["outputs"]["checkpoint"])

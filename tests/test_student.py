@@ -79,4 +79,4 @@ def test_every_policy_teaches_and_a_few_updates_bring_its_student_nearer(kind):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0], (losses[0], losses[-1])
+    assert losses[-1] < 0.75 * losses[0], (losses[0], losses[-1])

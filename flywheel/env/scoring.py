@@ -119,6 +119,29 @@ def summary(result: Columns, task: Task) -> dict[str, Any]:
     return out
 
 
+def eval_info(result: Columns, task: str, seconds: float) -> dict[str, Any]:
+    """What `lerobot-eval` writes of as many episodes, with its keys, and the interval of success beside them in per
+    cent. An episode's reward is what is learnt from: the environment's own, or 1 for a success."""
+    won = result["success"]
+    earned = result.get("return", won.astype(float))
+    best = np.maximum(earned, 0.0) if "return" in result else earned
+    low, high = stats.rate(won)["ci95"]
+    told: dict[str, Any] = {
+        "avg_sum_reward": float(earned.mean()),
+        "avg_max_reward": float(best.mean()),
+        "pc_success": 100 * float(won.mean()),
+        "pc_success_ci95": [100 * low, 100 * high],
+        "n_episodes": len(won),
+    }
+    each = {"sum_rewards": earned.tolist(), "max_rewards": best.tolist(), "successes": won.tolist(), "video_paths": []}
+    times = {"eval_s": seconds, "eval_ep_s": seconds / max(1, len(won))}
+    return {
+        "per_task": [{"task_group": task, "task_id": 0, "metrics": each | {"seeds": result["seed"].tolist()}}],
+        "per_group": {task: told | {"video_paths": []}},
+        "overall": told | times | {"video_paths": []},
+    }
+
+
 def film(policy, env, seed: int, path: str, every: int = 2) -> int:
     """Write one episode as a video (mp4) of what the environment draws; the number of frames, 0 where nothing can
     draw."""

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from flywheel import exports
 from flywheel import obs as observed
 from flywheel.policy.base import Policy
+from flywheel.policy.eyes import Seen
 
 TOLERANCE = 1e-5  # in the environment's units, of a range of 2
-ROWS = 64  # random observations that a file is compared on
+ROWS, SEEN = 64, 8  # random observations that a file is compared on, and of one that sees
 NUDGE = 1e-5  # a relative change of the observation that decides nothing, unless two choices are equally good
 
 
@@ -41,12 +42,15 @@ def write(policy: Policy, format: str, path: Path) -> dict[str, Any]:
     """Write a policy, and compare the file with it; {"difference", "compared", "undecided"}. ValueError where the
     format cannot hold this kind, or the file does something else."""
     kind, maker = policy.spec["kind"], exports.named(format)
-    if policy.cameras:
+    if policy.cameras and maker.SUFFIX:
         raise ValueError(
-            f"this {kind} policy sees {', '.join(policy.cameras)}; so far policies of numbers are exported"
+            f"this {kind} policy sees {', '.join(policy.cameras)}; so far policies of numbers are exported as a "
+            "file, and these as format=lerobot_policy"
         )
+    if kind == "lerobot" and maker.SUFFIX:
+        raise ValueError(f"a policy of LeRobot is exported as format=lerobot_policy, not as {format}")
     acting = Acting(copy.deepcopy(policy).cpu()).eval().requires_grad_(False)
-    obs, noise = drawn(acting.policy, ROWS)
+    obs, noise = drawn(acting.policy, SEEN if policy.cameras else ROWS)
     try:
         maker.write(acting, (obs[:1], noise[:1]), path)
     except (RuntimeError, TypeError, NotImplementedError) as error:
@@ -68,6 +72,9 @@ def drawn(policy: Policy, count: int) -> tuple[Tensor, Tensor]:
     obs = norm.mean + norm.std * torch.randn(count, policy.obs_steps, policy.obs_dim, generator=rng)
     obs = obs[..., policy.robot["obs"]] if policy.robot else obs
     noise = torch.randn(count, *policy.noise_shape, generator=rng)
+    if policy.cameras:
+        frames = {k: torch.randint(256, (count, *s), generator=rng).byte() for k, s in policy.cameras.items()}
+        obs = Seen(obs, frames)
     return obs, noise * (0 if policy.greedy else 1)
 
 
@@ -76,15 +83,20 @@ def compared(acting: Acting, file: Callable, obs: Tensor, noise: Tensor) -> dict
     """How far a file is from the policy, row by row. Where a nudge of the observation moves the policy itself to
     another choice (of candidates, of a discrete action) nothing is compared: such rows are counted as undecided."""
     difference, undecided = 0.0, 0
-    for row, z in zip(obs.split(1), noise.split(1), strict=True):
+    for row, z in zip((obs[i : i + 1] for i in range(len(obs))), noise.split(1), strict=True):
         own = acting(row, z)
-        nudged = [acting(row * (1 + sign * NUDGE), z) for sign in (-1, 1)]
+        nudged = [acting(nudge(row, 1 + sign * NUDGE), z) for sign in (-1, 1)]
         if max(float((own - other).abs().max()) for other in nudged) > 100 * TOLERANCE:
             undecided += 1
             continue
-        given = file(row.numpy(), z.numpy())
+        given = file(row if isinstance(row, Seen) else row.numpy(), z.numpy())
         difference = max(difference, float(np.abs(given - own.numpy()).max()))
     return {"difference": difference, "compared": len(obs) - undecided, "undecided": undecided}
+
+
+def nudge(row: Tensor | Seen, by: float) -> Tensor | Seen:
+    """A row whose numbers are multiplied by nearly 1."""
+    return Seen(row.numbers * by, row.frames, row.rows) if isinstance(row, Seen) else row * by
 
 
 def about(policy: Policy) -> dict[str, Any]:
@@ -100,6 +112,7 @@ def about(policy: Policy) -> dict[str, Any]:
         "inputs": {
             "obs": [1, policy.obs_steps, observed.size(policy.obs_shapes)],
             "noise": [1, *policy.noise_shape],
+            **{name: [1, *shape] for name, shape in policy.cameras.items()},
         },
         "outputs": {"action": [1, policy.action_steps, len(own)]},
         "noise": "zeros" if policy.greedy or policy.fixed else "standard normal, drawn anew for each chunk",

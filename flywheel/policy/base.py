@@ -52,13 +52,16 @@ class Policy(Normalised):
     `obs_keys`. `condition` adds one input that says how good the imitated action was (RECAP, arXiv 2511.14759): +1
     good, -1 bad, 0 not said; acting asks for +1. A `greedy` policy acts without noise (the mean of a Gaussian).
     `explore` is 0 but for collection: what it means is the member's business. A `discrete` policy makes one-hot
-    actions; a `fixed` one makes the same action of any noise. `spreads.of(seed)`, where it is set, is what an episode's
-    noise is multiplied by (rl/spread.py). `robot` says which columns {"obs": [n], "action": [m]}
+    actions; a `fixed` one makes the same action of any noise. One with a `window` (first, last) imitates the actions
+    from there to there, as steps from now; one that is not `by_row` says one loss for a whole batch; of a `partial` one
+    an update may leave parameters alone, and buffers move (policy/lerobot.py). `spreads.of(seed)`, where it is set, is
+    what an episode's noise is multiplied by (rl/spread.py). `robot` says which columns {"obs": [n], "action": [m]}
     are those of the robot that acts, where the policy learnt from several (corpus.align), and its "keys" are what that
     robot observes, as `obs`. `obs_shapes` {key: shape} is what `act` takes, and of
     each of `cameras` {name: (H, W, 3)} the newest frame, uint8, red first, which a net of the kind `eye` looks at."""
 
     discrete, fixed = False, False
+    partial, window, by_row = False, None, True
     explore = 0.0
     spreads: Any = None
     knows = 0  # numbers that only the simulator has, which it asks for beside the frames

@@ -98,7 +98,7 @@ class BestOfN(Policy):
 
     def looked(self, obs: Tensor | Seen) -> Tensor | Seen:
         """Frames looked at once, where policy, anchor and critic see alike."""
-        if self.critic.encoder.eyes is None or obs.features is not None:
+        if not isinstance(obs, Seen) or self.critic.encoder.eyes is None or obs.features is not None:
             return obs
         if self.alike is None:
             eyes = [net.encoder.eyes for net in (self.base, self.anchor, self.critic) if net is not None]

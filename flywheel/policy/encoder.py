@@ -50,7 +50,7 @@ class Encoder(nn.Module):
     def blurred(self, obs: Tensor, amount: float, generator: torch.Generator | None) -> Tensor:
         """Add noise to obs [B, To, Do]: `amount` times the normaliser's standard deviations. Frames stay as they
         are."""
-        if self.eyes is not None:
+        if isinstance(obs, Seen):
             numbers = obs.numbers + self._noise(obs.numbers, amount, generator)
             return Seen(numbers, obs.frames, obs.rows, obs.rng, obs.features)
         return obs + self._noise(obs, amount, generator)

@@ -44,6 +44,7 @@ def drawn(args, policy) -> dict[str, Any]:
     return {
         "obs_steps": policy.obs_steps, "action_steps": policy.action_steps, "batch_size": args.batch_size,
         "gamma": args.gamma, "seed": args.seed, "reward": args.task.learns, "device": device(args.device),
+        **({"window": policy.window} if getattr(policy, "window", None) else {}),
     }  # fmt: skip
 
 
@@ -69,6 +70,11 @@ def learns(policy, algorithm: Algorithm):
     ValueError where the algorithm has no eyes."""
     if algorithm.source == "on_policy" or "model" in algorithm.evaluate:
         blind(policy, f"algorithm {algorithm.name}")
+    if getattr(policy, "window", None) and (algorithm.source == "on_policy" or policy.cameras):
+        raise ValueError(
+            f"algorithm {algorithm.name}: policy.type={policy.spec['type']} is LeRobot's: it has no log pi(a), and its "
+            "pictures go through its own net; take algorithm=rounds or residual, from numbers, or pretrain it further"
+        )
     policy.train().requires_grad_(True)
     if policy.encoder.eyes is not None:
         policy.encoder.eyes.move = algorithm.encoder == "learn"
@@ -160,7 +166,7 @@ def learner(
         "precision",
         "compile",
     )
-    table = {key: getattr(algorithm, key) for key in keys}
+    table = {key: getattr(algorithm, key) for key in keys} | {"updates": algorithm.cadence.updates}
     from flywheel.policy.residual import Residual
 
     if algorithm.residual is not None and not isinstance(policy, Residual):

@@ -23,7 +23,8 @@ class Curve(Watch):
     def __init__(self, learner, run, algorithm: Algorithm, every: int, actor: Callable, score: Callable[..., Point]):
         self.learner, self.run, self.cadence, self.every = learner, run, algorithm.cadence, every
         self.actor, self.score, self.points = actor, score, []
-        self.plateau = Plateau(self.cadence.updates) if algorithm.schedule == "plateau" else None
+        falls = algorithm.schedule == "plateau" and not getattr(learner.optim.get("policy"), "factors", None)
+        self.plateau = Plateau(self.cadence.updates) if falls else None  # a policy may bring a schedule of its own
         self.loss = "policy." + next(iter(algorithm.improve["policy"])) if algorithm.improve.get("policy") else None
 
     def state(self) -> dict[str, Any]:

@@ -13,22 +13,34 @@ def cloning(policy, batch, condition=None, noise=0.0):
     """The policy's imitation loss of each row [B]; components of the action that a row's robot has not got do not
     count. A policy that looks `ahead` is given the chunk after the next, too; `noise` is added to what it sees, in
     its normaliser's deviations."""
-    mask = {"mask": batch["action_mask"]} if "action_mask" in batch else {}
+    more = {"mask": batch["action_mask"]} if "action_mask" in batch else {}
     obs, action = batch["obs"], batch["action"]
-    if policy.horizon > policy.action_steps:
+    if getattr(policy, "window", None):
+        action, more["pad"] = batch["window"], batch["window_pad"]
+    elif policy.horizon > policy.action_steps:
         action = torch.cat([action, batch["next_action"]], 1)
     if noise:
         obs = policy.encoder.blurred(obs, noise, batch["rng"])
-    return policy.bc_loss(obs, action, batch["rng"], condition, **mask)
+    return policy.bc_loss(obs, action, batch["rng"], condition, **more)
+
+
+def weighed(policy, batch, noise=0.0):
+    """As `cloning`, where rows are to count differently; ValueError for a policy that cannot tell its rows apart."""
+    if not getattr(policy, "by_row", True):
+        raise ValueError(
+            f"policy.type={policy.spec['type']}: LeRobot says its loss of a whole batch, and here each row has a "
+            "weight of its own; take algorithm=bc or rounds, or a best of N or a residual over it"
+        )
+    return cloning(policy, batch, noise=noise)
 
 
 def imitate(nets, batch, *, net="policy", noise=0.0, weight=1.0, successes=False):
     """Behaviour cloning in the policy's own terms: -log pi, noise matching or velocity matching. `noise` on the
     observations keeps a net from learning some hundred episodes by heart (as DART does by noise on the actions,
     1703.09327). With `successes` only rows count from which something was earned, and it is their mean."""
-    loss = cloning(nets[net], batch, noise=noise)  # [B]
     if not successes:
-        return weight * loss.mean(), {}
+        return weight * cloning(nets[net], batch, noise=noise).mean(), {}
+    loss = weighed(nets[net], batch, noise=noise)  # [B]
     won = (batch["return"] > 0).to(loss)
     return weight * (won * loss).sum() / won.sum().clamp(min=1), {"won": won.mean}
 
@@ -42,7 +54,7 @@ def imitate_better(nets, batch, *, weight=1.0):
     with torch.no_grad():
         own = policy.sample(obs, noise_like(policy, batch))
         better = (nets["q.lag"](obs, batch["action"]) > nets["q.lag"](obs, own)).to(obs.dtype).mean(0)  # [B]
-    loss = cloning(policy, batch)
+    loss = weighed(policy, batch)
     return weight * (better * loss).mean(), {"better": better.mean}
 
 
@@ -53,6 +65,8 @@ def distil(nets, batch, *, weight=1.0):
     What a source has labelled (rl/labelled.py: where the teacher draws another noise, as a best of N does) is imitated,
     in the policy's own terms: weight * bc_loss(s, chosen)."""
     policy, teacher, obs = nets["policy"], nets["teacher"], batch["obs"]
+    if getattr(policy, "window", None):
+        raise ValueError("distil: a policy of LeRobot imitates what was recorded; take policy=flow or one_step")
     if "chosen" in batch:
         return weight * cloning(policy, {**batch, "action": batch["chosen"]}).mean(), {}
     noise = noise_like(policy, batch)
@@ -118,7 +132,7 @@ def advantage_weighted(nets, batch, *, beta=3.0, limit=100.0, baseline=state_bas
     with torch.no_grad():
         advantage = nets["q.lag"](batch["obs"], batch["action"]).amin(0) - baseline(nets, batch)
         weight = (beta * advantage).exp().clamp(max=limit)  # [B]
-    loss = cloning(nets["policy"], batch)
+    loss = weighed(nets["policy"], batch)
     return (weight * loss).mean(), {"advantage": advantage.mean, "weight": weight.mean}
 
 

@@ -45,7 +45,7 @@ class Labelled(Offline):
             last = first + self.length.all[episode]
             obs = self.rows.gather(first + t, stack, first, last, columns=self.rows.columns[column])
         numbers = torch.from_numpy(obs).to(self.device)
-        if not self.teacher.cameras:
+        if not getattr(self.teacher, "cameras", None):
             return numbers
         frames = {k.removeprefix("obs."): v[:, -1] for k, v in self.looked(steps).items()}
         return Seen(numbers, {k: torch.from_numpy(v).to(self.device) for k, v in frames.items()})

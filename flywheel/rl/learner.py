@@ -19,7 +19,7 @@ from flywheel.policy.eyes import Seen
 from flywheel.policy.nets import Rounded, multiplies_bf16
 from flywheel.rl import advantage, evaluate, gate, improve
 from flywheel.rl.compiled import Compiled, compiler
-from flywheel.rl.optimiser import KINDS
+from flywheel.rl.optimiser import KINDS, Grouped
 from flywheel.rl.shares import Shares
 from flywheel.selection import SEEN
 
@@ -56,13 +56,20 @@ def _function(module, spec: str | dict[str, Any]):
     return functools.partial(found, **args) if args else found
 
 
-def gradient(losses: list[tuple], nets: dict[str, nn.Module], leaves: list[Tensor], batch: dict[str, Any]) -> tuple:
+def gradient(
+    losses: list[tuple], nets: dict[str, nn.Module], leaves: list[Tensor], partial: bool, batch: dict[str, Any]
+) -> tuple:
     """One row of a table: (the sum of its losses, what they say of `stop`, the gradient of the sum with respect to
-    `leaves` and to nothing else, and of each loss its name, value and info)."""
+    `leaves` and to nothing else, and of each loss its name, value and info). Of a `partial` net it is None where a leaf
+    has no part in the loss."""
     parts = [(name, *loss(nets, batch, **args)) for name, loss, args in losses]
     total = functools.reduce(torch.add, [value for _, value, _ in parts])
     stops = [info.pop("stop") for *_, info in parts if "stop" in info]
-    return total, stops, torch.autograd.grad(total, leaves), parts
+    if not partial:
+        return total, stops, torch.autograd.grad(total, leaves), parts
+    used = [p for p in leaves if p.requires_grad]
+    found = dict(zip(used, torch.autograd.grad(total, used, allow_unused=True), strict=True))
+    return total, stops, [found.get(p) for p in leaves], parts
 
 
 def look(batch: dict[str, Any], rng: torch.Generator | None = None) -> None:
@@ -112,8 +119,12 @@ class Flat:
         if self.half is not None:
             self.half.data.copy_(self.values)
 
-    def take(self, gradient: Sequence[Tensor], peers: Peers = ALONE) -> float:
-        """Take over the gradient of the leaves, the mean over the processes that train together; its norm."""
+    def take(self, gradient: Sequence[Tensor | None], peers: Peers = ALONE) -> float:
+        """Take over the gradient of the leaves, the mean over the processes that train together; its norm. `moves` says
+        which have one."""
+        self.moves = [g is not None for g in gradient]
+        if not all(self.moves):
+            gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, gradient, strict=True)]
         torch._foreach_copy_(self.grads, gradient)
         peers.average(self.values.grad)
         return self.values.grad.norm().item()
@@ -126,7 +137,8 @@ class Flat:
 
 class Learner:
     """`nets` {name: module}, `evaluate` and `improve` {net: {loss: args}}, `lag` {net: rate}, `lr` one rate or {net:
-    rate}. `optimiser` adamw, or sgd: plain steps, without decay or a cut gradient.
+    rate}. `optimiser` adamw, or sgd: plain steps, without decay or a cut gradient; None is adamw, or what a policy
+    brings for so many `updates` in all (rl/optimiser.py, Grouped).
 
     `advantage` {name: args} is what a clipped surrogate asks for; where the batch does not bring it, it is made of the
     policy as it was when the round's improvement began, `policy.old`. With `restart` each round's improvement begins
@@ -148,11 +160,12 @@ class Learner:
         seed: int = 0,
         device: str = "cpu",
         restart: bool = False,
-        optimiser: str = "adamw",
+        optimiser: str | None = None,
         advantage: dict | None = None,
         precision: str = "bf16",
         compile: bool = False,
         peers: Peers = ALONE,
+        updates: int = 1,
     ):
         if optimiser == "sgd":
             clip, weight_decay = float("inf"), 0.0
@@ -170,12 +183,18 @@ class Learner:
             if name in moved or name.endswith(".lag")
         }
         self.optim = {
-            net: KINDS[optimiser](self.flat[net].values, lr[net] if isinstance(lr, dict) else lr, weight_decay)
+            net: Grouped(self.flat[net], *self.nets[net].optimiser(updates))
+            if optimiser is None and hasattr(self.nets[net], "optimiser")
+            else KINDS[optimiser or "adamw"](
+                self.flat[net].values, lr[net] if isinstance(lr, dict) else lr, weight_decay
+            )
             for net in sorted(moved)
         }
         self.rates = {net: optim.lr for net, optim in self.optim.items()}
         self.rows = {
-            (act, net): functools.partial(gradient, losses, self.nets, self.flat[net].leaves)
+            (act, net): functools.partial(
+                gradient, losses, self.nets, self.flat[net].leaves, getattr(self.nets[net], "partial", False)
+            )
             for act, table in self.tables.items()
             for net, losses in table.items()
         }
@@ -249,7 +268,7 @@ class Learner:
                     )
                 continue
             self.skipped[net] = 0
-            flat.cut(norm, self.clip)
+            flat.cut(norm, getattr(self.optim[net], "clip", self.clip))
             self.optim[net].step()
             flat.refresh()
         for net, rate in self.lag.items():
@@ -274,6 +293,9 @@ class Learner:
         slow = self.flat[f"{net}.lag"]
         slow.values.lerp_(self.flat[net].values, rate)
         slow.refresh()
+        if getattr(self.nets[net], "partial", False):  # its buffers move
+            for kept, now in zip(self.nets[f"{net}.lag"].buffers(), self.nets[net].buffers(), strict=True):
+                kept.copy_(now)
 
     def _note(self, key: str, value: Tensor) -> None:
         self.sums[key] += value.detach()
@@ -321,14 +343,24 @@ class Learner:
             for net, losses in self.tables[act].items():
                 for name, loss, args in losses:
                     try:
-                        loss(self.nets, batch, **args)
+                        value, _ = loss(self.nets, batch, **args)
                     except KeyError as error:
                         raise ValueError(
                             f"{act}.{net}.{name} needs the net or batch entry {error}; nets: {', '.join(self.nets)}; "
                             f"batch: {', '.join(batch)}. Add it to the algorithm's table (or to lag, for NAME.lag); a "
                             "teacher comes with `flywheel distil`"
                         ) from error
+                    if getattr(self.nets[net], "partial", False) and not self._moved(net, value):
+                        raise ValueError(
+                            f"{act}.{net}.{name} has no gradient with respect to {net}: LeRobot's policies are sampled "
+                            "without one. Imitate (algorithm=bc, rounds), or put a residual over it"
+                        )
         self.rng.set_state(before)
+
+    def _moved(self, net: str, value: Tensor) -> bool:
+        """Does this value depend on the net's parameters?"""
+        leaves = [p for p in self.flat[net].leaves if p.requires_grad]
+        return value.requires_grad and any(g is not None for g in torch.autograd.grad(value, leaves, allow_unused=True))
 
     # -- state -------------------------------------------------------------------------------------------------------
 

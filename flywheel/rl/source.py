@@ -49,7 +49,8 @@ class Offline:
     same with any number of `workers` (processes that read ahead). Transitions are made once and kept on `device` where
     there is room for all of them; else they are gathered from the window cache, a few batches at once. `cameras` are
     windows of a camera each, of the same episodes: batches have their last `frames` (To) too, {"obs.front": [B, frames,
-    H, W, 3]} uint8. Of `world_size` readers, this is `rank`."""
+    H, W, 3]} uint8. With a `window` (first, last) they have the actions of these steps from now too, "window" [B, H,
+    Da], and where that is outside the episode, "window_pad" [B, H]. Of `world_size` readers, this is `rank`."""
 
     collects, data = False, {}  # does a policy act for it? what it holds that no corpus has
 
@@ -68,6 +69,7 @@ class Offline:
         device: str = "cpu",
         cameras: Sequence = (),
         frames: int | None = None,
+        window: tuple[int, int] | None = None,
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -78,6 +80,7 @@ class Offline:
         self.batch_size, self.mixture, self.seed, self.device = batch_size, mixture, seed, device
         self.workers, self.rank, self.world_size = workers, rank, world_size
         self.frames = obs_steps if frames is None else frames
+        self.window = None if window is None else np.arange(window[0], window[1] + 1)
         self.power = (gamma ** np.arange(action_steps + 1)).astype(np.float32)
         self.taken = dict.fromkeys(mixture, 0)  # batches given
         self.use(windows, pools, cameras)
@@ -136,7 +139,8 @@ class Offline:
             len(range(*rows.columns.get(k, slice(0)).indices(rows.width)))
             for k in ("obs.state", "action", "action.mask", f"extras.{SEEN}", f"extras.{PRIVILEGED}")
         )
-        return 4 * (2 * self.To * obs + 2 * self.Ta * action + mask + 2 * seen + 2 * known + 3)
+        window = 0 if self.window is None else len(self.window) * (action + 1)
+        return 4 * (2 * self.To * obs + 2 * self.Ta * action + window + mask + 2 * seen + 2 * known + 3)
 
     def fits(self, rows, total: int) -> bool:
         """Can `total` transitions from such rows be kept?"""
@@ -255,6 +259,10 @@ class Offline:
         for what in (SEEN, PRIVILEGED):
             for name, at in (("obs", here), ("next_obs", here + left)) if f"extras.{what}" in columns else ():
                 seen[f"{name}.{what}"] = gather(at, chunk[:1], first, last, columns=columns[f"extras.{what}"])
+        if self.window is not None:
+            there = gather(here, self.window, first, last - 1, columns=columns["action"])
+            outside = (t[:, None] + self.window < 0) | (t[:, None] + self.window >= length[:, None])
+            seen |= {"window": there, "window_pad": outside.astype(np.float32)}
         return (
             mask
             | seen

@@ -82,7 +82,9 @@ class Algorithm:
     )
     clip: float = arg(10.0, "largest norm of a gradient", least=0)
     weight_decay: float = arg(1e-4, "of AdamW", least=0, most=1)
-    optimiser: str = arg("adamw", "of all nets", choices=("adamw", "sgd"))
+    optimiser: str | None = arg(
+        None, "of all nets; null: adamw, or what a policy of LeRobot brings", choices=(None, "adamw", "sgd")
+    )
     precision: str = arg(
         "bf16", "of hidden layers in an update, where the processor gains by it", choices=("bf16", "float32")
     )

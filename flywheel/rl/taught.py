@@ -21,7 +21,7 @@ from flywheel.seeds import seeds
 
 
 class Taught(Labelled):
-    """As Labelled; before each round's updates but the first's the student plays `stage.collect.episodes` in `env`,
+    """As Labelled; before each round's updates but the first's the student plays `stage.practice.episodes` in `env`,
     which are appended to the corpus and labelled beside what was there."""
 
     collects = True
@@ -36,7 +36,7 @@ class Taught(Labelled):
         """Play a round."""
         if self.round:
             policy = copy.deepcopy(learner.nets.get("policy.lag", learner.nets["policy"])).eval()
-            n = self.stage.collect.episodes
+            n = self.stage.practice.episodes
             chosen, origin = seeds("collect", self.stage, (self.round - 1) * n, n), f"policy:{self.run.name}"
             with progress(f"collect round {self.round}", n) as tick:
                 done, _ = rollout(self.env, policy, chosen, origin=origin, film=True, progress=tick)
@@ -117,7 +117,7 @@ class Teaching:
     def labels(self, student, device: str, env):
         """What the teacher does in each state, where it is of no use to give student and teacher the same noise."""
         told = {"teacher": self.teacher.to(device), "draws": self.args.draws}
-        if self.args.collect.rounds:
+        if self.args.practice.rounds:
             return Taught, {**told, "env": env, "stage": self.args, "run": self.run}
         same = student.noise_shape == self.teacher.noise_shape and not (student.fixed or student.discrete)
         return None if same and not self.apart else (Labelled, told)

@@ -122,6 +122,9 @@ class Store:
         return base.load(record["file"], device)
 
 
+SPARED = 19  # of the time that writing a state took, before the next one
+
+
 class Run:
     """What a stage is given: its folder, its inputs, a log, and a place to save its state.
 
@@ -146,7 +149,7 @@ class Run:
         self.out, self.ckpt = self.dir / "out", self.dir / "ckpt"
         self.recorded = (recorded or {}).get("content") or {}
         self.stopped: dict[str, Any] | None = None  # what ended it early: {"why", "at"}
-        self.saved = time.monotonic()
+        self.saved, self.pause = time.monotonic(), 0.0
 
     @property
     def name(self) -> str:
@@ -184,8 +187,10 @@ class Run:
         """Write the stage's state as one safetensors file, whole or not at all."""
         from safetensors.torch import save
 
+        began = time.monotonic()
         store.write_atomic(self.ckpt / "state.safetensors", save(tensors, {"state": json.dumps(state)}))
         self.saved = time.monotonic()
+        self.pause = SPARED * (self.saved - began)
 
     def load(self) -> tuple[dict, dict[str, Any]] | None:
         """What `save` wrote last, or None; also where that cannot be read any more, which is said."""
@@ -211,10 +216,11 @@ class Run:
         return Signals.now is not None and Signals.now.number is not None
 
     def due(self, seconds: float = 20.0) -> bool:
-        """Time to save? Also when someone asked the run to stop."""
+        """Time to save? Also when someone asked the run to stop. A state that takes long to write is saved less often:
+        no more than a twentieth of the time goes into that."""
         if self.peers.rank:
             return False
-        return self.stopping or time.monotonic() - self.saved > seconds
+        return self.stopping or time.monotonic() - self.saved > (max(seconds, self.pause) if seconds else 0.0)
 
     def beat(self, what: str, done: int, total: int, note: str) -> None:
         """Say how far it is, for `flywheel status`; each few seconds, and nobody depends on it."""

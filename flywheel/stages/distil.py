@@ -19,7 +19,7 @@ GROUPS = {"policy": "one_step", "algorithm": "consistency"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Collect:
+class Practice:
     """How the student practises before its teacher (rl/taught.py)."""
 
     rounds: int = arg(0, "each with its share of the updates; 0: it is taught on the corpus alone", least=0)
@@ -42,7 +42,7 @@ class Args(offline.Training):
         4, "of a teacher that chooses by chance (a best of N): its action is their mean", least=1, most=1e4
     )
     demos: Demos = arg(_all, "whose states it is taught on; origin='*': those of practice, too")
-    collect: Collect = arg(Collect, "of a student that practises before its teacher")
+    practice: Practice = arg(Practice, "of a student that practises before its teacher")
 
 
 def inputs(args: Args, store) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
 
     teacher = run.store.load(inputs["checkpoint"]["ref"]).requires_grad_(False)
     selection.one_robot(args, teacher)
-    if rounds := args.collect.rounds:
+    if rounds := args.practice.rounds:
         cadence = args.algorithm.cadence
         cadence = dataclasses.replace(cadence, rounds=rounds, improve=cadence.improve // rounds)
         args = dataclasses.replace(args, algorithm=dataclasses.replace(args.algorithm, cadence=cadence))

@@ -3,21 +3,23 @@
 Success is what the task says (task.success: at any step, at the last, or held for so many); the rate at the last step
 is printed beside it. An episode that the environment spoilt (flywheel.faults) counts as a failure, and says why. With
 `against=` the gate's test says so far: better, worse, undecided, and by how much; it spends nothing and moves nothing,
-and more `episodes` may be asked for whenever one likes. Of a robot without a simulator the recorded trials are
-counted."""
+and more `episodes` may be asked for whenever one likes. eval_info.json in the run's folder has LeRobot's keys. Of a
+robot without a simulator the recorded trials are counted."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
 
 from flywheel import env as envs
 from flywheel import evalues, selection, stats, unpaired
+from flywheel import store as files
 from flywheel.args import Bounded, arg
 from flywheel.env import trials
-from flywheel.env.scoring import film, scored, summary
+from flywheel.env.scoring import eval_info, film, scored, summary
 from flywheel.log import say
 from flywheel.rl import build
 from flywheel.seeds import seeds
@@ -49,11 +51,13 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     env = envs.opened(args)
     chosen = seeds(args.block, args, args.first, args.episodes)
     what = {kind: inputs[kind]["ref"] for kind in ("checkpoint", "against") if kind in inputs}
-    policies = {kind: run.store.load(ref, build.device(args.device)) for kind, ref in what.items()}
+    policies, began = {k: run.store.load(ref, build.device(args.device)) for k, ref in what.items()}, time.monotonic()
     results = scored(run, env, policies, chosen, what, also=args.task.also)
     for kind, result in results.items():
         np.savez(run.out / f"{kind}.npz", **result)
     seeded, _ = envs.honours_seeds(env)
+    seconds = time.monotonic() - began  # no output of the run, as all that is in out/ is
+    files.write_json(run.dir / "eval_info.json", eval_info(results["checkpoint"], env.task, seconds), indent=1)
     metrics = summary(results["checkpoint"], args.task)
     if "against" in results:
         metrics["against"] = summary(results["against"], args.task)

@@ -1,5 +1,5 @@
-"""export: what others read: episodes as LeRobotDataset v3.0, robomimic HDF5, a Zarr replay buffer; or a policy as ONNX
-or TorchScript (exports/).
+"""export: what others read: episodes as LeRobotDataset v3.0, robomimic HDF5, a Zarr replay buffer; or a policy as ONNX,
+TorchScript, or a folder that LeRobot loads (exports/).
 
     out/            the data set, as format= lays it out, or the policy; appears whole or not at all
     out/flywheel.json   what it is made of, and what it could not hold; of a policy what goes in and comes out
@@ -45,7 +45,7 @@ class Args(Common):
     """Episodes of the corpus, or a policy, as files for others."""
 
     out: str = arg(help="a new folder", typed=True)
-    format: str = arg("lerobot_v3", "or robomimic_hdf5, replay_buffer_zarr (zarr); of a policy onnx, torchscript")
+    format: str = arg("lerobot_v3", "or robomimic_hdf5, zarr; of a policy onnx, torchscript, lerobot_policy")
     checkpoint: str | None = arg(None, "NAME or NAME@ID: this policy, not episodes", typed=True)
     corpus: str = arg("latest", "a version, a tag or a view", typed=True)
     origin: Any = arg(None, 'only these: a pattern ("human:*") or a list of them')
@@ -134,10 +134,10 @@ def _policy(args: Args, inputs: dict[str, Any], run, folder: Path) -> tuple[dict
     """Write the policy and compare the file with it; what flywheel.json says of it, and metrics."""
     from flywheel.exports import _write
 
-    ref, file = inputs["checkpoint"]["ref"], f"policy{exports.named(args.format).SUFFIX}"
-    policy = run.store.load(ref)
+    ref, suffix = inputs["checkpoint"]["ref"], exports.named(args.format).SUFFIX
+    policy, file = run.store.load(ref), f"policy{suffix}" if suffix else "."  # a folder of several files is all of it
     found = _write.write(policy, args.format, folder / file)
-    say(f"  {file} and {ref} on {found['compared']} random observations: at most {found['difference']:.2g} apart")
+    say(f"  {args.format} and {ref}: on {found['compared']} observations at most {found['difference']:.2g} apart")
     return {"file": file, "sha256": inputs["checkpoint"]["id"], **_write.about(policy), **found}, found
 
 

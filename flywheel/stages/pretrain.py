@@ -10,6 +10,7 @@ from typing import Any
 
 from flywheel import selection
 from flywheel.args import arg
+from flywheel.log import say
 from flywheel.rl import build, offline
 
 GROUPS = {"policy": "flow", "algorithm": "bc"}
@@ -26,17 +27,30 @@ def inputs(args: Args, store) -> dict[str, Any]:
     selection.name_of(args)  # refused before anything begins
     selection.belongs("pretrain", args.algorithm)
     found = {"corpus": selection.describe(selection.pools(args, store)[0])}
-    return found | ({"checkpoint": selection.checkpoint(args.checkpoint, store)} if args.checkpoint else {})
+    return found | ({"checkpoint": selection.begun(args.checkpoint, store)} if args.checkpoint else {})
 
 
 def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     def begin(env, windows):
         if "checkpoint" not in inputs:
             return build.new_policy(args.policy, args.task, env, windows)
-        policy, robot = run.store.load(inputs["checkpoint"]["ref"]), selection.robot(args.task, windows, env)
+        policy, robot = _loaded(args, inputs["checkpoint"], env, run), selection.robot(args.task, windows, env)
         build.suits(policy, env)
         if policy.robot != robot:
             raise ValueError(f"align: the checkpoint's robot has the columns {policy.robot}, these views give {robot}")
         return policy.train().requires_grad_(True)
 
     return offline.train(args, run, begin)
+
+
+def _loaded(args: Args, checkpoint: dict[str, Any], env, run):
+    """The policy to begin from; one that LeRobot wrote gets a name with its hash first."""
+    if "folder" not in checkpoint:
+        return run.store.load(checkpoint["ref"])
+    from flywheel.policy import base, lerobot
+
+    policy = lerobot.adopted(checkpoint["ref"], build.shape(env))
+    base.save(policy, run.out / "adopted.safetensors")
+    made = run.publish("adopted.safetensors", selection.name_of(args), kind="lerobot", updates=0)
+    say(f"  {checkpoint['ref']} is {made}")
+    return policy

@@ -1,0 +1,92 @@
+"""Forty real questions to the gate, one after the other in one store, and what was true.
+
+    python benchmarks/promotions.py             # about half an hour of a core; goes on where it stopped
+    python benchmarks/promotions.py --small     # four questions at toy size, to see that it runs; keeps nothing
+
+Policies of `lift` as they were after so many updates, of four training seeds, are candidates in an order that a fixed
+seed draws; production is what the gate promoted until then. The truth is each policy's success on 1,000 report seeds,
+which neither the gate nor training has. The row is benchmarks/results/promotions.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import results
+from results import flywheel
+
+ROOT = Path(__file__).parent.parent
+ROW = results.ROWS / "promotions.json"
+UPDATES, SEEDS, QUESTIONS, TRUTH = (2000, 4000, 7000), (1, 2, 3, 4), 40, 1000
+
+
+def policies(store: Path, tiny: bool) -> dict[str, list[float]]:
+    """{checkpoint: [success, low, high]} of all candidates, on report seeds."""
+    at, found = [f"store={store}", "task=lift"], {}
+    flywheel("ingest", *at, f"source={ROOT / 'datasets' / 'lift_demos.hdf5'}")
+    for seed in SEEDS[: 1 if tiny else None]:
+        for updates in (2, 4) if tiny else UPDATES:
+            own = [f"seed={seed}", f"algorithm.cadence.improve={updates}", f"score_every={updates}", "score_episodes=0"]
+            ref = flywheel("pretrain", *at, *own, "policy=flow", "policy.ahead=2")["outputs"]["checkpoint"]
+            told = flywheel("evaluate", *at, f"checkpoint={ref}", f"episodes={8 if tiny else TRUTH}", "seed=0")[
+                "metrics"
+            ]
+            found[ref] = [told["success"], *told["ci95"]]
+    return found
+
+
+def asked(store: Path, truth: dict[str, list[float]], questions: int) -> list[dict]:
+    """Ask; a line a question: who, over whom, the answer, pairs, and by how much the candidate is better in truth."""
+    from flywheel.runs.run import Store
+
+    rng, refs, lines, standing = np.random.default_rng(0), list(truth), [], None
+    for number in range(questions):
+        ref = refs[int(rng.integers(len(refs)))]
+        if ref == standing:
+            ref = refs[(refs.index(ref) + 1) % len(refs)]
+        told = flywheel("promote", f"store={store}", "task=lift", f"checkpoint={ref}", f"night={number}")
+        names = Store(store).names
+        entry = names.log(ref.partition("@")[0])[-1]
+        line = {"candidate": ref, "over": standing, "status": told["status"], "pairs": entry.get("pairs", 0)}
+        line["gain"] = round(truth[ref][0] - truth[standing][0], 4) if standing else None
+        lines.append(line | {"why": entry.get("reason", "")[:200]})
+        standing = f"{ref.partition('@')[0]}@{names.production(ref.partition('@')[0])}"
+        print(f"{number + 1:3} {line}", flush=True)
+    return lines
+
+
+def summary(lines: list[dict]) -> dict:
+    """Counts: promoted, of these worse in truth; and of those that were better by 5 points and more, how many."""
+    real = [line for line in lines if line["gain"] is not None]
+    promoted = [line for line in real if line["status"] == "done"]
+    return {
+        "questions": len(real), "promoted": len(promoted),
+        "promoted_worse": sum(line["gain"] < 0 for line in promoted),
+        "better_by_5": sum(line["gain"] >= 0.05 for line in real),
+        "better_by_5_promoted": sum(line["gain"] >= 0.05 for line in promoted),
+        "worse_by_5": sum(line["gain"] <= -0.05 for line in real),
+        "pairs": sum(line["pairs"] for line in real),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true")
+    args, began = parser.parse_args(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) if args.small else ROOT / "stores" / "promotions"
+        truth = policies(store, args.small)
+        lines = asked(store, truth, 4 if args.small else QUESTIONS)
+        fsck = flywheel("fsck", f"store={store}")["metrics"]["findings"]
+    row = {"truth": truth, "lines": lines, **summary(lines), "fsck": fsck, "machine": results.machine()}
+    print({**summary(lines), "fsck": fsck, "minutes": round((time.monotonic() - began) / 60, 1)})
+    if not args.small:
+        ROW.write_text(json.dumps(row, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""LeRobot's policies as one more kind: what is learnt, what an episode depends on, and what LeRobot's own commands make
+of what is exported."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import call
+
+from flywheel import env as envs
+from flywheel.args import Task
+from flywheel.env import rollout
+from flywheel.policy import base
+from flywheel.policy._lerobot import ByRow
+from flywheel.policy.lerobot import seeds, statistics
+
+ACT = {"chunk_size": 8, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1,
+       "n_vae_encoder_layers": 1, "latent_dim": 4}  # fmt: skip
+UNET = {"horizon": 8, "down_dims": [8, 16], "n_groups": 4, "diffusion_step_embed_dim": 8, "num_train_timesteps": 10,
+        "num_inference_steps": 3}  # fmt: skip
+SHAPE = {"obs": [["state", [3]]], "action_dim": 2}
+
+
+def made(type="act", settings=ACT, **more):
+    torch.manual_seed(0)
+    policy = base.build({"kind": "lerobot", "type": type, "settings": settings, **SHAPE, "action_steps": 4, **more})
+    rows = np.random.default_rng(0).normal(2.0, 3.0, (100, 5))
+    policy.fit_normaliser(rows[:, :3], rows[:, 3:])
+    return policy.eval()
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_chance_of_a_row_is_its_own(count):
+    """In a batch or alone a row draws the same numbers, whatever function draws them."""
+
+    def drawn(rows):
+        with ByRow(rows, torch.device("cpu")):
+            n = len(rows)
+            return [
+                torch.randn(n, 3), torch.rand(size=(n, 2)), torch.normal(mean=0.0, std=1.0, size=(n, 2)),
+                torch.randn_like(torch.zeros(n, 2)), torch.multinomial(torch.ones(2 * n, 9), 1).view(n, 2),
+                torch.zeros(n, 2).normal_(), torch.bernoulli(torch.full((n, 5), 0.5)),
+            ]  # fmt: skip
+
+    whole = drawn(range(count))
+    for row in range(count):
+        assert all(torch.equal(a[0], b[row]) for a, b in zip(drawn([row]), whole, strict=True))
+    with pytest.raises(ValueError, match="expected some for each row"), ByRow([1, 2], torch.device("cpu")):
+        torch.randn(3)
+
+
+def test_a_seed_follows_from_the_noise_of_its_row():
+    noise = torch.randn(5, 4, 2)
+    assert len(set(seeds(noise))) == 5 and seeds(noise[2:3]) == seeds(noise)[2:3]
+    assert seeds(torch.zeros(2, 4, 2)) == [0, 0]
+
+
+def test_statistics_by_hand():
+    rows = np.stack([np.arange(101.0), np.full(101, 7.0)], 1)
+    found = statistics(rows, floor=0.02)
+    np.testing.assert_allclose(found[:, 0], [0, 100, 50, np.sqrt(850), 1, 10, 50, 90, 99], rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1], [7, 7, 7, 0.02, 7, 7, 7, 7, 7], rtol=1e-6)
+
+
+# -- what needs LeRobot itself: on one worker, where it is imported once ---------------------------------------------
+
+
+def typed(config):
+    """policy.settings= as it is typed."""
+    return f"policy.settings={json.dumps(config)}".replace('"', "")
+
+
+LEROBOT = pytest.mark.xdist_group("lerobot")
+TINY = [
+    "policy=lerobot",
+    "policy.action_steps=4",
+    typed(ACT),
+    "batch_size=16",
+    "score_every=4",
+    "score_episodes=4",
+]
+
+
+@LEROBOT
+def test_a_loss_follows_from_its_generator_alone():
+    """Dropout, the VAE and whatever else draws: nobody else's random numbers are used up, or change it."""
+    policy, obs, action = made(), torch.randn(6, 1, 3), torch.randn(6, 8, 2)
+    pad = torch.zeros(6, 8)
+    found = []
+    for other in (1, 2):
+        torch.manual_seed(other)
+        before = torch.random.get_rng_state()
+        found.append(policy.bc_loss(obs, action, torch.Generator().manual_seed(7), pad=pad))
+        assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(*found) and len(found[0]) == 6
+    outside = pad.clone()
+    outside[:, 4:] = 1
+    far = torch.cat([action[:, :4], action[:, 4:] + 100], 1)
+    policy = made(settings={**ACT, "use_vae": False, "dropout": 0.0})
+    one, two = (policy.bc_loss(obs, a, torch.Generator().manual_seed(7), pad=outside) for a in (action, far))
+    assert torch.equal(one, two), "what is outside the episode does not count"
+
+
+@LEROBOT
+def test_the_optimiser_is_the_preset_of_the_type():
+    from flywheel.rl.learner import Flat
+    from flywheel.rl.optimiser import Grouped
+
+    policy = made("diffusion", {**UNET, "scheduler_warmup_steps": 10, "optimizer_lr": 0.01}).train()
+    flat = Flat(policy)
+    optim = Grouped(flat, *policy.optimiser(100))
+    assert (
+        type(optim.made).__name__ == "Adam"
+        and optim.made.param_groups[0]["betas"] == (0.95, 0.999)
+        and optim.clip == 10
+    )
+    flat.take([torch.ones_like(p) for p in flat.params])
+    rates = []
+    for _ in range(100):
+        optim.step()
+        rates.append(optim.made.param_groups[0]["lr"])
+    assert rates[0] == 0 and rates[5] == pytest.approx(0.005) and rates[10] == pytest.approx(0.01) and rates[-1] < 1e-5
+    before = flat.values.clone()
+    flat.take([None] * len(flat.params))
+    optim.slots["updates"].fill_(10)
+    optim.step()
+    assert torch.equal(before, flat.values), "what has no part in a loss does not move"
+    policy = made("vqbet", None, cameras={"top": [96, 96, 3]}, obs_steps=1, action_steps=None)
+    assert [group["weight_decay"] for group in policy.optimiser(9)[0].param_groups] == [1e-6, 1e-4, 0.0]
+
+
+@LEROBOT
+def test_what_is_asked_of_a_type_that_it_has_not_got():
+    for words, more in (
+        ("act of LeRobot has no policy.settings.dim_modell; did you mean policy.settings.dim_model=", {"settings": {"dim_modell": 3}}),
+        ("LeRobot has no such policy here. There are: act, diffusion", {"type": "atc"}),
+        ("policy.type=tdmpc learns a world model", {"type": "tdmpc"}),
+        ("chunks are executed here, not averaged", {"settings": {"temporal_ensemble_coeff": 0.01, "n_action_steps": 1}, "action_steps": None}),
+        ("n_obs_steps=2 with cameras", {"type": "diffusion", "settings": UNET, "cameras": {"top": [32, 32, 3]}}),
+        ("takes no condition", {"condition": True}),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(words)):
+            made(**more)
+
+
+@LEROBOT
+def test_a_type_whose_files_are_on_a_hub_says_so():
+    pytest.importorskip("transformers", reason="needs the extra vla")
+    with pytest.raises(ValueError, match="is built from files of the Hugging Face hub, and nothing is downloaded here"):
+        made("smolvla", {}, cameras={"top": [32, 32, 3]}, action_steps=None)
+
+
+@LEROBOT
+def test_act_is_pretrained_practises_and_is_replayed(copied, capsys, tmp_path):
+    """From a corpus to a policy, rounds of a best of N over it, to the bit again; and from a folder of LeRobot's."""
+    copy, at = copied
+    words = ["algorithm.cadence.improve=8", "name=policy/act", *TINY, *at]
+    code, out = call("pretrain", *words, capsys=capsys)
+    assert (code, out["status"]) == (0, "done"), out
+    assert call("replay", out["run"], at[3], capsys=capsys)[0] == 0
+    ref = out["outputs"]["checkpoint"]
+    policy = copy.load(ref)
+    assert policy.spec["type"] == "act" and policy.window == (0, 7) and policy.fixed
+    little = [
+        "algorithm.cadence.evaluate=3",
+        "algorithm.cadence.improve=3",
+        "batch_size=16",
+        "collect.episodes=2",
+        "collect.n=2",
+    ]
+    code, made = call("retrain", f"checkpoint={ref}", "rounds=1", "name=policy/act", *little, *at, capsys=capsys)
+    assert code == 0 and copy.load(made["outputs"]["checkpoint"]).base.spec["type"] == "act", made
+    for algorithm, said in (
+        ("iql", "LeRobot says its loss of a whole batch"),
+        ("td3_bc", "has no gradient with respect to policy"),
+    ):
+        code, made = call("pretrain", f"algorithm={algorithm}", *TINY, *at, capsys=capsys)
+        assert code == 1 and said in made["error"], made
+    code, made = call("online", f"checkpoint={ref}", "algorithm=ppo", "name=policy/act", *at, capsys=capsys)
+    assert code == 1 and "take algorithm=rounds or residual" in made["error"], made
+    folder = tmp_path / "pretrained_model"
+    code, made = call("export", f"checkpoint={ref}", "format=lerobot_policy", f"out={folder}", *at[:4], capsys=capsys)
+    assert code == 0 and made["metrics"]["difference"] == 0, made
+    code, made = call(
+        "pretrain",
+        f"checkpoint={folder}",
+        "name=policy/theirs",
+        "algorithm.cadence.improve=4",
+        *TINY[3:],
+        *at,
+        capsys=capsys,
+    )
+    assert code == 0, made
+    (theirs,) = [entry["id"] for entry in copy.names.log("policy/theirs") if entry.get("kind") == "lerobot"]
+    adopted = copy.load(f"policy/theirs@{theirs}")
+    for row in np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32):
+        for one in (policy, adopted):
+            one.reset()
+        assert np.array_equal(policy.act(row), adopted.act(row))
+    (folder / "config.json").unlink()
+    code, made = call("pretrain", f"checkpoint={folder}", *TINY[3:], *at, capsys=capsys)
+    assert code == 1 and "a folder without config.json" in made["error"]
+
+
+EVAL = """
+import json, sys
+from lerobot.scripts import lerobot_eval
+words, folders = json.loads(sys.argv[1]), sys.argv[2:]
+for folder in folders:
+    sys.argv = ["lerobot-eval", *words, f"--policy.path={folder}", f"--output_dir={folder}/eval"]
+    lerobot_eval.eval_main()
+"""
+
+
+@LEROBOT
+def test_lerobot_eval_plays_the_episodes_that_flywheel_evaluate_plays(copied, capsys, tmp_path):
+    """ACT as it is, a flow and a best of N by the plugin: the same seeds, each success the same."""
+    copy, at = copied
+    call("pretrain", "algorithm.cadence.improve=150", "algorithm.lag.policy=0.1", "name=policy/act", *TINY[:-1], "score_episodes=0",
+         typed({**ACT, "use_vae": False, "optimizer_lr": 0.003}), *at, capsys=capsys)  # fmt: skip
+    best, flow = (copy.runs(stage)[0]["result"]["outputs"]["checkpoint"] for stage in ("retrain", "pretrain"))
+    refs, count = {"act": "policy/act", "best": best, "flow": flow}, 12
+    for kind, ref in refs.items():
+        out = f"out={tmp_path / kind}"
+        assert call("export", f"checkpoint={ref}", "format=lerobot_policy", out, *at[:4], capsys=capsys)[0] == 0
+    told = {"name": "gym", "id": "toy:Reach-v0", "max_steps": 20, "step_seconds": 0}
+    words = [
+        "--env.discover_packages_path=lerobot_policy_flywheel", "--env.type=flywheel", "--env.task=gym", "--env.render=false",
+        f"--env.options={json.dumps(told)}", "--policy.device=cpu", f"--eval.batch_size={count}", f"--eval.n_episodes={count}",
+        "--seed=210000000",
+    ]  # fmt: skip
+    folders = [str(tmp_path / kind) for kind in refs]
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", EVAL, json.dumps(words), *folders], env=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    env = envs.make(Task(name="gym", id="toy:Reach-v0", max_steps=20, step_seconds=0), count, 1)
+    for kind, ref in refs.items():
+        code, out = call(
+            "evaluate", f"checkpoint={ref}", f"episodes={count}", "num_envs=12", *at[:4], "threads=1", capsys=capsys
+        )
+        assert code == 0, out
+        run = copy.root / "runs" / out["run"]
+        theirs = json.loads((tmp_path / kind / "eval" / "eval_info.json").read_text())
+        ours = json.loads((run / "eval_info.json").read_text())
+        mine, other = (info["per_task"][0]["metrics"] for info in (ours, theirs))
+        assert mine["successes"] == other["successes"] and mine["seeds"][0] == 210000000
+        played, _ = rollout(env, copy.load(ref), mine["seeds"], origin="evaluation")
+        for episode, earned, won in zip(played, other["sum_rewards"], other["successes"], strict=True):
+            assert won or earned == pytest.approx(episode.extras["env_reward"].sum(), abs=1e-4), "another episode"
+        assert set(theirs["overall"]) < set(ours["overall"]) and set(theirs["per_task"][0]["metrics"]) < set(mine)
+        assert ours["overall"]["pc_success"] == theirs["overall"]["pc_success"]
+        low, high = ours["overall"]["pc_success_ci95"]
+        assert low <= ours["overall"]["pc_success"] <= high
