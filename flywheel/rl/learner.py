@@ -182,12 +182,11 @@ class Learner:
             for name, net in self.nets.items()
             if name in moved or name.endswith(".lag")
         }
+        rates = lr if isinstance(lr, dict) else dict.fromkeys(moved, lr)
         self.optim = {
             net: Grouped(self.flat[net], *self.nets[net].optimiser(updates))
             if optimiser is None and hasattr(self.nets[net], "optimiser")
-            else KINDS[optimiser or "adamw"](
-                self.flat[net].values, lr[net] if isinstance(lr, dict) else lr, weight_decay
-            )
+            else KINDS[optimiser or "adamw"](self.flat[net].values, rates[net], weight_decay)
             for net in sorted(moved)
         }
         self.rates = {net: optim.lr for net, optim in self.optim.items()}
