@@ -39,6 +39,9 @@ try() { # 3.12 PYTHON
         cat "$work/$1.log"
         exit 1
     }
+    if grep -E '^  report: .*Error' "$work/$1.log"; then # a card of the page that is broken
+        exit 1
+    fi
     "$venv/bin/python" - "$work/$1" >"$work/$1.ids" <<'EOF'
 import sys
 from importlib import metadata

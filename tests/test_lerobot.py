@@ -112,6 +112,7 @@ def test_the_optimiser_is_the_preset_of_the_type():
     from flywheel.rl.learner import Flat
     from flywheel.rl.optimiser import Grouped
 
+    pytest.importorskip("diffusers", reason="an extra of LeRobot from 0.6 on")
     policy = made("diffusion", {**UNET, "scheduler_warmup_steps": 10, "optimizer_lr": 0.01}).train()
     flat = Flat(policy)
     optim = Grouped(flat, *policy.optimiser(100))

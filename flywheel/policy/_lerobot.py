@@ -125,6 +125,8 @@ def made(chosen: Any) -> nn.Module:
         if isinstance(error, ValueError) and not _is_of_hub(words):
             raise ValueError(f"policy.type={kind}: {words}") from error
         said = f"{words[:200]}{' ...' if len(words) > 200 else ''}"
+        if isinstance(error, ImportError) and "required but not installed" in words:  # an extra of newer LeRobots
+            raise ValueError(f"policy.type={kind} needs a package that is not here: {said}") from error
         raise ValueError(
             f"policy.type={kind} is built from files of the Hugging Face hub, and nothing is downloaded here ({said}). "
             "Put them into a folder and name it, as in policy.settings.vlm_model_name=FOLDER; or set HF_HUB_OFFLINE=0"

@@ -60,7 +60,7 @@ def graph(place, runs: list[dict], ref: str) -> tuple[list[dict[str, Any]], dict
     def corpus(value: dict[str, Any]) -> str:
         origins = ", ".join(f"{n} {origin}" for origin, n in value.get("origins", {}).items())
         by = [name for name in value.get("by", []) if name in by_name and by_name[name]["stage"] == "ingest"]
-        filled = {name for run in by for name in by_name[run]["inputs"].get("source", {}).get("files", [])}
+        filled = {name for one in by for name in by_name[one]["inputs"].get("source", {}).get("files", [])}
         made = [(run, name) for name in by] + [(file, name) for name in sorted({*value.get("files", [])} - filled)]
         return add("corpus", f"corpus@{value.get('version')} ({str(value['id'])[:12]})", origins, made)
 

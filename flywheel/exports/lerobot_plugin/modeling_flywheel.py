@@ -61,7 +61,7 @@ class FlywheelPolicy(PreTrainedPolicy):
 
     # -- files: strict, and each tensor by itself (LeRobot loads what is missing as random) --------------------------
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def _save_pretrained(self, save_directory: Path, **_) -> None:
         self.config._save_pretrained(Path(save_directory))
         weights = {name: value.detach().cpu().clone() for name, value in self.inner.state_dict().items()}
         save_file(weights, Path(save_directory) / MODEL)
