@@ -9,7 +9,7 @@ import fuzz_inputs
 
 from flywheel.intake import recordings
 
-COUNT = 110
+COUNT = 66
 
 
 def test_every_format_is_tried():

@@ -220,6 +220,7 @@ for folder in folders:
 
 
 @LEROBOT
+@pytest.mark.slow
 def test_lerobot_eval_plays_the_episodes_that_flywheel_evaluate_plays(copied, capsys, tmp_path):
     """ACT as it is, a flow and a best of N by the plugin: the same seeds, each success the same."""
     copy, at = copied
