@@ -287,6 +287,7 @@ def test_critics_may_know_what_only_the_simulator_does(few, tmp_path, capsys):
     few_ = ["algorithm.cadence.evaluate=3", "algorithm.cadence.improve=3", "score_every=1", "rounds=2"]
     for stage, more in (
         ("retrain", ["collect.episodes=2", "collect.n=4"]),
+        ("retrain", ["collect.episodes=2", "collect.n=4", "algorithm.encoder=learn"]),
         ("online", ["algorithm=ogpo", "algorithm.collect.steps=80", "algorithm.collect.n=4"]),
     ):
         code, out = call(stage, f"checkpoint={ref}", *told, *more, *knows, *few_, capsys=capsys)

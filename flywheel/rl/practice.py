@@ -309,16 +309,16 @@ class Practice(Watch):
 
     def _opened(self, version, windows):
         """Windows over the episodes; of a policy that sees, rows in memory."""
+        critic = self.learner.nets.get("q") if self.learner else None
+        known = (f"extras.{PRIVILEGED}",) if getattr(critic, "spec", {}).get("knows") else ()
         if not self.eyes:
             found = windows.extend(version) if windows else None
-            return found or selection.windows(self.corpus, version, self.args, self.run.store)
+            return found or selection.windows(self.corpus, version, self.args, self.run.store, known)
         if windows:
             raise ValueError(
                 "there is no room for more transitions of a policy that sees: end this run, and begin another"
             )
-        fields = (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}")
-        if getattr(self.learner.nets.get("q"), "spec", {}).get("knows"):
-            fields = (*fields, f"extras.{PRIVILEGED}")
+        fields = (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}", *known)
         return Rows([self.seen(e) for e in version], fields)
 
     def after_round(self, round: int) -> None:

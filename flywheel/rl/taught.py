@@ -55,7 +55,8 @@ class Taught(Labelled):
 
     def hold(self, hashes: list[str]) -> None:
         """Draw from these episodes of the corpus too, in this order."""
-        fresh = [one for one in dict.fromkeys(hashes) if one not in set(self.hashes)]
+        known = set(self.hashes)
+        fresh = [one for one in dict.fromkeys(hashes) if one not in known]
         if not fresh:
             return
         self.hashes += fresh
