@@ -47,8 +47,11 @@ scores: setup    ## the scores of docs/results.md: every algorithm on small task
 wheel: setup     ## the whole wheel at 200,000 steps, in docs/results.md (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/wheel.py
 
-cluster: setup   ## a simulated cluster of 1,000 workers drives the bookkeeping of executor=slurm
+cluster: setup   ## a simulated cluster of 1,000 workers, real ones on loopback (Ray; Slurm where Debian's packages are), one night by each executor
+	$(BIN)/uv pip install --quiet --python $(BIN)/python ray submitit
 	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/pytest -m "slow or not slow" tests/test_executors.py
+	$(BIN)/python benchmarks/engines.py
 
 bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.py is apart)
 	$(BIN)/python benchmarks/stepping.py

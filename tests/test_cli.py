@@ -1,5 +1,6 @@
 """The command line: what it prints, how it refuses, what it leaves alone."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import toy
 from small import LITTLE, call, hashes, words
 
 from flywheel import store
+from flywheel.args import UsageError, plain
 from flywheel.cli import app, config
 from flywheel.runs import lineage, nightly
 
@@ -206,3 +208,20 @@ def test_completion_in_a_shell(night, monkeypatch, capsys):
     out = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert out.stdout.strip() == "algorithm=", out
     assert app.main(["completion", "csh"]) == 2
+
+
+@pytest.mark.parametrize("stage", ["nightly", "pretrain"])
+def test_a_free_table_takes_keys_one_by_one_and_as_a_whole(stage):
+    """Every key of a stage whose default is a table: KEY.MORE=1 and KEY={MORE: 1} come to the same."""
+    for key, field in config.fields(stage).items():
+        made = field.default_factory
+        if made is dataclasses.MISSING or not isinstance(made(), dict):
+            continue
+        told = []
+        for word in (f"{key}.made_up=1", f"{key}={{made_up: 1}}"):
+            try:
+                told.append(plain(getattr(config.compose(stage, [word]), key)))
+            except UsageError as error:  # a key that is needed, or what stands there knows its keys
+                assert "does not know" not in str(error)
+                told.append(str(error))
+        assert told[0] == told[1], key

@@ -141,6 +141,20 @@ def test_ray_of_three_nodes_whose_workers_and_one_node_are_killed(tmp_path):
 
 
 @pytest.mark.slow
+def test_slurm_of_two_nodes_whose_jobs_are_killed_and_one_node_lost(tmp_path):
+    """On loopback, in a process of its own (tests/slurm_nodes.py), without accounts of jobs."""
+    import slurm_nodes
+
+    pytest.importorskip("submitit")
+    if why := slurm_nodes.missing():
+        pytest.skip(why)
+    script = Path(slurm_nodes.__file__)
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, cwd=script.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "equal"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["processes", "ray", "slurm"])
 def test_a_policy_scores_the_same_wherever_it_is_played(kind, tmp_path, monkeypatch):
     import toy  # noqa: F401 (registers the task)

@@ -36,14 +36,7 @@ SHARED = ("task", "seed", "night", "device", "threads", "num_envs", "log", "name
 OPTIONAL = ("online", "distil")  # of these, what a nightly may leave out: online=null
 GROUPS = ("task", "policy", "algorithm", "guard", "log", "experiment", "debug")
 FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a group where nothing else is said
-OPEN = (
-    "algorithm.",
-    "policy.",
-    "task.",
-    "log.",
-    "guard.",
-    "resources.",
-)  # what a name stands for may be added to: what is unknown is refused by `build`
+OPEN = ("algorithm", "policy", "task", "log", "guard")  # what a name stands for may be added to
 ELSEWHERE = {"nightly": "flywheel.runs.nightly", "sweep": "flywheel.runs.sweep"}  # stages that are no file of stages/
 
 
@@ -422,8 +415,7 @@ def _composed(stage: str, overrides: tuple[str, ...], *seen: Any) -> dict[str, A
         group, _, choice = word.lstrip("+").partition("=")
         if group in GROUPS and choice not in (*choices(group), "null") and not choice.startswith("{"):
             raise UsageError(f"no {group} {choice!r}. There are: {', '.join(choices(group))}")
-    free = (*OPEN, *(f"{part}." for part in PARTS)) if stage == "nightly" else OPEN
-    words = [f"++{word.lstrip('+')}" if word.lstrip("+").startswith(free) else word.lstrip("+") for word in words]
+    words = [f"++{word.lstrip('+')}" if _adds(stage, word.lstrip("+")) else word.lstrip("+") for word in words]
     try:
         _register(stage)
         with initialize_config_module("flywheel_conf", version_base="1.3"):
@@ -432,6 +424,16 @@ def _composed(stage: str, overrides: tuple[str, ...], *seen: Any) -> dict[str, A
         return OmegaConf.to_container(told, resolve=True, throw_on_missing=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_words(error, stage)) from error
+
+
+def _adds(stage: str, word: str) -> bool:
+    """May a word name keys that are not there yet: KEY.MORE=..., KEY={more: ...}? What is unknown is refused by
+    `build`."""
+    key, _, value = word.partition("=")
+    root, dot, _ = key.partition(".")
+    made = getattr(fields(stage).get(root), "default_factory", dataclasses.MISSING)
+    free = made is not dataclasses.MISSING and isinstance(made(), dict)
+    return (free or root in OPEN or (stage == "nightly" and root in PARTS)) and bool(dot or value.startswith("{"))
 
 
 def _expected(cls: type, key: str, value: Any) -> str | None:

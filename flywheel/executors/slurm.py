@@ -11,6 +11,7 @@ import contextlib
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ from flywheel.store import write_atomic
 
 JOBS = 64  # at most, where nobody says how many workers
 TASKS, CLAIMS = "tasks", ("begun", "again")  # files beside the results
-LOOK = 0.2  # seconds between two looks at the folder
+LOOK, ASK = 0.2, 2.0  # seconds between two looks at the folder, and between two questions who is at work
 
 
 def map(function, tasks, workers=0, *, cpus=1, gpus=0, mem_gb=4, minutes=60, cluster="slurm", folder=None, **slurm):
@@ -46,9 +47,9 @@ def map(function, tasks, workers=0, *, cpus=1, gpus=0, mem_gb=4, minutes=60, clu
             count = min(workers or JOBS, len(left))
             with engine.batch():
                 jobs = [engine.submit(work, folder, sys.path, whose(function), k, count) for k in range(count)]
-            _wait(jobs, results, left)
+            _wait(jobs, results, left, cluster)
             if cluster == "slurm":
-                _cancel(jobs)  # who is still at work does what nobody needs
+                _cancel(jobs, cluster)  # who is still at work does what nobody needs
             tries = 0 if any(_file(results, i).exists() for i in left) else tries + 1
             if tries == TRIES:
                 raise lost("slurm", len(tasks) - len(left), len(tasks), _why(jobs))
@@ -70,24 +71,44 @@ def _cluster(asked: str) -> str:
     return "local"
 
 
-def _wait(jobs: Sequence, results: Path, left: Sequence[int]) -> None:
+def _wait(jobs: Sequence, results: Path, left: Sequence[int], cluster: str) -> None:
     """Until all is there, or no job is at work any more; jobs are cancelled where this ends by an error."""
+    asked = time.monotonic()
     try:
-        while not all(_file(results, i).exists() for i in left) and not all(job.done() for job in jobs):
+        while not all(_file(results, i).exists() for i in left):
             check()
+            if cluster == "local" or time.monotonic() - asked > ASK:
+                if _over(jobs, cluster):
+                    break
+                asked = time.monotonic()
             time.sleep(LOOK)
         for i in left:
             if _file(results, i).exists():
                 _taken(results, i)  # a task's own error ends it now
     except BaseException:
-        _cancel(jobs)
+        _cancel(jobs, cluster)
         raise
 
 
-def _cancel(jobs: Sequence) -> None:
-    for job in jobs:
-        if not job.done():
-            job.cancel(check=False)
+def _over(jobs: Sequence, cluster: str) -> bool:
+    """Is none of the jobs at work or waiting? Slurm's queue says so also where it keeps no accounts of jobs; if it
+    cannot be reached they may be."""
+    if cluster == "local":
+        return all(job.done() for job in jobs)
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    queue = subprocess.run(command, capture_output=True, text=True)
+    return queue.returncode == 0 and not {job.job_id for job in jobs} & set(queue.stdout.split())
+
+
+def _cancel(jobs: Sequence, cluster: str) -> None:
+    """End those that are not over."""
+    if cluster == "local":
+        for job in jobs:
+            if not job.done():
+                job.cancel(check=False)
+    else:
+        arrays = {job.job_id.partition("_")[0] for job in jobs}
+        subprocess.run(["scancel", "--quiet", *arrays], capture_output=True)
 
 
 def _why(jobs: Sequence) -> str:
