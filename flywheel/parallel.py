@@ -4,7 +4,8 @@
 
 The global batch is `batch_size`, of which process r of n has the rows r, r + n, ...; gradients are averaged, so that
 all have the same weights. Only the first one writes, scores and commits: the others do what it says. The weights are
-those of one process, but for the order in which sums are rounded."""
+those of one process, but for the order in which sums are rounded. With `shards=true` each has segments of its own, for
+a corpus whose rows are too many for a machine's disk."""
 
 from __future__ import annotations
 
@@ -106,3 +107,26 @@ def refuse(peers: Peers, algorithm, batch_size: int) -> None:
             f"algorithm {algorithm.name}: {', '.join(whole)} looks at a batch as a whole, and each of {peers.size} "
             "processes has a part of it; train it with one (without torchrun), or take another table"
         )
+
+
+def share(peers: Peers, version, pools: dict):
+    """The episodes of this process, where each has segments of its own: every `size`-th segment of the version.
+    (version, pools); ValueError for a pool of which it would have none."""
+    import numpy as np
+
+    parts = version.corpus.history.state.parts(version.rows)
+    segments, number = np.unique(parts, return_inverse=True)
+    mine = np.flatnonzero(number % peers.size == peers.rank)
+    place = np.full(len(version), -1)
+    place[mine] = np.arange(len(mine))
+    kept = {}
+    for name, which in pools.items():
+        position = which if which.ndim == 1 else which[:, 0]
+        if without := set(range(peers.size)).difference((number[position] % peers.size).tolist()) if len(which) else ():
+            raise ValueError(  # in all of them
+                f"shards=true: process {min(without)} of {peers.size} has no episode of {name}: {len(segments)} "
+                "segments hold them all. Take fewer processes, or shards=false"
+            )
+        at = place[position]
+        kept[name] = at[at >= 0] if which.ndim == 1 else np.column_stack([at, which[:, 1:]])[at >= 0]
+    return version.select(mine), kept

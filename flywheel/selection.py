@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flywheel import executors
 from flywheel.args import Task, plain
 from flywheel.corpus.rows import RESIDENT
 from flywheel.env import ids as gym_names
@@ -216,7 +217,15 @@ def windows(corpus, version, args, store, more: tuple[str, ...] = ()):
     environment's reward, and `more` fields."""
     fields, align = FIELDS[args.task.learns], getattr(args, "align", None)
     fields, resident = (*fields, *more, *(MASKS if align else ())), size(getattr(args, "resident", None))
-    return corpus.windows(version, fields, cache=store.cache, align=align, progress=progress, resident=resident)
+    how = {"cache": store.cache, "align": align, "progress": progress, "map": _others(args), "resident": resident}
+    return corpus.windows(version, fields, **how)
+
+
+def _others(args) -> Any:
+    """map(function, tasks) of the executor that is asked for, if it is not this process."""
+    if getattr(args, "executor", "local") == "local":
+        return None
+    return executors.bound(args.executor, args.workers, args.resources)
 
 
 def cameras(corpus, version, policy, args, store) -> list:
@@ -233,7 +242,7 @@ def cameras(corpus, version, policy, args, store) -> list:
             )
         found.append(
             corpus.windows(
-                version, (f"obs.{name}",), cache=store.cache, progress=progress,
+                version, (f"obs.{name}",), cache=store.cache, progress=progress, map=_others(args),
                 resident=size(getattr(args, "resident", None)),
             )
         )  # fmt: skip

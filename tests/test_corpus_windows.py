@@ -128,6 +128,40 @@ def test_memory_stays_bounded_as_rows_outgrow_it(tmp_path, fields):
     assert most(16 * 2**20) <= 16 * 2**20
 
 
+@pytest.mark.parametrize("field", ["obs.sim", "lanes", "several"])
+def test_others_decode_into_the_same_file(field, tmp_path, monkeypatch):
+    """Tasks of one segment and of several, in an order that is not theirs, one of them done twice; equal to the byte."""
+    monkeypatch.setattr("flywheel.corpus.windows.TASK_BYTES", 3000 if field == "several" else 1)
+    fields, corpus = (field,) if field == "obs.sim" else FIELDS, Corpus(tmp_path / "corpus", create=True)
+    frames = np.random.default_rng(1).integers(0, 256, (41, 6, 6, 3), np.uint8)
+    for first in range(0, 12, 3):
+        made = [episode(seed, steps=40) for seed in range(first, first + 3)]
+        corpus.append([one.replace(obs={**one.obs, "sim": frames + np.uint8(one.seed)}) for one in made])
+
+    def backwards(function, tasks):
+        assert len(tasks) == (2 if field == "several" else 4)
+        made = {k: function(*tasks[k]) for k in [*reversed(range(len(tasks))), 0]}
+        return [made[k] for k in range(len(tasks))]
+
+    here = corpus.windows(corpus.at("latest"), fields, cache=tmp_path / "here")
+    there = corpus.windows(corpus.at("latest"), fields, cache=tmp_path / "there", map=backwards)
+    for suffix in ("u8" if field == "obs.sim" else "f32", "i64"):
+        one, other = (windows._file(windows._index, suffix).read_bytes() for windows in (here, there))
+        assert one == other and len(one) > 300
+    assert (here.start == there.start).all() and (here.rows == there.rows).all()
+    corpus.append([episode(90, steps=3).replace(obs={**episode(90, steps=3).obs, "sim": frames[:4]})])
+    assert there.extend(corpus.at("latest")).decoded == 1  # one task: here
+
+
+def test_a_segment_that_cannot_be_decoded_is_the_error_of_who_asked(corpus, tmp_path):
+    from flywheel import executors
+
+    corpus.append([episode(30, task="push", width=5)])
+    with pytest.raises(CorpusError, match="obs.state is .* wide in schema"):
+        corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path / "cache", map=executors.bound("processes", 2))
+    check(corpus.windows(corpus.at(3), FIELDS, cache=tmp_path / "cache"))
+
+
 def test_only_the_segments_of_a_selection_are_decoded(corpus, tmp_path):
     corpus.append([episode(30, task="push", width=5), episode(31, task="push", width=5)])
     push = corpus.windows(corpus.at("latest").select(task="push"), FIELDS, cache=tmp_path / "cache")

@@ -77,6 +77,48 @@ def test_two_processes_learn_what_one_does(place):
     assert distance(*files) < 1e-6
 
 
+def test_the_shares_of_processes_are_disjoint_and_whole(tmp_path):
+    """By segment; a pool of parts of episodes goes along."""
+    import numpy as np
+    from corpus_cases import episode
+
+    from flywheel.corpus import Corpus
+    from flywheel.parallel import share
+
+    corpus = Corpus(tmp_path / "corpus", create=True)
+    for first in range(0, 20, 4):
+        corpus.append([episode(seed, steps=5 + seed) for seed in range(first, first + 4)])
+    version = corpus.at("latest").canonical()
+    rows = np.asarray([[position, 2, 3] for position in range(0, 20, 2)])
+    pools = {"demos": np.arange(20), "parts": rows}
+    found = [share(Peers(rank, 3), version, pools) for rank in range(3)]
+    assert sorted(h for mine, _ in found for h in mine.hashes) == sorted(version.hashes)
+    assert [len(mine.segments()) for mine, _ in found] == [2, 2, 1]
+    for mine, kept in found:
+        assert [mine.hashes[at] for at in kept["demos"]] == list(mine.hashes)
+        assert {mine.hashes[at] for at in kept["parts"][:, 0]} == {version.hashes[at] for at in rows[:, 0]} & {
+            *mine.hashes
+        }
+    with pytest.raises(ValueError, match=r"process 5 of 6 has no episode of demos: 5 segments hold them all"):
+        share(Peers(0, 6), version, pools)
+
+
+@pytest.mark.slow
+def test_processes_with_segments_of_their_own_learn_one_policy(place):
+    """Twice the same; each decodes its own segment alone."""
+    import toy
+
+    for k in (1, 2):
+        toy.demonstrations(place / f"more_{k}.hdf5", 8, 800_000_000 + 100 * k)
+        trained(1, place, "ingest", f"source=more_{k}.hdf5", "obs_keys=[position,goal]", "store=one", *toy.TASK)
+    words = ["pretrain", *SMALL, "algorithm.cadence.improve=200", "score_every=200", "shards=true", *toy.TASK]
+    subprocess.run(["cp", "-r", place / "one", place / "again"], check=True)
+    results = [trained(2, place, *words, f"store={store}") for store in ("one", "again")]
+    assert distance(*(weights(place / s, r, 200) for s, r in zip(("one", "again"), results, strict=True))) == 0
+    with pytest.raises(AssertionError, match="process 3 of 4 has no episode of demos: 3 segments"):
+        trained(4, place, *words, "seed=4", "store=one")
+
+
 @pytest.mark.slow
 def test_one_process_goes_on_where_two_were_stopped(place):
     import toy

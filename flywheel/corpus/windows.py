@@ -31,15 +31,16 @@ import numpy as np
 from flywheel import store
 from flywheel.corpus import align as alignment
 from flywheel.corpus.align import width
+from flywheel.corpus.decode import Decoder, fill, whose
 from flywheel.corpus.rows import RESIDENT, Rows
-from flywheel.corpus.segment import CorpusError, Segment, ulid
-from flywheel.episode import EpisodeError
+from flywheel.corpus.segment import CorpusError, ulid
 
 if TYPE_CHECKING:
     from flywheel.corpus.version import Version
 
 Progress = Callable[[str, int], Any] | None  # flywheel.log.progress or the like
 CHECK_BYTES = 64 * 2**20  # rows whose checksum is compared when a cache is opened: of evenly spread episodes
+TASK_BYTES, WAVE = 32 * 2**20, 64  # of rows that others decode as one task; tasks between two words of how far it is
 NOTHING = {"file": None, "rows": 0, "episodes": 0, "crc": 0}  # the index of no file
 
 
@@ -54,6 +55,7 @@ class Windows(Rows):
     version   the Version, and with it the table of its episodes
     decoded   how many segments this opening had to decode
     layout    where each robot's numbers are, with `align` (corpus.align); without it all have equal widths
+    map       map(function, tasks) of an executor, whose workers decode what is missing and write it where it belongs
     """
 
     def __init__(
@@ -65,24 +67,26 @@ class Windows(Rows):
         align: Any = None,
         progress: Progress = None,
         base: Windows | None = None,
+        map: Callable | None = None,
     ):
         if not len(version):
             raise CorpusError(f"windows: no episode is selected from version {version.number}; look at the selection")
         self.version, self.fields, self.cache, self.resident = version, fields, cache, resident
-        self.align, self.progress = align, progress
+        self.align, self.progress, self.map = align, progress, map
         state = version.corpus.history.state
-        self._first = version.corpus.reader.segment(int(state.parts(version.rows[:1])[0]))
+        like = version.corpus.reader.segment(int(state.parts(version.rows[:1])[0]))
         self.layout = alignment.layout(version, fields, align) if align else None
-        widths = [self.layout.widths[field] if self.layout else width(self._first, field) for field in fields]
-        cameras = self._first.cameras().keys() & set(fields)
+        widths = [self.layout.widths[field] if self.layout else width(like, field) for field in fields]
+        cameras = like.cameras().keys() & set(fields)
         if cameras and len(fields) > 1:
             raise CorpusError(f"windows: {cameras.pop()} is a camera and has windows of its own: ask for it alone")
-        self.row = self._first.row(fields[0]) if cameras else None
+        self.row = like.row(fields[0]) if cameras else None
         self.dtype = np.dtype(np.uint8 if cameras else np.float32)
         ends = np.cumsum(widths)
         self.columns = {name: slice(int(e - w), int(e)) for name, e, w in zip(fields, ends, widths, strict=True)}
         self.width = int(ends[-1])
         self.bytes = self.width * self.dtype.itemsize  # of a row
+        self.decoder = Decoder(fields, self.columns, self.width, self.row, self.dtype, self.layout, whose(like))
         key = json.dumps([version.corpus.id, fields, widths, self.dtype.name, *([align] if align else [])])
         self.folder = cache / f"windows-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         self._index, self.start, self.length, self.decoded = self._open(base._index if base else NOTHING)
@@ -113,7 +117,7 @@ class Windows(Rows):
     def extend(self, version: Version) -> Windows:
         """The windows of another version over the same file; only segments that it lacks are decoded, and what this
         opening has checked is not checked again: the episodes that a round has added cost what they are."""
-        return Windows(version, self.fields, self.cache, self.resident, self.align, self.progress, self)
+        return Windows(version, self.fields, self.cache, self.resident, self.align, self.progress, self, self.map)
 
     def same(self, other: Windows) -> bool:
         """Are both over one file, so that a row number means the same in both?"""
@@ -160,31 +164,31 @@ class Windows(Rows):
         return kept[at, 1], np.where(at < 0, -1, kept[at, 2] - 1)
 
     def _extend(self, index: dict[str, Any], missing: np.ndarray) -> None:
-        """Decode the segments of rows, one at a time: memory is bounded by the largest. A camera's only as far as it
-        is wanted, and an encoded one's an episode at a time."""
+        """Decode the segments of rows, here one at a time: memory is bounded by the largest. A camera's only as far as
+        it is wanted."""
         log = self.version.corpus.history
         wanted = {part: log.state.rows(part) for part in np.unique(log.state.parts(missing)).tolist()}
         if self.row:
             wanted = {part: mine[np.isin(mine, missing)] for part, mine in wanted.items()}
-        count = sum(map(len, wanted.values()))
+        rows = np.concatenate(list(wanted.values()))
+        counts = self.version.corpus.reader.column("length", rows) + 1
+        begin = index["rows"] + np.cumsum(counts) - counts
+        with _grown(self._file(index), index["rows"] * self.bytes):
+            pass
         with (
-            _grown(self._file(index), index["rows"] * self.bytes) as data,
             _grown(self._file(index, "i64"), index["episodes"] * 32) as numbers,
-            self.progress("window cache", count) if self.progress else nullcontext(lambda: None) as tick,
+            self.progress("window cache", len(rows)) if self.progress else nullcontext(lambda: None) as tick,
         ):
-            for part, mine in wanted.items():
-                local = log.state.take("local", mine)
-                blocks = self._decode(self.version.corpus.reader.segment(part), local.tolist())
-                for row, block in zip(mine.tolist(), blocks, strict=True):
-                    data.write(block)
-                    record = np.asarray([row, index["rows"], len(block), zlib.crc32(block)])
-                    numbers.write(record)
-                    index["crc"] = zlib.crc32(record, index["crc"])
-                    index["rows"] += len(block)
+            at = 0
+            for checks in self._filled(index, wanted, counts, begin):
+                part = slice(at, at + len(checks))
+                record = np.stack([rows[part], begin[part], counts[part], np.asarray(checks, np.int64)], 1)
+                numbers.write(record)
+                index["crc"] = zlib.crc32(record, index["crc"])
+                at = part.stop
+                for _ in checks:
                     tick()
-                index["episodes"] += len(mine)
-            data.flush()
-            os.fsync(data.fileno())  # only this: after a power cut the other two files show by their checksums
+        index |= {"rows": index["rows"] + int(counts.sum()), "episodes": index["episodes"] + len(rows)}
         index |= {"version": log.head, "tip": log.state.tip}
         told = store.to_json({**index, "check": _check(index)})
         store.write_atomic(self.folder / "index.json", told, durable=False)
@@ -192,43 +196,24 @@ class Windows(Rows):
             if path.stem != index["file"]:
                 path.unlink(missing_ok=True)
 
-    def _decode(self, segment: Segment, episodes: list[int]) -> Iterator[np.ndarray]:
-        """[rows, W] of some episodes of a segment."""
-        for field, columns in self.columns.items() if not self.layout else ():
-            found, wanted = width(segment, field), columns.stop - columns.start
-            if self.row:
-                found, wanted = segment.row(field), self.row
-            if found != wanted:
-                one, other = (
-                    f"in schema {part.robot} (task {part.columns['task'][0]}, episode {part.columns['hash'][0][:12]})"
-                    for part in (self._first, segment)
-                )
-                raise CorpusError(
-                    f"windows: {field} is {wanted} wide {one} and {found} {other}; select one of them: "
-                    'version.select(task=...), or align them: align="pad", or a map (corpus.align)'
-                )
-        encoded = [f"frames.{field}" for field in self.fields if field in segment.media]
-        arrays = segment.arrays([*self.fields, *encoded])
-        for one in episodes:
-            if encoded:
-                frames = segment.frames(self.fields[0], arrays[encoded[0]], one)
-                try:
-                    pixels = np.ascontiguousarray(frames)
-                except EpisodeError as error:
-                    raise CorpusError(
-                        f"windows: {self.fields[0]} of episode {segment.columns['hash'][one][:12]}: {error}; its "
-                        "source gave it so: tombstone the episode, or select others"
-                    ) from error
-                yield pixels.reshape(len(pixels), self.width)
-                continue
-            rows = slice(segment.first[one], segment.first[one + 1])
-            block = np.zeros((rows.stop - rows.start, self.width), self.dtype)
-            mine = {name: array[rows] for name, array in arrays.items()}  # a stream without columns is not stored
-            if self.layout:
-                self.layout.fill(block, self.columns, segment, mine)
-            for name in mine.keys() & self.columns.keys() if not self.layout else ():
-                block[:, self.columns[name]] = mine[name].reshape(len(block), -1)
-            yield block
+    def _filled(self, index, wanted: dict[int, np.ndarray], counts: np.ndarray, begin: np.ndarray) -> Iterator[list]:
+        """The checksums of all rows, in order, as they are there: by `map`, a few segments a task, or here."""
+        corpus, file = self.version.corpus, str(self._file(index))
+        tasks, at, size = [], 0, 0
+        for part, mine in wanted.items():
+            one = part, corpus.history.state.take("local", mine).tolist()
+            rows = counts[at : at + len(mine)].tolist()
+            if self.map and tasks and size < TASK_BYTES:
+                tasks[-1][2].append(one)
+                tasks[-1][5].extend(rows)
+            else:
+                where = int(begin[at]) * self.bytes
+                tasks.append((str(corpus.path) if self.map else corpus, self.decoder, [one], file, where, rows))
+                size = 0
+            at, size = at + len(mine), size + sum(rows) * self.bytes
+        for first in range(0, len(tasks), WAVE):
+            wave = tasks[first : first + WAVE]
+            yield from self.map(fill, wave) if self.map and len(tasks) > 1 else (fill(*task) for task in wave)
 
     def _file(self, index: dict[str, Any], suffix: str | None = None) -> Path:
         return self.folder / f"{index['file']}.{suffix or ('u8' if self.row else 'f32')}"

@@ -12,10 +12,12 @@ from flywheel import env as envs
 from flywheel import selection, stats
 from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
-from flywheel.parallel import refuse
+from flywheel.parallel import refuse, share
 from flywheel.rl import build, validation
 from flywheel.rl.table import Algorithm
 from flywheel.seeds import CURVE, SCORING, seeds
+
+SHARD = 1_000_003  # between the seeds of two processes that draw from shares of their own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,10 @@ class Training(Learning):
     validate: float = arg(
         0.1, "without a simulator: the share of the episodes, by hash, that are held out and choose", least=0, most=0.9
     )
+    shards: bool = arg(
+        False, "by torchrun: each process draws from segments of its own, and decodes these alone; then it matters how "
+        "many there are",
+    )  # fmt: skip
     corrections: float = arg(
         0.25, "share of a batch from steps at which a person took over (`intervention`), if there are any", least=0,
         most=0.9,
@@ -62,10 +68,15 @@ def train(
     peers = run.peers
     refuse(peers, algorithm, args.batch_size)
     version, pools, shares = selection.pools(args, run.store)
+    place = {"rank": peers.rank, "world_size": peers.size}
+    if args.shards and peers.size > 1:
+        (version, pools), place = share(peers, version, pools), {"seed": args.seed + SHARD * peers.rank}
     windows = selection.windows(run.store.corpus(), version, args, run.store, fields)
     env = envs.opened(args, held=version)
     pools, unseen = validation.split(version, pools, args.validate) if args.task.recorded else (pools, None)
     policy = begin(env, windows)
+    if args.shards:  # one normaliser for all: that of the first share
+        policy.load_state_dict(peers.first(policy.state_dict))
     if algorithm.explore is not None:
         policy.explores(algorithm.explore)
     if algorithm.evaluate or algorithm.advantage:
@@ -78,8 +89,8 @@ def train(
     kind, more = (labels and labels(policy, device, env)) or (Offline, {})
     if seen := selection.cameras(run.store.corpus(), version, policy, args, run.store):
         more = {**more, "cameras": seen, "frames": 1}
-    drawn = {**build.drawn(args, policy), "batch_size": args.batch_size // peers.size}
-    source = kind(windows, pools, mixture, **drawn, rank=peers.rank, world_size=peers.size, **more)
+    drawn = {**build.drawn(args, policy), "batch_size": args.batch_size // peers.size, **place}
+    source = kind(windows, pools, mixture, **drawn, **more)
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
     measure = validation.measure(version, unseen, env.action_names) if unseen is not None else None
     curve = _curve(args, run, env, learner, measure)

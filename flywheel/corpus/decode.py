@@ -1,0 +1,97 @@
+"""Segments decoded into the rows of a window cache, here or by others: each episode's place in the file is known before
+any is decoded, so that whoever decodes it writes it there, in whatever order they come."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flywheel.corpus.align import Layout, width
+from flywheel.corpus.segment import CorpusError, Segment
+from flywheel.episode import EpisodeError
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What the rows of a cache look like. `first` names the segment that the others have to be like."""
+
+    fields: tuple[str, ...]
+    columns: dict[str, slice]
+    width: int
+    row: tuple[int, ...] | None  # of a camera
+    dtype: np.dtype
+    layout: Layout | None
+    first: str
+
+    def blocks(self, segment: Segment, episodes: Sequence[int]) -> Iterator[np.ndarray]:
+        """[T+1, W] of each of some episodes of a segment; an encoded camera's one at a time. CorpusError names two
+        that do not go together."""
+        for field, columns in self.columns.items() if not self.layout else ():
+            found, wanted = width(segment, field), columns.stop - columns.start
+            if self.row:
+                found, wanted = segment.row(field), self.row
+            if found != wanted:
+                raise CorpusError(
+                    f"windows: {field} is {wanted} wide {self.first} and {found} {whose(segment)}; select one of them: "
+                    'version.select(task=...), or align them: align="pad", or a map (corpus.align)'
+                )
+        encoded = [f"frames.{field}" for field in self.fields if field in segment.media]
+        arrays = segment.arrays([*self.fields, *encoded])
+        for one in episodes:
+            if encoded:
+                yield self._frames(segment, arrays[encoded[0]], one)
+                continue
+            rows = slice(segment.first[one], segment.first[one + 1])
+            block = np.zeros((rows.stop - rows.start, self.width), self.dtype)
+            mine = {name: array[rows] for name, array in arrays.items()}  # a stream without columns is not stored
+            if self.layout:
+                self.layout.fill(block, self.columns, segment, mine)
+            for name in mine.keys() & self.columns.keys() if not self.layout else ():
+                block[:, self.columns[name]] = mine[name].reshape(len(block), -1)
+            yield block
+
+    def _frames(self, segment: Segment, places: np.ndarray, one: int) -> np.ndarray:
+        try:
+            pixels = np.ascontiguousarray(segment.frames(self.fields[0], places, one))
+        except EpisodeError as error:
+            raise CorpusError(
+                f"windows: {self.fields[0]} of episode {segment.columns['hash'][one][:12]}: {error}; its source gave "
+                "it so: tombstone the episode, or select others"
+            ) from error
+        return pixels.reshape(len(pixels), self.width)
+
+
+def whose(segment: Segment) -> str:
+    """A segment in words, by its first episode."""
+    task, digest = segment.columns["task"][0], segment.columns["hash"][0]
+    return f"in schema {segment.robot} (task {task}, episode {digest[:12]})"
+
+
+def fill(
+    corpus, decoder: Decoder, parts: list[tuple[int, list[int]]], path: str, place: int, counts: list[int]
+) -> list:
+    """Write episodes of segments, [(part, [number in it])], to their place in the file (a byte): the crc32 of each.
+    `corpus` is one, or the path of one; `counts` are the rows that each has."""
+    if isinstance(corpus, (str, Path)):
+        from flywheel.corpus import Corpus
+
+        corpus = Corpus(corpus)
+        corpus.history.refresh()
+    found, wanted = [], iter(counts)
+    with open(path, "r+b") as file:
+        file.seek(place)
+        for part, episodes in parts:
+            segment = corpus.reader.segment(part)
+            for block, count in zip(decoder.blocks(segment, episodes), wanted, strict=False):
+                if len(block) != count:
+                    raise CorpusError(f"windows: {whose(segment)}: {len(block)} rows where the log has {count}; fsck")
+                file.write(block)
+                found.append(zlib.crc32(block))
+        file.flush()
+        os.fsync(file.fileno())
+    return found
