@@ -207,7 +207,7 @@ def _alarmed(args, place, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if leads() and (command := getattr(args, "on_failure", None)):
             told, _ = ending.told(error, getattr(error, "flywheel_run", None))
             run = told.get("run") or getattr(error, "flywheel_run", "")
-            env = {"FLYWHEEL_ERROR": str(told["error"]), "FLYWHEEL_RUN": str(run), "FLYWHEEL_STORE": str(place.root)}
+            env = {"FLYWHEEL_ERROR": str(told["error"]), "FLYWHEEL_RUN": str(run), "FLYWHEEL_STORE": str(place)}
             try:
                 done = subprocess.run(command, shell=True, env=os.environ | env, stdout=2, timeout=ALARM)
                 said = f"exit code {done.returncode}" if done.returncode else ""

@@ -112,7 +112,7 @@ def runs(words, place) -> dict[str, Any]:
             f" {figure}"
         )
     if not rows:
-        print(f"no finished runs in {place.root}")
+        print(f"no finished runs in {place}")
     return _result(runs=[f"{d['stage']}/{d['key']}" for d in rows])
 
 
@@ -125,7 +125,7 @@ def status(words, place) -> dict[str, Any]:
     for row in rows:
         print(working.line(row))
     if not rows:
-        print(f"nothing is at work in {place.root}")
+        print(f"nothing is at work in {place}")
     for run in left:
         print(f"{run:28} begun, nobody is at it: its command goes on with it")
     return _result(working=rows, unfinished=left)
@@ -386,7 +386,7 @@ def fsck(words, place) -> dict[str, Any]:
     for finding in check(place, progress):
         print(finding)
         found.append(finding)
-    print(f"{len(found)} findings in {place.root}")
+    print(f"{len(found)} findings in {place}")
     more = {"status": "failed", "error": f"{len(found)} findings, the first: {found[0]}"} if found else {}
     return _result(metrics={"findings": len(found)}, findings=found, **more)
 
@@ -394,6 +394,11 @@ def fsck(words, place) -> dict[str, Any]:
 def gc(words, place) -> dict[str, Any]:
     """Leftovers that nothing names: runs never finished, orphaned segments, composed commands. `apply=true` removes."""
     apply = _apply(words)
+    if place.mirror.url:
+        raise UsageError(
+            f"gc does not look at the runs of a store at {place} yet: `flywheel corpus gc` frees its corpus, and "
+            "`flywheel status` lists runs that were begun and nobody is at"
+        )
     with store.Lock(place.root, "gc") if apply else nullcontext():
         return _gc(place, apply)
 

@@ -3,6 +3,7 @@ chains, the gate's answers by their figures, the corpus by its own."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 from flywheel import evalues, store, unpaired
 from flywheel.env.questions import ANSWERS, history
 from flywheel.runs import chain
-from flywheel.runs.run import Store, hashes
+from flywheel.runs.run import Store
 
 
 def fsck(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
     """Yield a sentence for each thing that is not as it was written: what, where, and what to do."""
+    for part in ("names", "ledger", "runs"):
+        place.mirror.refresh(place.root / part, anew=True)
     yield from _runs(place, progress)
     yield from _chains(place)
     yield from _decisions(place)
@@ -37,7 +40,7 @@ def _runs(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
             except (ValueError, KeyError, TypeError) as error:
                 yield f"{path}: no record of a run ({error}); remove the folder, and the same command does it again"
                 continue
-            here = hashes(path.parent / "out")
+            here = place.mirror.outputs(name)
             for file in sorted(files):
                 if here.get(file) != files[file]:
                     what = "is missing" if file not in here else "is not what was written"
@@ -84,7 +87,11 @@ def _episodes(place: Store, entry: dict[str, Any]) -> list[str]:
     """How the figures of an answer differ from its episodes; nothing where these are gone."""
     if "seeds" not in entry:
         return []
-    paths = [place.root / "runs" / entry["run"] / "out" / f"{kind}.npz" for kind in entry["success"]]
+    folder = place.root / "runs" / entry["run"]
+    if (folder / "_DONE.json").exists():
+        with contextlib.suppress(ValueError):  # told above
+            place.dir(entry["run"])
+    paths = [folder / "out" / f"{kind}.npz" for kind in entry["success"]]
     if not all(path.exists() for path in paths):
         return []
     columns = [dict(np.load(path)) for path in paths]
@@ -106,9 +113,8 @@ def _weights(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]
     with progress("checkpoints", len(made)) as tick:
         for path, (ref, sha256) in sorted(made.items()):
             tick()
-            file = place.root / path
-            if not file.exists():
+            if (found := place.mirror.digest(path)) is None:
                 if any(ref == f"{n}@{place.names.production(n)}" for n in [ref.partition("@")[0]]):
                     yield f"{ref}: its weights are gone ({path}), and it is in production; bring them back, or rollback"
-            elif store.sha256_file(file) != sha256:
+            elif found != sha256:
                 yield f"{ref}: its weights are damaged ({path}); bring them back from a copy"
