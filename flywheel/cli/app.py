@@ -22,7 +22,7 @@ from flywheel.cli.config import about, commands, help_of, stages
 from flywheel.parallel import leads
 
 OPTIONS = """
-  store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
+  store=DIR    where everything is kept, or s3://BUCKET/PREFIX; default $FLYWHEEL_STORE, else ./store
   --json       the last line on stdout is one object: status, run, inputs, outputs, metrics, seconds, error
   --dry-run    say for each stage: hit, resume or miss, and why
   --cfg        print what was composed, as YAML, and do nothing

@@ -4,7 +4,6 @@ goes."""
 from __future__ import annotations
 
 import inspect
-import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -394,48 +393,24 @@ def fsck(words, place) -> dict[str, Any]:
 def gc(words, place) -> dict[str, Any]:
     """Leftovers that nothing names: runs never finished, orphaned segments, composed commands. `apply=true` removes."""
     apply = _apply(words)
-    if place.mirror.url:
-        raise UsageError(
-            f"gc does not look at the runs of a store at {place} yet: `flywheel corpus gc` frees its corpus, and "
-            "`flywheel status` lists runs that were begun and nobody is at"
-        )
     with store.Lock(place.root, "gc") if apply else nullcontext():
         return _gc(place, apply)
 
 
 def _gc(place, apply: bool) -> dict[str, Any]:
     old = time.time() - GRACE
-    found: list[Path] = []
-    for folder in place.root.glob("runs/*/*"):
-        if not (folder / "_DONE.json").exists() and _newest(folder) < old and not _at_work(folder):
-            found.append(folder)
-    found += [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
+    commands = [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
+    found = {f"runs/{run}": (size, run) for run, size in place.mirror.abandoned(old).items()}
+    found |= {path.relative_to(place.root).as_posix(): (path.stat().st_size, path) for path in commands}
     wasted = _corpus_gc(place, apply) if place.has_corpus else []
     freed, places = sum(waste.bytes for waste in wasted), len(wasted)
-    for path in found:
-        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    for name, (size, what) in found.items():
         freed += size
-        print(f"{'removed' if apply else 'would remove'} {path.relative_to(place.root)} ({size / 1e6:.1f} MB)")
+        print(f"{'removed' if apply else 'would remove'} {name} ({size / 1e6:.1f} MB)")
         if apply:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            what.unlink() if isinstance(what, Path) else place.mirror.drop(what)
     print(
         f"{freed / 1e6:.1f} MB in {places + len(found)} "
         f"places{'' if apply or not places + len(found) else '; apply=true removes them'}"
     )
     return _result(metrics={"bytes": freed, "places": places + len(found), "applied": apply})
-
-
-def _at_work(folder: Path) -> bool:
-    """Does a process hold this run's lock?"""
-    if not (folder / "lock").exists():
-        return False
-    try:
-        with store.Lock(folder, "gc"):
-            return False
-    except store.LockError:
-        return True
-
-
-def _newest(path: Path) -> float:
-    times = [p.stat().st_mtime for p in path.rglob("*")] if path.is_dir() else []
-    return max([*times, path.stat().st_mtime])

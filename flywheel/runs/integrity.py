@@ -19,17 +19,19 @@ def fsck(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
     """Yield a sentence for each thing that is not as it was written: what, where, and what to do."""
     for part in ("names", "ledger", "runs"):
         place.mirror.refresh(place.root / part, anew=True)
-    yield from _runs(place, progress)
+    outputs: dict[str, str] = {}
+    yield from _runs(place, progress, outputs)
     yield from _chains(place)
     yield from _decisions(place)
-    yield from _weights(place, progress)
+    yield from _weights(place, progress, outputs)
     if place.has_corpus:
         from flywheel.corpus import maintenance
 
         yield from (f"corpus: {finding}" for finding in maintenance.fsck(place.corpus(), progress))
 
 
-def _runs(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
+def _runs(place: Store, progress: Callable[[str, int], Any], outputs: dict[str, str]) -> Iterator[str]:
+    """Compare each run's files; `outputs` gets {path: sha256} of them."""
     paths = sorted(place.root.glob("runs/*/*/_DONE.json"))
     with progress("runs", len(paths)) as tick:
         for path in paths:
@@ -41,6 +43,7 @@ def _runs(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
                 yield f"{path}: no record of a run ({error}); remove the folder, and the same command does it again"
                 continue
             here = place.mirror.outputs(name)
+            outputs |= {f"runs/{name}/out/{file}": sha256 for file, sha256 in here.items()}
             for file in sorted(files):
                 if here.get(file) != files[file]:
                     what = "is missing" if file not in here else "is not what was written"
@@ -102,7 +105,7 @@ def _episodes(place: Store, entry: dict[str, Any]) -> list[str]:
     return [] if found == told else [f"the episodes have {found}, the log says {told}"]
 
 
-def _weights(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
+def _weights(place: Store, progress: Callable[[str, int], Any], outputs: dict[str, str]) -> Iterator[str]:
     made: dict[str, tuple[str, str]] = {}
     for name in place.names.names():
         try:
@@ -113,7 +116,7 @@ def _weights(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]
     with progress("checkpoints", len(made)) as tick:
         for path, (ref, sha256) in sorted(made.items()):
             tick()
-            if (found := place.mirror.digest(path)) is None:
+            if (found := outputs.get(path) or place.mirror.digest(path)) is None:
                 if any(ref == f"{n}@{place.names.production(n)}" for n in [ref.partition("@")[0]]):
                     yield f"{ref}: its weights are gone ({path}), and it is in production; bring them back, or rollback"
             elif found != sha256:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,11 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and not (p.name[0] == "." and p.suffix == ".tmp"))
+
+
+def _seen(path: Path) -> tuple[int, int]:
+    """What tells a file that was changed: its size and its time."""
+    return (found := path.stat()).st_size, found.st_mtime_ns
 
 
 def at(root: str | Path) -> Folder:
@@ -106,6 +112,19 @@ class Folder:
     def digest(self, path: str) -> str | None:
         """sha256 of a file as it lies in the store now; None where it is gone."""
         return store.sha256_file(self.root / path) if (self.root / path).exists() else None
+
+    def abandoned(self, before: float) -> dict[str, int]:
+        """{run: bytes} of those that were never finished, and at which nobody is or was since `before`."""
+        found, held = {}, self.at_work()
+        for folder in sorted(self.root.glob("runs/*/*")):
+            run, parts = "/".join(folder.parts[-2:]), [p.stat() for p in (folder, *folder.rglob("*"))]
+            if not (folder / RECORD).exists() and run not in held and max(p.st_mtime for p in parts) < before:
+                found[run] = sum(part.st_size for part in parts if stat.S_ISREG(part.st_mode))
+        return found
+
+    def drop(self, run: str) -> None:
+        """Delete a run."""
+        shutil.rmtree(self.root / "runs" / run, ignore_errors=True)
 
 
 class Mirror(Folder):
@@ -185,22 +204,23 @@ class Mirror(Folder):
             list(pool.map(lambda name: self.objects.fetch(name, store.make_dirs((self.root / name).parent)), names))
 
     def hand_over(self, *paths: Path) -> None:
-        def hand(path: Path) -> None:
-            stat = path.stat()
-            self.objects.hand_over(self._inside(path), path)
-            self.handed[path] = stat.st_size, stat.st_mtime_ns
-
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(hand, paths))
+            list(pool.map(self._hand_over, paths))
+
+    def _hand_over(self, path: Path) -> None:
+        now = _seen(path)
+        if self.handed.get(path) != now:
+            self.objects.hand_over(self._inside(path), path)
+            self.handed[path] = now
 
     def keep(self, run: Path, state: bool = True) -> None:
         with self.at_once:
             if run in self.leases:
                 self.leases[run].held()
-            changed = self._changed([path for path in _files(run) if path.name not in OURS])
-            self.hand_over(*(path for path in changed if path.parent.name != "ckpt"))
+            made = [path for path in _files(run) if path.name not in OURS]
+            self.hand_over(*(path for path in made if path.parent.name != "ckpt"))
             if state:  # last: what it tells of is there
-                self.hand_over(*(path for path in changed if path.parent.name == "ckpt"))
+                self.hand_over(*(path for path in made if path.parent.name == "ckpt"))
             for path in [p for p in self.handed if p.is_relative_to(run) and not p.exists()]:
                 self.objects.remove(self._inside(path))
                 del self.handed[path]
@@ -210,10 +230,7 @@ class Mirror(Folder):
         with self.at_once:
             light = [p for p in _files(run) if p.suffix not in HEAVY and p.name not in (*OURS, RECORD)]
             with contextlib.suppress(FileNotFoundError):  # it was only there for a moment
-                self.hand_over(*self._changed(light))
-
-    def _changed(self, files: list[Path]) -> list[Path]:
-        return [p for p in files if self.handed.get(p) != ((stat := p.stat()).st_size, stat.st_mtime_ns)]
+                self.hand_over(*light)
 
     def commit(self, run: Path, record: dict[str, Any]) -> None:
         with self.at_once:
@@ -231,7 +248,7 @@ class Mirror(Folder):
             if self.create(run / RECORD, store.to_json(record, indent=1)):
                 (run / WHOLE).touch()
             else:  # of two that made the same the first counts
-                self.refresh(run.parent, anew=True)
+                self._fetch([f"{inside}/{RECORD}"])
             for name in there:
                 if name in (f"{inside}/ckpt/state.safetensors", f"{inside}/{BEAT}"):
                     self.objects.remove(name)
@@ -250,7 +267,11 @@ class Mirror(Folder):
                     yield
             finally:
                 del self.leases[run]
-                lease.give_back((run / RECORD).exists())
+                done = (run / RECORD).exists()
+                if not done and not lease.lost:
+                    with contextlib.suppress(OSError):  # the log of how it ended; the next machine does without
+                        self._tell(run)
+                lease.give_back(done)
 
     def _bring_back(self, run: Path) -> None:
         """Make the folder of a run that begins or goes on what the store has of it: another machine may have been at
@@ -264,10 +285,9 @@ class Mirror(Folder):
                 shutil.rmtree(path)
             elif path.name != "lock":
                 path.unlink()
-        self.handed = {path: stat for path, stat in self.handed.items() if not path.is_relative_to(run)}
+        self.handed = {path: seen for path, seen in self.handed.items() if not path.is_relative_to(run)}
         self._fetch(names)
-        for path in _files(run):
-            self.handed[path] = (stat := path.stat()).st_size, stat.st_mtime_ns
+        self.handed |= {path: _seen(path) for path in _files(run)}
 
     def at_work(self) -> dict[str, tuple[dict[str, Any], float]]:
         from flywheel.runs import lease
@@ -281,9 +301,31 @@ class Mirror(Folder):
     def outputs(self, run: str) -> dict[str, str]:
         inside = f"runs/{run}/out/"
         names = [entry["path"] for entry in self.objects.listed(inside[:-1])]
-        return {name.removeprefix(inside): self.digest(name) for name in names}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return {name.removeprefix(inside): it for name, it in zip(names, pool.map(self.digest, names), strict=True)}
 
     def digest(self, path: str) -> str | None:
         with contextlib.suppress(FileNotFoundError):
             return self.objects.sha256(path)
         return None
+
+    def abandoned(self, before: float) -> dict[str, int]:
+        runs: dict[str, list] = {}
+        for entry in self.objects.listed("runs"):
+            runs.setdefault("/".join(entry["path"].split("/")[1:3]), []).append(entry)
+        held, found = self.at_work(), {}
+        for run, entries in sorted(runs.items()):
+            done = any(entry["path"] == f"runs/{run}/{RECORD}" for entry in entries)
+            if not done and run not in held and max(e["last_modified"].timestamp() for e in entries) < before:
+                found[run] = sum(entry["size"] for entry in entries)
+        return found
+
+    def drop(self, run: str) -> None:
+        from flywheel.runs.lease import Lease
+
+        lease = Lease(self.objects, run, "gc", (self.root / "id").read_text())
+        with contextlib.suppress(store.LockError):  # somebody goes on with it
+            lease.take(wait=False)
+            self.objects.remove(f"runs/{run}")
+            lease.give_back(done=True)
+            super().drop(run)
