@@ -23,8 +23,10 @@ def start(cache: Path, *words: str, **environment: str) -> subprocess.Popen:
 
 
 def hold(run: str, url: str) -> None:
+    from flywheel.runs import lease
     from flywheel.runs.run import Store
 
+    lease.BEAT = 0.1
     place = Store(url)
     with place.mirror.hold(place.root / "runs" / run, run.partition("/")[0]):
         print("held", flush=True)

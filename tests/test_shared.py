@@ -153,9 +153,9 @@ def test_killed_at_many_writes_nothing_is_lost(night, s3_server, tmp_path, monke
     for name, value in s3_server[1].items():
         monkeypatch.setenv(name, value)
     rng = random.Random(0)
-    for loop in range(3):
+    for loop in range(2):
         url = f"{s3_server[0]}/many-{loop}-{os.urandom(4).hex()}"
-        kills(url, tmp_path / str(loop), {}, [rng.randint(1, 100) for _ in range(8)])
+        kills(url, tmp_path / str(loop), {}, [rng.randint(1, 50) for _ in range(6)])
         monkeypatch.setenv("FLYWHEEL_CACHE", str(tmp_path / str(loop) / "reader"))
         assert small.hashes(Store(url)) == small.hashes(night[1])
 
@@ -166,14 +166,13 @@ def test_a_run_is_held_by_one_machine_and_others_are_told(place, tmp_path, monke
     folder = here.root / "runs" / run
     holder = machine.start(tmp_path / "holder", "hold", run, place)
     assert holder.stdout.readline() == "held\n"
+    monkeypatch.setattr(lease, "LOOK", 0.1)
     told = f"cannot start, the run is in use by pretrain .pid {holder.pid} on .*, since 2.*command: .*machine.py hold"
     with pytest.raises(store.LockError, match=told), here.mirror.hold(folder, "pretrain"):
         pass
     assert [(name, who["pid"]) for name, (who, _) in here.mirror.at_work().items()] == [(run, holder.pid)]
     holder.kill()
     holder.wait()
-    with pytest.raises(store.LockError, match=r"goes on with the run after 120 s .*FLYWHEEL_LEASE"):
-        here.mirror.hold(folder, "pretrain").__enter__()
     again = machine.start(tmp_path / "holder", "hold", run, place)  # its own lease, of a process that is gone
     assert again.stdout.readline() == "held\n"
     again.kill()
@@ -216,9 +215,13 @@ def test_of_eight_machines_at_the_same_moment_one_holds_the_run(place, tmp_path)
     run, machines = "pretrain/0123456789abcdef", [store_at(place, tmp_path / str(n)) for n in range(8)]
     for _ in range(3):
         leases = [lease.Lease(one.mirror.objects, run, "pretrain", str(n)) for n, one in enumerate(machines)]
-        found = at_once(*(lambda it=it: it.take(wait=False) for it in leases))
-        (holder,) = (it for it, error in zip(leases, found, strict=True) if error is None)
-        assert [type(error) for error in found if error] == [store.LockError] * 7
+        found = at_once(*(it._take for it in leases))
+        (holder,) = (it for it, busy in zip(leases, found, strict=True) if busy == "")
+        assert all(
+            "the run is in use by pretrain (pid " in busy
+            for it, busy in zip(leases, found, strict=True)
+            if it != holder
+        )
         holder.say()
         holder.held()
         holder.give_back(done=False)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flywheel import store
+from flywheel import log, store
 from flywheel.corpus.objects import Objects
 from flywheel.ending import check
 
@@ -38,13 +38,21 @@ class Lease:
         told = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": store.now()}
         self.me = {**told, "command": shlex.join(sys.orig_argv), "mirror": mirror, "token": os.urandom(8).hex()}
         self.number = 0
+        self.heard: tuple | None = None  # the newest word of who holds it
         self.lost: str | None = None  # who took it over
 
     def take(self, wait: bool) -> None:
-        """Get it, or wait for it; LockError says who holds it, since when, and what to do."""
+        """Get it, or wait for it; where somebody holds it and says so while we look, and we do not `wait`, LockError
+        says who, since when, and what to do. One who says no more is waited for, and then followed."""
+        heard = None
         while busy := self._take():
-            if not wait:
-                raise store.LockError(f"{self.objects}/runs/{self.run}: {self.what} cannot start, {busy}")
+            if heard is None:
+                heard = self.heard
+                log.say(f"  {self.run}: {busy}. Is it still there? Its next word is awaited")
+            if not wait and heard != self.heard:
+                raise store.LockError(
+                    f"{self.objects}/runs/{self.run}: {self.what} cannot start, {busy}. Wait until it ends, or stop it"
+                )
             time.sleep(LOOK)
             check()
 
@@ -55,13 +63,13 @@ class Lease:
             who, silent = _word(self.objects, entry), _silent(self.objects, entry)
             ours = who.get("host") == self.me["host"] and who.get("mirror") == self.me["mirror"]
             if not ours and silent < patience():  # of ours, the process is gone: else it would hold the folder's lock
-                return (
-                    f"{_told(who)}, which said so {silent:.0f} s ago. Wait until it ends, or stop it. If that machine "
-                    f"is gone, the same command goes on with the run after {patience():.0f} s without a word "
-                    "(FLYWHEEL_LEASE=SECONDS)"
-                )
+                self.heard = entry["path"], entry["last_modified"]
+                return f"{_told(who)}, which said so {silent:.0f} s ago"
         name = f"{FOLDER}/{self.run}/{number + 1:08d}"
-        if not self.objects.create(name, store.to_json(self.me)):
+        try:
+            if not self.objects.create(name, store.to_json(self.me)):
+                return self._take()
+        except FileNotFoundError:  # another one made it, and is done with it already
             return self._take()
         self.number = number + 1
         there = self.objects.listed(f"{FOLDER}/{self.run}")
