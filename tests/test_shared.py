@@ -124,7 +124,7 @@ def test_a_damaged_object_is_found_by_fsck_and_by_who_needs_it(other, capsys):
             objects.replace(name, data[:-9] + b"?" + data[-8:])
         code, out = small.call("fsck", f"store={url}", capsys=capsys)
         told = "\n".join(out["findings"])
-        assert code == 1 and "out/checkpoint.npz is not what was written" in told and "00000002.json" in told
+        assert code == 1 and "out/checkpoint.npz is not what was written" in told and f"{url}/{entry}: this" in told
         objects.replace(entry, whole[entry])
         assert f"its weights are damaged ({weights})" in "\n".join(
             small.call("fsck", f"store={url}", capsys=capsys)[1]["findings"]
@@ -132,6 +132,12 @@ def test_a_damaged_object_is_found_by_fsck_and_by_who_needs_it(other, capsys):
         with pytest.raises(DamagedError, match=f"{weights} is damaged: its sha256 .* or remove {url}/runs/"):
             flywheel.load(NAME, store=url)
         with pytest.raises(DamagedError, match="out/checkpoint.npz is damaged"):
+            Store(url).dir("/".join(scores.split("/")[1:3]))
+        objects.remove(weights)
+        objects.remove(scores)
+        with pytest.raises(RunError, match=f"{url}/{weights}: the weights of {NAME}@.* are gone"):
+            flywheel.load(NAME, store=url)
+        with pytest.raises(DamagedError, match="out/checkpoint.npz is gone"):
             Store(url).dir("/".join(scores.split("/")[1:3]))
     finally:
         for name, data in whole.items():

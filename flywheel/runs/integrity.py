@@ -17,6 +17,11 @@ from flywheel.runs.run import Store
 
 def fsck(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
     """Yield a sentence for each thing that is not as it was written: what, where, and what to do."""
+    for finding in _findings(place, progress):
+        yield finding.replace(str(place.root), str(place))  # where it lies, not where this machine has its copy
+
+
+def _findings(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
     for part in ("names", "ledger", "runs"):
         place.mirror.refresh(place.root / part, anew=True)
     outputs: dict[str, str] = {}

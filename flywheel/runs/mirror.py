@@ -81,6 +81,10 @@ class Folder:
         """Where the weights lie that a name tells of, if they are there; DamagedError where they are damaged."""
         return self.root / path
 
+    def where(self, path: Path) -> Path | str:
+        """Where others find a file."""
+        return path
+
     def hand_over(self, *paths: Path) -> None:
         """Let others have these files."""
 
@@ -174,11 +178,13 @@ class Mirror(Folder):
             self.refresh(folder.parent)
         told = store.read_json(folder / RECORD)["files"]
         names = [entry["path"] for entry in self.objects.listed(f"runs/{run}")]
-        self._fetch(n for n in names if not n.endswith(HEAVY) and "/quarantine/" not in n and "/ckpt/" not in n)
+        self._fetch(n for n in names if not n.endswith((*HEAVY, BEAT)) and not {"quarantine", "ckpt"} & {*n.split("/")})
         for file, sha256 in sorted(told.items()):
-            if (path := folder / "out" / file).exists() and store.sha256_file(path) != sha256:
-                path.unlink()
-                raise self._damaged(f"runs/{run}/out/{file}", run)
+            path, light = folder / "out" / file, not file.endswith(HEAVY) and not file.startswith("quarantine/")
+            if light and (not path.exists() or store.sha256_file(path) != sha256):
+                gone = not path.exists()
+                path.unlink(missing_ok=True)
+                raise self._damaged(f"runs/{run}/out/{file}", run, gone)
         (folder / WHOLE).touch()
 
     def weights(self, path: str, sha256: str) -> Path:
@@ -191,9 +197,10 @@ class Mirror(Folder):
                     raise self._damaged(path, "/".join(path.split("/")[1:3]))
         return file
 
-    def _damaged(self, name: str, run: str) -> DamagedError:
+    def _damaged(self, name: str, run: str, gone: bool = False) -> DamagedError:
+        what = "is gone" if gone else "is damaged: its sha256 is not the one that was recorded"
         return DamagedError(
-            f"{self.url}/{name} is damaged: its sha256 is not the one that was recorded. Bring the object back from a "
+            f"{self.url}/{name} {what}. Bring the object back from a "
             f"copy or an older version of it, or remove {self.url}/runs/{run}/ and give its command again; "
             f"`flywheel fsck store={self.url}` checks all"
         )
@@ -202,6 +209,9 @@ class Mirror(Folder):
         """Write the objects into the mirror, each in one step."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda name: self.objects.fetch(name, store.make_dirs((self.root / name).parent)), names))
+
+    def where(self, path: Path) -> Path | str:
+        return f"{self.url}/{self._inside(path)}"
 
     def hand_over(self, *paths: Path) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -127,6 +127,12 @@ class Store:
         from flywheel.policy import base
 
         record = self.checkpoint(ref)
+        if not record["file"].exists():
+            raise RunError(
+                f"{self}/{record['path']}: the weights of {record['name']}@{record['id']} are gone. Bring the file "
+                f"back from a copy, or remove runs/{record['run']} and give its command again; `flywheel fsck` checks "
+                "all"
+            )
         if (found := store.sha256_file(record["file"])) != record["sha256"]:
             raise RunError(
                 f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is "
@@ -298,7 +304,9 @@ class Run:
             name, digest, path.relative_to(self.store.root).as_posix(), self.name, task=task, **more
         )  # fmt: skip
         about = {k: v for k, v in more.items() if k != "parents"}
-        self.log.artifact(f"{name}@{record['id']}", path, run=self.name, sha256=digest, **about)
+        self.log.artifact(
+            f"{name}@{record['id']}", self.store.mirror.where(path), run=self.name, sha256=digest, **about
+        )
         return f"{name}@{record['id']}"
 
 
