@@ -45,9 +45,9 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and not (p.name[0] == "." and p.suffix == ".tmp"))
 
 
-def _seen(path: Path) -> tuple[int, int]:
-    """What tells a file that was changed: its size and its time."""
-    return (found := path.stat()).st_size, found.st_mtime_ns
+def _seen(path: Path) -> tuple[int, int, int]:
+    """What tells a file that was changed: its size, its time, and which it is."""
+    return (found := path.stat()).st_size, found.st_mtime_ns, found.st_ino
 
 
 def at(root: str | Path) -> Folder:
@@ -142,7 +142,7 @@ class Mirror(Folder):
         name = re.sub(r"[^A-Za-z0-9.]+", "-", self.url)[-60:] + f"-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
         super().__init__(self.objects.copies.home / "stores" / name)
         self.corpus = f"{self.url}/corpus"
-        self.handed: dict[Path, tuple[int, int]] = {}  # (bytes, time) of each file as it was handed over
+        self.handed: dict[Path, tuple[int, int, int]] = {}  # each file as it was handed over
         self.leases: dict[Path, Any] = {}
         self.at_once = threading.RLock()
         store.make_dirs(self.root / "names")
@@ -154,15 +154,22 @@ class Mirror(Folder):
     def refresh(self, folder: Path, anew: bool = False) -> None:
         began, inside = time.time(), self._inside(folder)
         there = {entry["path"]: entry["size"] for entry in self.objects.listed(inside)}
-        here = {self._inside(path): path for path in _files(folder)}
-        if inside.split("/")[0] == "runs":
-            there, here = ({n: of[n] for n in of if n.count("/") == 3 and n.endswith(RECORDS)} for of in (there, here))
+        runs, _, stage = inside.partition("/")
+        if runs == "runs":
+            there = {name: there[name] for name in there if name.count("/") == 3 and name.endswith(RECORDS)}
+            paths = [path for record in RECORDS for path in self.root.glob(f"runs/{stage or '*'}/*/{record}")]
+        else:
+            paths = _files(folder)
+        here = {}
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # another process of this machine begins that run
+                here[self._inside(path)] = path.stat()
         for name in set(here) - set(there):  # removed, unless somebody wrote it since we looked
-            path = here[name]
-            if (anew or path.stat().st_mtime < began - 1) and store.holder(path.parent / "lock") is None:
+            path = self.root / name
+            if (anew or here[name].st_mtime < began - 1) and store.holder(path.parent / "lock") is None:
                 path.unlink(missing_ok=True)
                 (path.parent / WHOLE).unlink(missing_ok=True)
-        self._fetch(n for n, size in there.items() if anew or n not in here or here[n].stat().st_size != size)
+        self._fetch(name for name, size in there.items() if anew or name not in here or here[name].st_size != size)
 
     def create(self, path: Path, data: bytes) -> bool:
         if made := self.objects.create(self._inside(path), data):
