@@ -16,7 +16,8 @@ ROOT = Path(flywheel.__file__).parent
 FLOORS = [  # a folder stands for all of its files that are not named themselves
     {"episode", "frames", "log", "stats", "evalues", "success", "bounds", "outcome", "args", "seeds", "obs",
      "env.faults", "regret", "unpaired", "sinks"},
-    {"store", "ending", "executors", "parallel", "corpus", "policy.nets", "env.ids", "env.spaces", "runs.chain", "runs.names", "runs.ledger"},
+    {"store", "ending", "executors", "parallel", "corpus", "policy.nets", "env.ids", "env.spaces", "runs.chain", "runs.names", "runs.ledger",
+     "runs.mirror", "runs.lease"},
     {"policy", "env", "selection", "exports"},
     {"rl", "intake"},
     {"stages"},

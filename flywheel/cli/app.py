@@ -22,7 +22,7 @@ from flywheel.cli.config import about, commands, help_of, stages
 from flywheel.parallel import leads
 
 OPTIONS = """
-  store=DIR    where everything is kept; default $FLYWHEEL_STORE, else ./store
+  store=DIR    where everything is kept, or s3://BUCKET/PREFIX; default $FLYWHEEL_STORE, else ./store
   --json       the last line on stdout is one object: status, run, inputs, outputs, metrics, seconds, error
   --dry-run    say for each stage: hit, resume or miss, and why
   --cfg        print what was composed, as YAML, and do nothing
@@ -207,7 +207,7 @@ def _alarmed(args, place, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if leads() and (command := getattr(args, "on_failure", None)):
             told, _ = ending.told(error, getattr(error, "flywheel_run", None))
             run = told.get("run") or getattr(error, "flywheel_run", "")
-            env = {"FLYWHEEL_ERROR": str(told["error"]), "FLYWHEEL_RUN": str(run), "FLYWHEEL_STORE": str(place.root)}
+            env = {"FLYWHEEL_ERROR": str(told["error"]), "FLYWHEEL_RUN": str(run), "FLYWHEEL_STORE": str(place)}
             try:
                 done = subprocess.run(command, shell=True, env=os.environ | env, stdout=2, timeout=ALARM)
                 said = f"exit code {done.returncode}" if done.returncode else ""

@@ -4,7 +4,6 @@ goes."""
 from __future__ import annotations
 
 import inspect
-import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -112,7 +111,7 @@ def runs(words, place) -> dict[str, Any]:
             f" {figure}"
         )
     if not rows:
-        print(f"no finished runs in {place.root}")
+        print(f"no finished runs in {place}")
     return _result(runs=[f"{d['stage']}/{d['key']}" for d in rows])
 
 
@@ -125,7 +124,7 @@ def status(words, place) -> dict[str, Any]:
     for row in rows:
         print(working.line(row))
     if not rows:
-        print(f"nothing is at work in {place.root}")
+        print(f"nothing is at work in {place}")
     for run in left:
         print(f"{run:28} begun, nobody is at it: its command goes on with it")
     return _result(working=rows, unfinished=left)
@@ -386,7 +385,7 @@ def fsck(words, place) -> dict[str, Any]:
     for finding in check(place, progress):
         print(finding)
         found.append(finding)
-    print(f"{len(found)} findings in {place.root}")
+    print(f"{len(found)} findings in {place}")
     more = {"status": "failed", "error": f"{len(found)} findings, the first: {found[0]}"} if found else {}
     return _result(metrics={"findings": len(found)}, findings=found, **more)
 
@@ -400,37 +399,18 @@ def gc(words, place) -> dict[str, Any]:
 
 def _gc(place, apply: bool) -> dict[str, Any]:
     old = time.time() - GRACE
-    found: list[Path] = []
-    for folder in place.root.glob("runs/*/*"):
-        if not (folder / "_DONE.json").exists() and _newest(folder) < old and not _at_work(folder):
-            found.append(folder)
-    found += [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
+    commands = [p for p in (place.cache / "commands").glob("*.json") if p.stat().st_mtime < old]
+    found = {f"runs/{run}": (size, run) for run, size in place.mirror.abandoned(old).items()}
+    found |= {path.relative_to(place.root).as_posix(): (path.stat().st_size, path) for path in commands}
     wasted = _corpus_gc(place, apply) if place.has_corpus else []
     freed, places = sum(waste.bytes for waste in wasted), len(wasted)
-    for path in found:
-        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    for name, (size, what) in found.items():
         freed += size
-        print(f"{'removed' if apply else 'would remove'} {path.relative_to(place.root)} ({size / 1e6:.1f} MB)")
+        print(f"{'removed' if apply else 'would remove'} {name} ({size / 1e6:.1f} MB)")
         if apply:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            what.unlink() if isinstance(what, Path) else place.mirror.drop(what)
     print(
         f"{freed / 1e6:.1f} MB in {places + len(found)} "
         f"places{'' if apply or not places + len(found) else '; apply=true removes them'}"
     )
     return _result(metrics={"bytes": freed, "places": places + len(found), "applied": apply})
-
-
-def _at_work(folder: Path) -> bool:
-    """Does a process hold this run's lock?"""
-    if not (folder / "lock").exists():
-        return False
-    try:
-        with store.Lock(folder, "gc"):
-            return False
-    except store.LockError:
-        return True
-
-
-def _newest(path: Path) -> float:
-    times = [p.stat().st_mtime for p in path.rglob("*")] if path.is_dir() else []
-    return max([*times, path.stat().st_mtime])

@@ -124,6 +124,23 @@ def locks(place) -> State:
     return ("good", "flock and hard links work") if links else ("bad", "hard links do not work here: take another disk")
 
 
+def shared(place) -> State:
+    """Store that machines share"""
+    if not place.mirror.url:
+        return "good", "none: this one is a folder"
+    objects, name = place.mirror.objects, f"doctor/{os.urandom(8).hex()}"
+    try:
+        only = objects.create(name, b"first") and not objects.create(name, b"second")
+    finally:
+        objects.remove(name)
+    if only:
+        return "good", f"{place} lets one of two creates win; what this machine has of it is in {place.root}"
+    return "bad", (
+        f"{place} lets two create the same object (it does not know If-None-Match: *): two machines could do the same "
+        "run and lose names and episodes; take another server, or keep the store in a folder"
+    )
+
+
 def clock(place) -> State:
     """Clock"""
     newest = max((p.stat().st_mtime for p in place.root.glob("runs/*/*/_DONE.json")), default=0.0)
@@ -153,7 +170,7 @@ def _there(folder: Path) -> Path:
     return next(one for one in (folder, *folder.parents) if one.exists())
 
 
-CHECKS: tuple[Callable, ...] = (versions, extras, processor, gpu, opengl, disk, locks, clock, work)
+CHECKS: tuple[Callable, ...] = (versions, extras, processor, gpu, opengl, disk, locks, shared, clock, work)
 
 
 def examine(place) -> list[dict[str, str]]:

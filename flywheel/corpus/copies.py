@@ -1,7 +1,8 @@
 """Local copies of objects that never change, at most so many bytes of them: the one used longest ago goes first.
 
 $FLYWHEEL_CACHE (default ~/.cache/flywheel) holds them, $FLYWHEEL_CACHE_GB bounds all that is there (default 32). When
-they were used stands in the files' times, so that processes that share the folder agree. It may be deleted at any time.
+they were used stands in the files' times, so that processes that share the folder agree. It may be deleted at any time,
+but for `stores/` in it, which is no copy while a run is at work (flywheel.runs.mirror).
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Copies:
     def _make_room(self, newest: Path) -> None:
         """Weigh all that is there; above the limit the copies used longest ago go, not `newest`."""
         found = []
-        for folder, _, names in os.walk(self.home):
+        for folder, below, names in os.walk(self.home):
+            if folder == str(self.home) and "stores" in below:
+                below.remove("stores")  # of flywheel.runs.mirror: a run may be at work there
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # somebody else makes room, too
                     stat = os.stat(os.path.join(folder, name))

@@ -24,6 +24,7 @@ SCHEMES = ("s3", "gs", "az")
 SECRET = re.compile(r"(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS|ACCOUNT$)")
 CACHED = ("segments/", "checkpoints/")
 AT_ONCE = 8  # requests
+PART = 1 << 25  # bytes of a large object that are in memory at once
 
 
 class Objects:
@@ -33,8 +34,8 @@ class Objects:
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES or parts.username or parts.password or parts.query or not parts.hostname:
             raise CorpusError(
-                f"a corpus at a {parts.scheme}:// URL: expected {', '.join(SCHEMES)}://BUCKET/PREFIX and nothing else "
-                "in it; credentials are taken from the environment only (AWS_ACCESS_KEY_ID, "
+                f"a store or corpus at a {parts.scheme}:// URL: expected {', '.join(SCHEMES)}://BUCKET/PREFIX and "
+                "nothing else in it; credentials are taken from the environment only (AWS_ACCESS_KEY_ID, "
                 "AZURE_STORAGE_ACCOUNT_KEY, ...)"
             )
         try:
@@ -103,11 +104,11 @@ class Objects:
         """What is there is durable."""
 
     def names(self, folder: str) -> list[str]:
-        return sorted(entry["path"] for entry in self._list(folder))
+        return sorted(entry["path"] for entry in self.listed(folder))
 
     def children(self, folder: str) -> dict[str, tuple[int, float]]:
         found: dict[str, tuple[int, float]] = {}
-        for entry in self._list(folder):
+        for entry in self.listed(folder):
             name = entry["path"].split("/")[folder.count("/") + 1]
             size, newest = found.get(name, (0, 0.0))
             found[name] = size + entry["size"], max(newest, entry["last_modified"].timestamp())
@@ -122,12 +123,43 @@ class Objects:
     def remove(self, name: str) -> None:
         import obstore
 
-        paths = [entry["path"] for entry in self._list(name)] or [name]
+        paths = [entry["path"] for entry in self.listed(name)] or [name]
         paths.sort(key=lambda path: not path.endswith("/episodes.json"))  # first: without it the rest is an orphan
         for path in paths:
             with self._translated(), contextlib.suppress(obstore.exceptions.NotFoundError, FileNotFoundError):
                 obstore.delete(self.remote, path)
             self.copies.drop(path, f"{path}.map")
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Write an object, however large, into a local folder under its last name, in one step."""
+        import obstore
+
+        path = folder / name.rpartition("/")[2]
+        aside = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        try:
+            with self._translated(), open(aside, "wb") as file:
+                for part in obstore.get(self.remote, name).stream(PART):
+                    file.write(part)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def hand_over(self, name: str, path: Path) -> None:
+        """Make a local file, however large, an object, or exchange it."""
+        import obstore
+
+        with self._translated():
+            obstore.put(self.remote, name, path if path.stat().st_size > PART else path.read_bytes())
+
+    def sha256(self, name: str) -> str:
+        """sha256 (64 hex digits) of an object as it is there now; FileNotFoundError where there is none."""
+        import obstore
+
+        with self._translated():
+            found = hashlib.sha256()
+            for part in obstore.get(self.remote, name).stream(PART):
+                found.update(part)
+            return found.hexdigest()
 
     def lock(self, what: str):
         """None is needed: deleting twice is deleting once."""
@@ -148,7 +180,8 @@ class Objects:
         except FileNotFoundError:
             return None
 
-    def _list(self, folder: str) -> list:
+    def listed(self, folder: str) -> list:
+        """What lies below a folder: {"path", "size", "last_modified"} each."""
         import obstore
 
         with self._translated():

@@ -16,4 +16,5 @@ def build(place) -> Path:
 
     path = store.make_dirs(place.root / "report") / "index.html"
     store.write_atomic(path, page.render(facts.look(place)).encode())
+    place.mirror.hand_over(path)
     return path

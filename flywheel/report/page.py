@@ -38,7 +38,7 @@ def render(facts: Facts) -> str:
         headline=fill("headline", **headline),
         sections=[section(name, heading, facts) for name, heading in SECTIONS.items()],
         finished=facts.runs[-1].get("finished", "") if facts.runs else None,
-        root=facts.place.root,
+        root=facts.place,
     )
 
 

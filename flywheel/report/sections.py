@@ -22,7 +22,7 @@ def headline(known: Facts) -> dict[str, Any]:
     finished = next((run.get("finished", "") for run in reversed(known.runs) if run["stage"] == "nightly"), "")
     answered = decision is not None and decision["time"] > finished
     common = {
-        "name": name, "decision": decision, "root": known.place.root, "figures": None, "elsewhere": None, "end": None,
+        "name": name, "decision": decision, "root": known.place, "figures": None, "elsewhere": None, "end": None,
         "wanted": wanted["words"] if wanted and not answered else None, "recorded": wanted is not None,
     }  # fmt: skip
     if not known.table:

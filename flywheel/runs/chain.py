@@ -3,7 +3,8 @@ kept so.
 
     <folder>/00000007.json   {..., "time", "hash"}   hash = sha256(hash of 00000006 + the rest of this entry)
 
-An entry is created whole or not at all (store.link_new), so of two writers one takes the number, the other looks again.
+An entry is created whole or not at all (a link, or a conditional put on an object store: runs.mirror), so of two
+writers one takes the number, the other looks again.
 Entries written before there were hashes are read as they are; the chain begins where hashes do.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel import store
+from flywheel.runs.mirror import Folder
 
 Entry = dict[str, Any]
 
@@ -51,15 +53,16 @@ def link(before: str, entry: Entry) -> str:
     return hashlib.sha256(before.encode() + store.to_json(rest)).hexdigest()
 
 
-def append(folder: Path, make: Callable[[list[Entry]], Entry]) -> Entry:
+def append(folder: Path, make: Callable[[list[Entry]], Entry], mirror: Folder) -> Entry:
     """Add the entry that `make` returns for the log as it is; nothing where it returns one that is there already."""
     store.make_dirs(folder)
     while True:
+        mirror.refresh(folder)
         log = entries(folder)
         entry = make(log)
         if entry in log:
             return entry
         entry = {"time": store.now(), **entry}
         entry["hash"] = link(log[-1].get("hash", "") if log else "", entry)
-        if store.link_new(folder / f"{len(log) + 1:08d}.json", store.to_json(entry)):
+        if mirror.create(folder / f"{len(log) + 1:08d}.json", store.to_json(entry)):
             return entry

@@ -3,6 +3,7 @@ chains, the gate's answers by their figures, the corpus by its own."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,22 +12,31 @@ import numpy as np
 from flywheel import evalues, store, unpaired
 from flywheel.env.questions import ANSWERS, history
 from flywheel.runs import chain
-from flywheel.runs.run import Store, hashes
+from flywheel.runs.run import Store
 
 
 def fsck(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
     """Yield a sentence for each thing that is not as it was written: what, where, and what to do."""
-    yield from _runs(place, progress)
+    for finding in _findings(place, progress):
+        yield finding.replace(str(place.root), str(place))  # where it lies, not where this machine has its copy
+
+
+def _findings(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
+    for part in ("names", "ledger", "runs"):
+        place.mirror.refresh(place.root / part, anew=True)
+    outputs: dict[str, str] = {}
+    yield from _runs(place, progress, outputs)
     yield from _chains(place)
     yield from _decisions(place)
-    yield from _weights(place, progress)
+    yield from _weights(place, progress, outputs)
     if place.has_corpus:
         from flywheel.corpus import maintenance
 
         yield from (f"corpus: {finding}" for finding in maintenance.fsck(place.corpus(), progress))
 
 
-def _runs(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
+def _runs(place: Store, progress: Callable[[str, int], Any], outputs: dict[str, str]) -> Iterator[str]:
+    """Compare each run's files; `outputs` gets {path: sha256} of them."""
     paths = sorted(place.root.glob("runs/*/*/_DONE.json"))
     with progress("runs", len(paths)) as tick:
         for path in paths:
@@ -37,7 +47,8 @@ def _runs(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
             except (ValueError, KeyError, TypeError) as error:
                 yield f"{path}: no record of a run ({error}); remove the folder, and the same command does it again"
                 continue
-            here = hashes(path.parent / "out")
+            here = place.mirror.outputs(name)
+            outputs |= {f"runs/{name}/out/{file}": sha256 for file, sha256 in here.items()}
             for file in sorted(files):
                 if here.get(file) != files[file]:
                     what = "is missing" if file not in here else "is not what was written"
@@ -84,7 +95,11 @@ def _episodes(place: Store, entry: dict[str, Any]) -> list[str]:
     """How the figures of an answer differ from its episodes; nothing where these are gone."""
     if "seeds" not in entry:
         return []
-    paths = [place.root / "runs" / entry["run"] / "out" / f"{kind}.npz" for kind in entry["success"]]
+    folder = place.root / "runs" / entry["run"]
+    if (folder / "_DONE.json").exists():
+        with contextlib.suppress(ValueError):  # told above
+            place.dir(entry["run"])
+    paths = [folder / "out" / f"{kind}.npz" for kind in entry["success"]]
     if not all(path.exists() for path in paths):
         return []
     columns = [dict(np.load(path)) for path in paths]
@@ -95,7 +110,7 @@ def _episodes(place: Store, entry: dict[str, Any]) -> list[str]:
     return [] if found == told else [f"the episodes have {found}, the log says {told}"]
 
 
-def _weights(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]:
+def _weights(place: Store, progress: Callable[[str, int], Any], outputs: dict[str, str]) -> Iterator[str]:
     made: dict[str, tuple[str, str]] = {}
     for name in place.names.names():
         try:
@@ -106,9 +121,8 @@ def _weights(place: Store, progress: Callable[[str, int], Any]) -> Iterator[str]
     with progress("checkpoints", len(made)) as tick:
         for path, (ref, sha256) in sorted(made.items()):
             tick()
-            file = place.root / path
-            if not file.exists():
+            if (found := outputs.get(path) or place.mirror.digest(path)) is None:
                 if any(ref == f"{n}@{place.names.production(n)}" for n in [ref.partition("@")[0]]):
                     yield f"{ref}: its weights are gone ({path}), and it is in production; bring them back, or rollback"
-            elif store.sha256_file(file) != sha256:
+            elif found != sha256:
                 yield f"{ref}: its weights are damaged ({path}); bring them back from a copy"

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.runs import chain
+from flywheel.runs.mirror import Folder
 
 
 class Ledger:
     """Append-only, one log for each kind; writers may be concurrent."""
 
-    def __init__(self, store_dir: str | Path):
+    def __init__(self, store_dir: str | Path, mirror: Folder | None = None):
         self.path = Path(store_dir) / "ledger"
+        self.mirror = mirror or Folder(store_dir)
 
     def take(self, kind: str, run: str, count: int = 1, least: int = 0) -> int:
         """The first of `count` numbers of a kind that are this run's alone, at least `least`."""
@@ -52,8 +54,9 @@ class Ledger:
             end = max([least, *(old["first"] + old["count"] for old in log)])
             return {"run": run, "first": end, "count": count, **about(log)}
 
-        return chain.append(self.path / kind, entry)
+        return chain.append(self.path / kind, entry, self.mirror)
 
     def taken(self, kind: str) -> list[chain.Entry]:
         """What was given out: {"run", "first", "count", "time"}, oldest first."""
+        self.mirror.refresh(self.path / kind)
         return chain.entries(self.path / kind)

@@ -26,6 +26,11 @@ def scratch(place: Store, folder: Path, leave_out: set[str]) -> Store:
         except OSError:
             shutil.copy2(a, b)
 
+    if url := place.mirror.url:
+        raise RunError(
+            f"a replay works on a copy of the store, and this one is at {url}: copy it into a folder (it has a "
+            f"folder's layout: `aws s3 sync {url} DIR`, or your provider's tool) and replay there with store=DIR"
+        )
     if os.environ.get("FLYWHEEL_CORPUS"):
         raise RunError(
             f"a replay works on a copy of the store, and the corpus is at {place.corpus_path}: copy it into "

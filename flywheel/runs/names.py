@@ -18,6 +18,7 @@ from typing import Any
 
 from flywheel import stats
 from flywheel.runs import chain
+from flywheel.runs.mirror import Folder
 
 ID_DIGITS = 12
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -34,8 +35,9 @@ class Moved(NamesError):
 class Names:
     """All names of one store. Every method reads the logs afresh; writers may be concurrent."""
 
-    def __init__(self, store_dir: str | Path):
+    def __init__(self, store_dir: str | Path, mirror: Folder | None = None):
         self.path = Path(store_dir) / "names"
+        self.mirror = mirror or Folder(store_dir)
 
     def make(self, name: str, id: str, path: str | Path, run: str, **more: Any) -> dict[str, Any]:
         """Record that a run made a checkpoint; its record. The same id by the same run again adds nothing.
@@ -98,7 +100,7 @@ class Names:
 
     def production(self, name: str) -> str | None:
         """The id in production, or None where nothing was promoted yet or there is no such name."""
-        stack = _productions(chain.entries(self._folder(name)))
+        stack = _productions(self._entries(name))
         return stack[-1] if stack else None
 
     def rollback(self, name: str, reason: str) -> str:
@@ -136,13 +138,15 @@ class Names:
 
     def log(self, name: str) -> list[dict[str, Any]]:
         """The entries of a name, oldest first. NamesError lists the names that there are."""
-        entries = chain.entries(self._folder(name))
+        entries = self._entries(name)
         if not entries:
-            raise NamesError(f"no name {name!r} in {self.path}. There are: {', '.join(self.names()) or 'none yet'}")
+            where, there = self.mirror.url or self.path, ", ".join(self.names()) or "none yet"
+            raise NamesError(f"no name {name!r} in {where}. There are: {there}")
         return entries
 
     def names(self) -> list[str]:
         """All names, sorted."""
+        self.mirror.refresh(self.path)
         found = self.path.rglob("0*.json")
         return sorted({path.parent.relative_to(self.path).as_posix() for path in found})
 
@@ -166,7 +170,11 @@ class Names:
         return self._append(name, entry)
 
     def _append(self, name: str, make: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any]:
-        return chain.append(self._folder(name), make)
+        return chain.append(self._folder(name), make, self.mirror)
+
+    def _entries(self, name: str) -> list[dict[str, Any]]:
+        self.mirror.refresh(folder := self._folder(name))
+        return chain.entries(folder)
 
     def _folder(self, name: str) -> Path:
         return self.path / checked(name)

@@ -146,7 +146,7 @@ class Plan(Work):
         self.lines.append(planned)
         if planned["action"] != "hit":
             raise Waits(stage)
-        return store.read_json(self.place.root / "runs" / planned["run"] / "_DONE.json")["result"]
+        return store.read_json(self.place.dir(planned["run"]) / "_DONE.json")["result"]
 
 
 def nightly(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def nightly(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[s
         if "result" in night:
             return {**night["result"], "status": "noop", "seconds": round(time.monotonic() - work.began, 1)}
         own = store.make_dirs(place.root / "runs" / "nightly" / night["key"])
-        with store.Lock(place.root, "nightly", shared=True), store.Lock(own, "nightly"):
+        with store.Lock(place.root, "nightly", shared=True), place.mirror.hold(own, "nightly"):
             return _night(cfg, place, night, work)
 
 
@@ -237,7 +237,7 @@ def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
 def _begun(place: runs.Store) -> list[dict[str, Any]]:
     """What each night wrote when it began. A damaged one is named and left out; its number stands in the ledger."""
     found = []
-    for path in (place.root / "runs" / "nightly").glob("*/begin.json"):
+    for path in (folder / "begin.json" for folder in place.begun("nightly") if (folder / "begin.json").exists()):
         try:
             found.append(store.read_json(path))
         except ValueError as error:
@@ -283,6 +283,7 @@ def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> d
     if state["night"] is None:
         state["night"] = _number(cfg, place, state["key"])
         store.write_json(folder / "begin.json", state, indent=1)
+        place.mirror.keep(folder)
     run = f"nightly/{state['key']}"
     made = (robot.stages if cfg.task.recorded else _stages)(cfg, place, state, work)
     rows, gate = made["rows"], made["gate"]
@@ -323,7 +324,7 @@ def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> d
     else:
         show(rows, made["tournament"])
         say("  environment steps: " + ", ".join(f"{kind} {n:,}" for kind, n in made["steps"].items()))
-    store.write_json(folder / "_DONE.json", record, indent=1)
+    place.mirror.commit(folder, record)
     from flywheel import report
 
     page = report.build(place)
@@ -476,11 +477,11 @@ def _table(table: list[tuple[str, str]], work: Callable, part: Any, place: runs.
         by = SHARE["gate"] + (SHARE["evaluate"] - SHARE["gate"]) * (index + 1) / len(table)
         result = work("evaluate", replace(part, checkpoint=ref), by)
         rows.append({"policy": kind, "checkpoint": ref, **result["metrics"]})
-        with np.load(place.root / "runs" / result["run"] / "out" / "checkpoint.npz") as columns:
+        with np.load(place.dir(result["run"]) / "out" / "checkpoint.npz") as columns:
             outcomes.append(columns["success"])
         if len(rows) > 1:
             n = min(len(outcomes[-1]), len(outcomes[0]))
-            done = store.read_json(place.root / "runs" / result["run"] / "_DONE.json")
+            done = store.read_json(place.dir(result["run"]) / "_DONE.json")
             test, how = (stats.mcnemar, "paired") if done["content"].get("seeded", True) else (stats.fisher, "unpaired")
             rows[-1][how] = test(outcomes[-1][:n], outcomes[0][:n])
             rows[-1]["p"] = rows[-1][how]["p"]

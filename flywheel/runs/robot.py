@@ -129,7 +129,7 @@ def _rows(cfg, kinds: dict[str, str], night: dict[str, Any], work: Callable, pla
     for ref, kind in kinds.items():
         result = work("evaluate", replace(cfg.evaluate, **night, checkpoint=ref), BY["evaluate"])
         rows.append({"policy": kind, "checkpoint": ref, **result["metrics"], "run": result["run"]})
-        with np.load(place.root / "runs" / result["run"] / "out" / "checkpoint.npz") as columns:
+        with np.load(place.dir(result["run"]) / "out" / "checkpoint.npz") as columns:
             outcomes.append(columns["success"])
         if len(rows) > 1:
             rows[-1]["unpaired"] = stats.fisher(outcomes[-1], outcomes[0])
@@ -145,7 +145,7 @@ def _wanted(candidate: str, standing: str, more: Any, rows: list[dict[str, Any]]
         return {"words": f"nothing to try: {standing} is in production, and nothing newer waits; demonstrate more"}
     advice = None
     for row in rows[::-1]:  # the candidate's, else production's
-        folder = place.root / "runs" / row["run"]
+        folder = place.dir(row["run"])
         about = store.read_json(folder / "_DONE.json")["content"]
         with np.load(folder / "out" / "checkpoint.npz") as file:
             columns = {name: file[name] for name in file.files}

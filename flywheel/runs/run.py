@@ -30,10 +30,10 @@ from flywheel.ending import Failed, OutOfTime, Signals, check
 from flywheel.parallel import ALONE, STAGES, Peers, joined
 from flywheel.runs.identity import PACKAGE, identity, key_of, versions
 from flywheel.runs.ledger import Ledger
+from flywheel.runs.mirror import BEAT, at, hashes
 from flywheel.runs.names import Names
 
 LOOKS = 16  # updates between two words of several processes about the time
-BEAT = "beat.json"  # of a run at work: how far it is
 
 
 class RunError(ValueError):
@@ -41,15 +41,20 @@ class RunError(ValueError):
 
 
 class Store:
-    """The folder that holds everything: corpus/ runs/ names/ cache/ report/."""
+    """What holds everything: corpus/ runs/ names/ cache/ report/. A folder, or a URL of an object store, of which
+    `root` is then this machine's mirror."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().absolute()
+        self.mirror = at(root)
+        self.root = self.mirror.root
+
+    def __str__(self) -> str:
+        return str(self.mirror)
 
     @property
     def corpus_path(self) -> Path | str:
         """Where the corpus lies: in the store, or at the s3://, gs:// or az:// URL that $FLYWHEEL_CORPUS names."""
-        return os.environ.get("FLYWHEEL_CORPUS") or self.root / "corpus"
+        return os.environ.get("FLYWHEEL_CORPUS") or self.mirror.corpus
 
     @property
     def has_corpus(self) -> bool:
@@ -63,11 +68,11 @@ class Store:
 
     @cached_property
     def names(self) -> Names:
-        return Names(self.root)
+        return Names(self.root, self.mirror)
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.root)
+        return Ledger(self.root, self.mirror)
 
     def corpus(self, create: bool = False):
         """The corpus of this store; an error that says what to do where there is none yet."""
@@ -78,12 +83,17 @@ class Store:
     def runs(self, stage: str = "*") -> list[dict[str, Any]]:
         """The finished runs, oldest first: what their _DONE.json says. A damaged one is named and left out."""
         found = []
-        for path in self.root.glob(f"runs/{stage}/*/_DONE.json"):
+        for path in (folder / "_DONE.json" for folder in self.begun(stage) if (folder / "_DONE.json").exists()):
             try:
                 found.append(store.read_json(path))
             except ValueError as error:
                 log.say(f"  left out: {error}; `flywheel fsck` checks the whole store")
         return sorted(found, key=lambda done: (done.get("order", 0), done["finished"], done["key"]))
+
+    def begun(self, stage: str = "*") -> list[Path]:
+        """The folders of all runs, finished or not."""
+        self.mirror.refresh(self.root / "runs" / stage.replace("*", ""))
+        return list(self.root.glob(f"runs/{stage}/*"))
 
     def find(self, run: str) -> dict[str, Any]:
         """The finished run that `run` names: stage/key, or a beginning of key; RunError lists the newest."""
@@ -92,19 +102,23 @@ class Store:
         if len(found) != 1:
             newest = ", ".join(f"{r['stage']}/{r['key']}" for r in self.runs()[-5:]) or "none yet"
             what = "is no finished run" if not found else f"names {len(found)} runs"
-            raise RunError(f"{run!r} {what} in {self.root}. The newest: {newest}; `flywheel runs` lists all")
+            raise RunError(f"{run!r} {what} in {self}. The newest: {newest}; `flywheel runs` lists all")
         return found[0]
 
-    def dir(self, run: dict[str, Any]) -> Path:
-        return self.root / "runs" / run["stage"] / run["key"]
+    def dir(self, run: dict[str, Any] | str) -> Path:
+        """The folder of a finished run, by its record or as stage/key; all but its weights is there."""
+        name = run if isinstance(run, str) else f"{run['stage']}/{run['key']}"
+        self.mirror.whole(name)
+        return self.root / "runs" / name
 
     def checkpoint(self, ref: str) -> dict[str, Any]:
         """The record of NAME or NAME@ID with `file`, where its weights lie."""
         record = self.names.resolve(ref)
-        file = self.root / record["path"]
+        file = self.mirror.weights(record["path"], record["sha256"])
         if not file.exists():  # another run made the same weights, perhaps
             made = [e for e in self.names.log(record["name"]) if e["op"] == "make" and e["id"] == record["id"]]
-            file = next((p for e in reversed(made) if (p := self.root / e["path"]).exists()), file)
+            there = (self.mirror.weights(e["path"], e["sha256"]) for e in reversed(made))
+            file = next((path for path in there if path.exists()), file)
         return {**record, "file": file}
 
     def load(self, ref: str, device: str = "cpu"):
@@ -113,6 +127,12 @@ class Store:
         from flywheel.policy import base
 
         record = self.checkpoint(ref)
+        if not record["file"].exists():
+            raise RunError(
+                f"{self}/{record['path']}: the weights of {record['name']}@{record['id']} are gone. Bring the file "
+                f"back from a copy, or remove runs/{record['run']} and give its command again; `flywheel fsck` checks "
+                "all"
+            )
         if (found := store.sha256_file(record["file"])) != record["sha256"]:
             raise RunError(
                 f"{record['file']}: the weights of {record['name']}@{record['id']} are damaged: their sha256 is "
@@ -168,6 +188,7 @@ class Run:
             store.make_dirs(folder)
         store.write_atomic(self.dir / "config.yaml", yaml.safe_dump(plain(self.args), sort_keys=False).encode())
         store.write_json(self.dir / "inputs.json", self.inputs, indent=1)
+        self.store.mirror.keep(self.dir)
         self.log = log.Log(self.dir / "log.jsonl", {name: self._told(about) for name, about in self.args.log.items()})
         for kind, found in self.inputs.items() if self.args.log else ():
             if kind == "corpus":
@@ -189,6 +210,7 @@ class Run:
 
         began = time.monotonic()
         store.write_atomic(self.ckpt / "state.safetensors", save(tensors, {"state": json.dumps(state)}))
+        self.store.mirror.keep(self.dir)
         self.saved = time.monotonic()
         self.pause = SPARED * (self.saved - began)
 
@@ -276,12 +298,15 @@ class Run:
             return name
         path = self.out / file
         digest = store.sha256_file(path)
+        self.store.mirror.hand_over(path)
         task = {key: value for key, value in plain(self.args.task).items() if value not in (None, {})}
         record = self.store.names.make(
             name, digest, path.relative_to(self.store.root).as_posix(), self.name, task=task, **more
         )  # fmt: skip
         about = {k: v for k, v in more.items() if k != "parents"}
-        self.log.artifact(f"{name}@{record['id']}", path, run=self.name, sha256=digest, **about)
+        self.log.artifact(
+            f"{name}@{record['id']}", self.store.mirror.where(path), run=self.name, sha256=digest, **about
+        )
         return f"{name}@{record['id']}"
 
 
@@ -313,6 +338,7 @@ def plan(stage: str, args: Any, place: Store, bounded: bool = False) -> dict[str
     A run that its budget cut short is found again by commands that are `bounded` by one too, until the whole, another
     run, is done."""
     inputs = config.module(stage).inputs(args, place)
+    place.mirror.refresh(place.root / "runs" / stage)
     what = identity(stage, config.stages()[stage], plain(args), inputs)
     for what in (what, {**what, "whole": True}):  # noqa: B020 (the first is the run itself)
         key = key_of(what)
@@ -379,7 +405,7 @@ def execute(
         return _beside(run, anew)
     with (
         store.Lock(place.root, stage, shared=True) if lock else nullcontext(),  # gc waits; others may work beside it
-        store.Lock(run.dir, stage, wait=not lock),  # two nights may need the same run: the second looks it up
+        place.mirror.hold(run.dir, stage, wait=not lock),  # two nights may need the same run: the second looks it up
         nullcontext() if Signals.now else Signals(),
     ):
         if not again and (folder / "_DONE.json").exists():  # somebody did it while we came to the lock
@@ -461,7 +487,7 @@ def commit(run: Run, what: dict[str, Any], result: dict[str, Any], made: dict[st
         "finished": store.now(),
         "order": 1 + max((done.get("order", 0) for done in run.store.runs()), default=0),
     }
-    store.write_json(run.dir / "_DONE.json", done, indent=1)
+    run.store.mirror.commit(run.dir, done)
     for left in (run.ckpt / "state.safetensors", run.dir / "lock", run.dir / "error.txt", run.dir / BEAT):
         left.unlink(missing_ok=True)
 
@@ -469,9 +495,3 @@ def commit(run: Run, what: dict[str, Any], result: dict[str, Any], made: dict[st
 def content(run: Run, made: dict[str, Any]) -> dict[str, Any]:
     """What a run made that is no file: what its stage says, and what ended it early."""
     return {**made.get("content", {}), **({"stopped": run.stopped} if run.stopped else {})}
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """{relative path: sha256} of a folder's files, without what a killed `write_atomic` left beside them."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not (p.name[0] == "." and p.suffix == ".tmp"))
-    return {p.relative_to(folder).as_posix(): store.sha256_file(p) for p in files}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flywheel import store
-from flywheel.runs.run import BEAT
+from flywheel.runs.mirror import BEAT
 
 SILENT = 120.0  # s without a word, after which that is said
 
@@ -19,23 +17,20 @@ def at_work(place) -> list[dict[str, Any]]:
     """A row for each run at work: run, pid, host, since, command, and what it last said of itself: what, done, total,
     note, silent (s)."""
     rows = []
-    for lock in sorted(place.root.glob("runs/*/*/lock")):
-        if (holder := store.holder(lock)) is None:
-            continue
-        told = _beat(lock.parent / BEAT)
-        row = {"run": "/".join(lock.parent.parts[-2:]), **{k: v for k, v in holder.items() if k != "what"}, **told}
-        newest = max(p.stat().st_mtime for p in (lock, lock.parent / "log.jsonl", lock.parent / BEAT) if p.exists())
-        rows.append({**row, "silent": round(time.time() - newest, 1)})
+    for run, (holder, silent) in place.mirror.at_work().items():
+        told = _beat(place.root / "runs" / run / BEAT)
+        about = {key: holder[key] for key in ("pid", "host", "since", "command") if key in holder}
+        rows.append({"run": run, **about, **told, "silent": round(silent, 1)})
     return rows
 
 
 def unfinished(place) -> list[str]:
     """Runs that were begun, and that nobody is at: the same command goes on with them."""
-    found = []
-    for folder in sorted(place.root.glob("runs/*/*")):
-        begun = (folder / "config.yaml").exists() or (folder / "begin.json").exists()
-        if begun and not (folder / "_DONE.json").exists() and store.holder(folder / "lock") is None:
-            found.append("/".join(folder.parts[-2:]))
+    found, held = [], place.mirror.at_work()
+    for folder in sorted(place.begun()):
+        begun, run = (folder / "config.yaml").exists() or (folder / "begin.json").exists(), "/".join(folder.parts[-2:])
+        if begun and not (folder / "_DONE.json").exists() and run not in held:
+            found.append(run)
     return found
 
 

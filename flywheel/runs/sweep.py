@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 from flywheel import env as envs
@@ -76,7 +75,7 @@ def inputs(args: Args, store) -> dict[str, Any]:
 
 
 def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
-    tasks = [(args.of, words, str(run.store.root)) for words in args.trials]
+    tasks = [(args.of, words, str(run.store)) for words in args.trials]
     results = executors.bound(args.executor, args.workers, args.resources)(trial, tasks)
     common = set.intersection(*map(set, args.trials))
     rows = [
@@ -108,7 +107,7 @@ def trial(stage: str, words: list[str], root: str) -> dict[str, Any]:
     """A run of the stage, in whatever process; {"status": "failed", "error"} where it fails."""
     place = runs.Store(root)
     try:
-        return runs.execute(stage, config.load(stage, words, Path(root)), place)
+        return runs.execute(stage, config.load(stage, words, place.root), place)
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
         return {"status": "failed", "error": str(error)}
 

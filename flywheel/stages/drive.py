@@ -29,7 +29,7 @@ class Args(Common):
 
 
 def inputs(args: Args, store) -> dict[str, Any]:
-    count = sum(1 for _ in store.root.glob("runs/drive/*"))
+    count = len(store.begun("drive"))
     return {"checkpoint": selection.checkpoint(args.checkpoint, store), "drive": {"id": f"drive {count + 1}"}}
 
 
