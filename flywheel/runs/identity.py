@@ -36,21 +36,29 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
 
 
-def modules(start: Path, seen: set[Path] | None = None) -> set[Path]:
-    """The files of flywheel that `start` imports, directly or through others, itself included."""
-    seen = set() if seen is None else seen
-    if start in seen or not start.exists():
-        return seen
-    seen.add(start)
-    root = PACKAGE
-    text = start.read_text(encoding="utf-8")
+def modules(*starts: Path) -> set[Path]:
+    """The files of flywheel that these import, directly or through others, themselves included."""
+    there = {str(path) for path in (*PACKAGE.rglob("*.py"), *starts) if path.exists()}
+    seen, left = set(), [str(path) for path in starts]
+    while left:
+        path = left.pop()
+        if path in there and path not in seen:
+            seen.add(path)
+            known = os.stat(path)
+            left += _imported(path, known.st_mtime_ns, known.st_size)
+    return {Path(path) for path in seen}
+
+
+@functools.lru_cache(maxsize=4096)
+def _imported(path: str, *seen: int) -> list[str]:
+    """The files that a file may import; read once, as long as it is the same."""
+    found = []
+    text = Path(path).read_text(encoding="utf-8")
     for base, names in re.findall(r"^\s*from (flywheel[\w.]*) import (\([^)]*\)|[\w, ]+)", text, re.M):
-        folder = root.joinpath(*base.split(".")[1:])
-        for name in ["", *re.findall(r"\w+", names)]:
-            part = folder / name if name else folder
-            for path in (part.with_suffix(".py"), part / "__init__.py"):
-                modules(path, seen)
-    return seen
+        folder = "/".join([str(PACKAGE), *base.split(".")[1:]])
+        for part in [folder, *(f"{folder}/{name}" for name in re.findall(r"\w+", names))]:
+            found += [f"{part}.py", f"{part}/__init__.py"]
+    return found
 
 
 def deciding(cfg: dict[str, Any], parts: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -90,6 +98,7 @@ def environment(id: str, kwargs: dict[str, Any] | None) -> str:
     return _environment(id, json.dumps(kwargs or {}, sort_keys=True, default=str))
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """{library: version} of those that decide results; "none" of one that is not installed."""
     found = {}
@@ -114,8 +123,7 @@ def fingerprint(code: Path, cfg: dict[str, Any]) -> dict[str, Any]:
         ("exports", here / "exports" / "__init__.py"),
     ):
         if user in files:  # what is built by name
-            for path in (here / room).glob("*.py"):
-                files |= modules(path)
+            files |= modules(*(here / room).glob("*.py"))
     chosen = cfg.get("task") or {}
     task = chosen.get("name", "gym")
     if task not in ("gym", "robot"):
