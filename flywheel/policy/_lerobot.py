@@ -284,12 +284,11 @@ def opened(folder: Path) -> tuple[nn.Module, Any, Any]:
 
 
 def asked(acting: nn.Module) -> Any:
-    """What acts as a function of numpy arrays, and of what is seen."""
+    """What acts as a function of numpy arrays."""
 
     @torch.no_grad()
-    def run(obs, noise):
-        given = torch.from_numpy(obs) if isinstance(obs, np.ndarray) else obs
-        return acting(given, torch.from_numpy(noise)).numpy()
+    def run(*given):
+        return acting(*map(torch.from_numpy, given)).numpy()
 
     return run
 
