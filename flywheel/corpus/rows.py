@@ -73,6 +73,11 @@ class Rows:
             out[clipped] = rows[np.minimum(np.maximum(inside, low[clipped, None]), high[clipped, None])]
         return out
 
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The rows `places` [...]: [..., W]. IndexError where there is none."""
+        self._give_back(places.size * (self.bytes + FAULT))
+        return self.rows.take(places, 0)
+
     def read(self, first: int, stop: int, columns: slice) -> np.ndarray:
         """Some columns of the rows from `first` to before `stop`, copied."""
         self._give_back((stop - first) * self.bytes + FAULT)

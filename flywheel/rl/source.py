@@ -90,7 +90,7 @@ class Offline:
         self.rows, self.cameras, self.pools = None, {}, {}
         self.first, self.start, self.length = (Growing(np.int64) for _ in range(3))  # of each episode
         self.terminated, self.rewards, self.returns = Growing(bool), Growing(np.float32), Growing(np.float32)
-        self.kept, self.read = Kept(self.device), {}
+        self.kept, self.read, self.groups = Kept(self.device), {}, {}
         self.add(windows, pools, cameras)
 
     def add(self, rows, pools: dict[str, np.ndarray], cameras: Sequence = ()) -> None:
@@ -120,12 +120,11 @@ class Offline:
             if which.ndim == 2:  # some steps of episodes, [n, 3]: the episode, the first of them, how many
                 which, begin, steps = which[:, 0], which[:, 1], np.clip(steps - which[:, 1], 0, which[:, 2])
             self.pools.setdefault(name, Pool()).add(first[which] + begin, steps)
-        size, total = (
-            self._bytes(rows) + self.frames * sum(c.bytes for c, _ in self.cameras.values()),
-            len(self.returns),
-        )
-        samples = min(GROUP_BYTES // size, rows.resident // PLACE)
-        self.group = max(1, min(GROUP, samples // self.batch_size))
+        total = len(self.returns)
+        shown = self.frames * sum(camera.bytes for camera, _ in self.cameras.values())
+        for early, size in ((False, self._bytes(rows)), (True, self._bytes(rows) + shown)):
+            samples = min(GROUP_BYTES // size, rows.resident // PLACE)
+            self.groups[early] = max(1, min(GROUP, samples // self.batch_size))
         if not self.fits(rows, total):
             self.kept = None
             return
@@ -166,22 +165,34 @@ class Offline:
     def collect(self, learner) -> None:
         """Offline: nothing."""
 
+    @property
+    def group(self) -> int:
+        """Batches that are read at once; by processes that read ahead, with their frames."""
+        return self.groups[self.workers > 0]
+
     def batch(self, act: str) -> dict[str, torch.Tensor]:
         """The next batch of an act, by its mixture."""
         group, inside = divmod(self.taken[act], self.group)
         self.taken[act] += 1
-        now, arrays, stream = self.read.get(act) or (None, None, None)
+        now, arrays, places, stream = self.read.get(act) or (None, None, None, None)
         if now != group:
             laterpays = self.workers and (self.kept is None or self.cameras)
             if laterpays and stream is None:
                 like = self._arrays(act, group)
                 own = weakref.proxy(self)  # no cycle: the workers of a source that nobody holds end at once
                 stream = ahead(lambda number: own._arrays(act, number), group, self.workers, like)
-            arrays = next(stream) if stream else self._arrays(act, group)
-            self.read[act] = group, arrays, stream
+            if stream:
+                arrays = next(stream)
+            else:
+                steps = self.steps(act, group * self.group, self.group)
+                arrays, places = self._of(steps), self._places(steps)
+            self.read[act] = group, arrays, places, stream
         part = slice(inside * self.batch_size, (inside + 1) * self.batch_size)
-        copied = stream is not None  # another group will be written there
-        return self._tensors({name: value[part].copy() if copied else value[part] for name, value in arrays.items()})
+        if stream:  # another group will be written there
+            return self._tensors({name: value[part].copy() for name, value in arrays.items()})
+        arrays = {name: value[part] for name, value in arrays.items()}
+        # frames a batch at a time: a group of them would be larger than what a processor keeps at hand
+        return self._tensors(arrays | self._shown({name: rows[part] for name, rows in places.items()}))
 
     def steps(self, act: str, number: int, count: int = 1) -> np.ndarray:
         """The steps that batches `number`, `number` + 1, ... of an act are made of, [count * B]."""
@@ -193,7 +204,7 @@ class Offline:
     def draw(self, mixture: dict[str, float], size: int) -> dict[str, torch.Tensor]:
         """`size` transitions from pools by share, the same each time; no batch is taken for it."""
         steps = self._drawn(mixture, fractions(self.seed, np.arange(size))[None])[0]
-        return self._tensors(self._of(steps))
+        return self._tensors(self._of(steps) | self.looked(steps))
 
     def _drawn(self, mixture: dict[str, float], drawn: np.ndarray) -> np.ndarray:
         """The steps [N, B] at fractions [N, B], each row by the mixture."""
@@ -202,29 +213,36 @@ class Offline:
         return np.concatenate([self.pools[name].at(part) for name, part in zip(counts, parts, strict=True)], axis=1)
 
     def _arrays(self, act: str, group: int) -> dict[str, np.ndarray]:
-        """A group of batches of an act, one after the other in one."""
-        return self._of(self.steps(act, group * self.group, self.group))
+        """A group of batches of an act, one after the other in one, with frames."""
+        steps = self.steps(act, group * self.group, self.group)
+        return self._of(steps) | self.looked(steps)
 
     def _of(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """What batches of these steps are made of: the steps themselves where their transitions are kept, and
-        frames."""
+        """What batches of these steps are made of beside frames: the steps themselves where their transitions are
+        kept on a device."""
         if self.kept and self.device == "cpu":
-            made = {name: value.numpy() for name, value in self.kept.take(steps).items()}
-        else:
-            made = {"steps": steps} if self.kept else self._transitions(steps)
-        return made | self.looked(steps)
+            return {name: value.numpy() for name, value in self.kept.take(steps).items()}
+        return {"steps": steps} if self.kept else self._transitions(steps)
 
     def looked(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """What the cameras saw at steps [n]: {"obs.front": [n, frames, H, W, 3]}."""
+        return self._shown(self._places(steps))
+
+    def _places(self, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of each camera's windows that steps [n] look at, {"obs.front": [n, frames]}."""
         if not self.cameras:
             return {}
         episode, t = self.where(steps)
-        stack, length, found = np.arange(1 - self.frames, 1), self.length.all[episode], {}
-        for name, (camera, starts) in self.cameras.items():
-            low = starts.all[episode]
-            rows = camera.gather(low + t, stack, low, low + length)
-            found[name] = rows.reshape(*rows.shape[:2], *camera.row)
-        return found
+        back = np.maximum(t[:, None] + np.arange(1 - self.frames, 1), 0)
+        return {name: starts.all[episode][:, None] + back for name, (_, starts) in self.cameras.items()}
+
+    def _shown(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The frames in these rows, {"obs.front": [n, frames, H, W, 3]}."""
+        made = {}
+        for name, rows in places.items():
+            camera = self.cameras[name][0]
+            made[name] = camera.take(rows).reshape(*rows.shape, *camera.row)
+        return made
 
     def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """One batch on the device: one copy to there, and one for each camera."""
