@@ -209,6 +209,17 @@ def test_act_is_pretrained_practises_and_is_replayed(copied, capsys, tmp_path):
     assert code == 1 and "a folder without config.json" in made["error"]
 
 
+@LEROBOT
+def test_what_lerobot_asks_of_an_environment_it_has():
+    """LeRobot 0.6 asks for both texts, in processes of their own, and ends where one of them is not there."""
+    from lerobot_policy_flywheel.env_flywheel import Playing
+
+    env = Playing({"name": "gym", "id": "toy:Reach-v0", "max_steps": 20, "step_seconds": 0})
+    env.reset(seed=210000000)
+    assert env.task == env.task_description == "toy:Reach-v0, seed 210000000" and env._max_episode_steps == 20
+    env.close()
+
+
 EVAL = """
 import json, sys
 from lerobot.scripts import lerobot_eval
@@ -235,7 +246,7 @@ def test_lerobot_eval_plays_the_episodes_that_flywheel_evaluate_plays(copied, ca
     words = [
         "--env.discover_packages_path=lerobot_policy_flywheel", "--env.type=flywheel", "--env.task=gym", "--env.render=false",
         f"--env.options={json.dumps(told)}", "--policy.device=cpu", f"--eval.batch_size={count}", f"--eval.n_episodes={count}",
-        "--seed=210000000",
+        "--seed=210000000", "--eval.use_async_envs=false",  # newer LeRobots: in processes, each of which imports torch
     ]  # fmt: skip
     folders = [str(tmp_path / kind) for kind in refs]
     place = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
