@@ -328,7 +328,10 @@ def test_lerobot_eval_plays_the_episodes_that_flywheel_evaluate_plays(copied, ca
         played, _ = rollout(env, copy.load(ref), mine["seeds"], origin="evaluation")
         for episode, earned, won in zip(played, other["sum_rewards"], other["successes"], strict=True):
             assert won or earned == pytest.approx(episode.extras["env_reward"].sum(), abs=1e-4), "another episode"
-        assert set(theirs["overall"]) < set(ours["overall"]) and set(theirs["per_task"][0]["metrics"]) < set(mine)
+        newer = {"predicted_video_paths"}  # of LeRobot 0.6: of world models
+        assert set(theirs["overall"]) - newer < set(ours["overall"]) and set(
+            theirs["per_task"][0]["metrics"]
+        ) - newer < set(mine)
         assert ours["overall"]["pc_success"] == theirs["overall"]["pc_success"]
         low, high = ours["overall"]["pc_success_ci95"]
         assert low <= ours["overall"]["pc_success"] <= high
