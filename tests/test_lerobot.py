@@ -17,7 +17,7 @@ from flywheel import env as envs
 from flywheel.args import Task
 from flywheel.env import rollout
 from flywheel.policy import base
-from flywheel.policy._lerobot import ByRow
+from flywheel.policy._lerobot import ByRow, parts, wants_other_transformers
 from flywheel.policy._uniform import Uniform
 from flywheel.policy.lerobot import seeds, statistics
 from flywheel.rl.build import shape
@@ -158,6 +158,9 @@ def test_a_type_whose_files_are_on_a_hub_says_so():
     pytest.importorskip("transformers", reason="needs the extra vla")
     with pytest.raises(ValueError, match="is built from files of the Hugging Face hub, and nothing is downloaded here"):
         made("smolvla", {}, cameras={"top": [32, 32, 3]}, action_steps=None)
+    if wants_other_transformers(parts("pi0")[1]):
+        with pytest.raises(ValueError, match="policy.type=pi0 of this LeRobot needs a changed transformers"):
+            made("pi0", {}, cameras={"top": [32, 32, 3]}, action_steps=None)
 
 
 SMOL = {"chunk_size": 8, "n_action_steps": 4, "num_vlm_layers": 2, "resize_imgs_with_padding": [32, 32], "num_steps": 3,
