@@ -10,6 +10,11 @@ Every reader serves the same list of (episode, step): obs [64, 2, 60], action [6
 anything is timed; of the video both must decode the same pixels (LeRobot through PyAV). Rates are the best of --repeats
 interleaved ones.
 
+`--two` is the other question: two cameras of 64x64, the newest frame of each, as `pretrain` draws for a policy that
+sees. The source that trains, with its transitions in memory and from the window cache's map (frames come from a map
+either way), beside a bare numpy gather of the same from arrays in RAM and LeRobotDataset (images); all fields equal to
+the bit first, rates by processor time, which neighbours change least.
+
 The scene is drawn: a smooth background and discs that move. `noisy` has a camera's noise besides (sigma 2 of 255),
 which no lossless codec makes smaller."""
 
@@ -19,6 +24,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +41,7 @@ from reading import (
     STEPS,
     TA,
     TO,
+    Ram,
     batches,
     listed,
     made,
@@ -46,15 +53,16 @@ from reading import (
 
 SIDE, KEY = 96, "observation.images.front"
 TARGET = 5
+EYES, SMALL, TWO = ("top", "wrist"), 64, {"numpy": 0.8, "lerobot": 100}
 
 
-def scene(count: int, seed: int, noise: float) -> np.ndarray:
-    """[count, 96, 96, 3] uint8."""
+def scene(count: int, seed: int, noise: float, side: int = SIDE) -> np.ndarray:
+    """[count, side, side, 3] uint8."""
     random = np.random.default_rng(seed)
-    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    y, x = np.mgrid[:side, :side] / side
     phase = random.uniform(0, 6, (3, 2))
     back = np.stack([110 + 60 * np.sin(3 * x + p) * np.cos(2 * y + q) for p, q in phase], -1)
-    out = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    out = np.empty((count, side, side, 3), np.uint8)
     speed, colour = random.uniform(0.02, 0.08, (4, 2)), random.uniform(0, 255, (4, 3))
     for k in range(count):
         frame = back.copy()
@@ -169,6 +177,118 @@ def compare(name: str, peer: Item, source, pairs: np.ndarray, repeats: int) -> d
     return found
 
 
+class Ram2(Ram):
+    """The same transitions and the newest frame of each camera, gathered by hand from arrays of all steps."""
+
+    def __init__(self, episodes: list, pairs: np.ndarray):
+        super().__init__(episodes, pairs)
+        self.frames = {name: np.concatenate([one.obs[name] for one in episodes]) for name in EYES}
+
+    def __getitem__(self, number: int) -> dict:
+        import torch
+
+        episode, step = self.pairs[number * BATCH : (number + 1) * BATCH].T
+        at = (episode * (STEPS + 1) + step)[:, None]
+        return super().__getitem__(number) | {
+            f"obs.{name}": torch.from_numpy(frames.take(at, 0)) for name, frames in self.frames.items()
+        }
+
+
+class Item2(Item):
+    """A LeRobotDataset of two cameras whose items are called as ours."""
+
+    def __getitem__(self, number: int) -> dict:
+        found = self.data[number]
+        named = {"obs": found["observation.state"], "action": found["action"]}
+        return named | {f"obs.{name}": found[f"observation.images.{name}"] for name in EYES}
+
+
+def channels_first(batch: dict) -> dict:
+    """A batch of ours with its frames in LeRobot's form: [B, 1, 3, H, W] float32 in 0..1."""
+    frames = {k: v.permute(0, 1, 4, 2, 3).contiguous().float().div_(255) for k, v in batch.items() if k[4:] in EYES}
+    return {**batch, **frames}
+
+
+def two_data(folder: Path, count: int):
+    """Episodes with two cameras: themselves, their corpus and a LeRobotDataset of images."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from flywheel.corpus import Corpus
+
+    shots = [[scene(STEPS + 1, 2 * n + k, 0.0, SMALL) for k in range(2)] for n in range(count)]
+    plain = make_episodes(count, 0)
+    episodes = [
+        one.replace(obs={**one.obs, **dict(zip(EYES, s, strict=True))}) for one, s in zip(plain, shots, strict=True)
+    ]
+    corpus = Corpus(folder / "two", create=True)
+    corpus.append(episodes)
+    camera = {"dtype": "image", "shape": (SMALL, SMALL, 3), "names": ["height", "width", "channels"]}
+    features = {
+        "observation.state": {"dtype": "float32", "shape": (STATE,), "names": None},
+        "action": {"dtype": "float32", "shape": (ACTION,), "names": None},
+        **{f"observation.images.{name}": camera for name in EYES},
+    }
+    place = folder / "lerobot2"
+    data = LeRobotDataset.create("bench/two", fps=FPS, features=features, root=place, use_videos=False)
+    for one in episodes:
+        for t, action in enumerate(one.action):
+            frames = {f"observation.images.{name}": one.obs[name][t] for name in EYES}
+            data.add_frame({"observation.state": one.obs["state"][t], "action": action, **frames, "task": "bench"})
+        data.save_episode()
+    data.finalize()
+    stamps = {"observation.state": [k / FPS for k in range(1 - TO, 1)], "action": [k / FPS for k in range(TA)]}
+    stamps |= {f"observation.images.{name}": [0.0] for name in EYES}
+    return episodes, corpus, Item2(LeRobotDataset("bench/two", root=place, delta_timestamps=stamps))
+
+
+def two(folder: Path, count: int, repeats: int) -> dict[str, float]:
+    """Samples a second of processor time, and ratios to numpy and LeRobotDataset."""
+    os.environ["HF_HOME"] = str(folder / "hf")
+    import torch
+    from torch.utils.data import DataLoader
+
+    torch.set_num_threads(1)
+    episodes, corpus, peer = two_data(folder, count)
+    fields = tuple(f"obs.{name}" for name in EYES)
+    kept, mapped = (made(corpus, folder / "cache", k, cameras=fields, frames=1) for k in (True, False))
+    pairs = listed(kept, 401)
+    ram, numbers = Ram2(episodes, pairs), (pairs[:, 0] * STEPS + pairs[:, 1]).tolist()
+
+    def gathered(number: int) -> Iterator[dict]:
+        return (ram[k] for k in range(number))
+
+    def loaded(number: int) -> Iterator[dict]:
+        return iter(DataLoader(peer, batch_size=BATCH, sampler=numbers[: number * BATCH], num_workers=0))
+
+    for one, other, bare, theirs in zip(batches(kept, 3), batches(mapped, 3), gathered(3), loaded(3), strict=True):
+        wrong = [key for key in bare if not (one[key].equal(bare[key]) and other[key].equal(bare[key]))]
+        wrong += [key for key in ("obs", *fields) if not channels_first(one)[key].equal(theirs[key])]
+        if wrong:
+            raise SystemExit(f"{wrong} differ; nothing was timed")
+    readers = {
+        "kept": (lambda n: batches(kept, n), 400),
+        "mapped": (lambda n: batches(mapped, n), 400),
+        "numpy": (gathered, 400),
+        "kept, float32": (lambda n: map(channels_first, batches(kept, n)), 100),
+        "lerobot": (loaded, 4),
+    }
+    best = dict.fromkeys(readers, 0.0)
+    for _ in range(repeats):
+        for name, (reader, number) in readers.items():
+            found = reader(number + 1)
+            next(found)
+            begun = time.process_time()
+            for batch in found:  # noqa: B007
+                pass
+            best[name] = max(best[name], number * BATCH / (time.process_time() - begun))
+    out = {f"two cameras, {name}: samples/s": rate for name, rate in best.items()}
+    for name in ("kept", "mapped"):
+        out[f"two cameras, {name} / numpy (target >= {TWO['numpy']})"] = best[name] / best["numpy"]
+    for name in ("kept", "mapped", "kept, float32"):
+        out[f"two cameras, {name} / lerobot (target >= {TWO['lerobot']})"] = best[name] / best["lerobot"]
+    return out
+
+
 def on_disk(folder: Path, frames: list[np.ndarray]) -> dict[str, float]:
     """Bytes a frame: as they are, in a corpus (raw, and JPEG as a camera gives it), as LeRobot's PNG and as its
     video."""
@@ -239,7 +359,7 @@ def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    found, args = measured(__doc__, bench, 20)
+    found, args = measured(__doc__, bench, 20, two=two)
     for name, value in found.items():
         print(f"{name:72} {f'{value:,.0f}' if value >= 100 else f'{value:.3g}':>12}")
     names = ("lerobot", "torch", "numpy", "zarr", "av", "pillow")

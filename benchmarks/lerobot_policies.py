@@ -18,12 +18,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS, STORES = ROOT / "benchmarks" / "results" / "lerobot", ROOT / "stores" / "lerobot"
-UPDATES, BATCH, FIRST, EPISODES = 2000, 128, 9_500, 200
+UPDATES, BATCH, FIRST, EPISODES = 1000, 128, 9_500, 200
 OURS = [
     f"algorithm.cadence.improve={2 * UPDATES}",
     f"batch_size={BATCH}",
     "algorithm.lag.policy=0.005",
-    "algorithm.improve.policy.imitate.noise=0.12",
+    "algorithm.improve.policy.imitate.noise=0.2",
 ]
 WHO = ("flywheel", "lerobot")
 ENVIRONMENT = {

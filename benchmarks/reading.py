@@ -38,7 +38,7 @@ TO, TA, BATCH, GAMMA = 2, 16, 64, 0.99
 TARGETS = {"lerobot": 300, "robomimic": 100, "diffusion": 1, "numpy": 0.8}
 
 
-def made(corpus, cache: Path, kept: bool, workers: int = 0, cameras: tuple = ()):
+def made(corpus, cache: Path, kept: bool, workers: int = 0, cameras: tuple = (), frames: int | None = None):
     """The source that trains on all episodes of a corpus."""
     from flywheel.rl import packed
     from flywheel.rl.source import Offline
@@ -49,7 +49,7 @@ def made(corpus, cache: Path, kept: bool, workers: int = 0, cameras: tuple = ())
     shown = [corpus.windows(version, (name,), cache=cache) for name in cameras]
     return Offline(
         windows, {"all": np.arange(len(windows))}, {"improve": {"all": 1.0}}, obs_steps=TO, action_steps=TA, batch_size=BATCH,
-        gamma=GAMMA, workers=workers, cameras=shown,
+        gamma=GAMMA, workers=workers, cameras=shown, frames=frames,
     )  # fmt: skip
 
 
@@ -278,13 +278,19 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def measured(doc: str, bench: Callable[[Path, int, int], dict], episodes: int) -> tuple[dict, argparse.Namespace]:
-    """What `bench(folder, episodes, repeats)` found, and the command line that asked for it."""
+def measured(
+    doc: str, bench: Callable[[Path, int, int], dict], episodes: int, **others: Callable
+) -> tuple[dict, argparse.Namespace]:
+    """What `bench(folder, episodes, repeats)` found, or the one of `others` that is asked for (--two), and the command
+    line that asked for it."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=episodes, help=f"of {STEPS} steps (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
+    for name in others:
+        parser.add_argument(f"--{name}", action="store_true", help="the other question, see above")
     args = parser.parse_args()
+    bench = next((other for name, other in others.items() if getattr(args, name)), bench)
     with tempfile.TemporaryDirectory() as folder:
         return bench(Path(folder), args.episodes, args.repeats), args
 

@@ -171,8 +171,9 @@ def measure_reading(folder: Path, cache: Path) -> dict[str, float]:
         crcs[count] = zlib.crc32(bytes(4 * held.width * count))
     episodes = np.stack([version.rows, np.cumsum(rows) - rows, rows, crcs[rows]], 1)
     episodes.tofile(held.folder / f"{index['file']}.i64")
-    for size in (0, int(rows.sum()) * held.width * 4):
-        os.truncate(held.folder / f"{index['file']}.f32", size)
+    for number, columns in enumerate(held.columns.values()):
+        for size in (0, int(rows.sum()) * (columns.stop - columns.start) * 4):
+            os.truncate(held._file(index, number), size)
     index |= {"rows": int(rows.sum()), "episodes": len(rows), "crc": zlib.crc32(episodes)}
     del index["check"], version, rows, crcs, episodes
     store.write_json(held.folder / "index.json", {**index, "check": _check(index)})

@@ -15,11 +15,14 @@ from test_policy import make
 from flywheel import exports
 from flywheel.exports import _write
 from flywheel.policy import base
+from flywheel.policy.best_of_n import BestOfN
+from flywheel.policy.critic import Critic
 
+EYES = {"wrist": [24, 24, 3], "top": [32, 40, 3]}
 FOREIGN = """
 import sys, json, numpy as np, torch
 graph, data = torch.jit.load(sys.argv[1]), np.load(sys.argv[2])
-action = graph(torch.from_numpy(data["obs"]), torch.from_numpy(data["noise"])).numpy()
+action = graph(*map(torch.from_numpy, data.values())).numpy()
 assert not [name for name in sys.modules if name.startswith("flywheel")]
 print(json.dumps(action.tolist()))
 """
@@ -57,33 +60,89 @@ def test_every_policy_in_every_format_does_what_act_does(tmp_path, kind, format)
     np.testing.assert_allclose(np.stack([file.act(row) for row in obs]), acted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["flow", "best_of_n"])
-def test_torchscript_runs_in_a_process_without_flywheel(tmp_path, kind):
+def seeing(kind):
+    """A policy that looks: by nets none of which begins at zero."""
+    torch.manual_seed(0)
+    if kind == "best_of_n":
+        inner, anchor = seeing("flow"), seeing("flow")
+        policy = BestOfN.of(inner, Critic.of(inner, actions=True, members=2, width=8), anchor, n=4)
+    else:
+        shape = {"obs": [["state", [3]]], "action_dim": 2, "cameras": EYES}
+        policy = base.build({"kind": kind, "width": 8, "depth": 1, **shape}).eval()
+    for net in policy.modules():
+        if isinstance(net, torch.nn.Linear):
+            torch.nn.init.normal_(net.weight, std=0.5)
+    return policy
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("kind", ["flow", "deterministic", "best_of_n"])
+def test_a_policy_that_sees_looks_in_its_file_too(tmp_path, kind, format):
+    """Numbers, noise and each camera's frame as it comes, [H, W, 3] uint8: the file does what act does."""
+    needs(format)
+    policy, path = seeing(kind), tmp_path / f"policy{exports.named(format).SUFFIX}"
+    found = _write.write(policy, format, path)
+    assert found["difference"] <= 1e-5 and found["compared"] >= 4
+    about = _write.about(policy)
+    assert about["cameras"] == sorted(EYES)
+    assert about["inputs"] == {
+        "obs": [1, 2, 3],
+        "noise": [1, *policy.noise_shape],
+        **{k: [1, *s] for k, s in EYES.items()},
+    }
+    file, rng = _write.played(policy, exports.named(format).load(path)), np.random.default_rng(1)
+    numbers = rng.normal(size=(5, 3)).astype(np.float32)
+    frames = {name: rng.integers(0, 256, (5, *shape)).astype(np.uint8) for name, shape in EYES.items()}
+    acted = {}
+    for name, one in (("policy", policy), ("file", file)):
+        one.reset([0], [7])
+        acted[name] = [one.act({"state": row, **{k: v[i] for k, v in frames.items()}}) for i, row in enumerate(numbers)]
+    np.testing.assert_allclose(acted["file"], np.clip(acted["policy"], -1, 1), atol=1e-5)
+    file.reset([0], [7])
+    other = [file.act({"state": row, **{k: 255 - v[i] for k, v in frames.items()}}) for i, row in enumerate(numbers)]
+    assert np.abs(np.subtract(other, acted["file"])).max() > 1e-3, "it does not look"
+
+
+def test_what_a_file_of_one_that_sees_cannot_be_used_for_is_said(tmp_path):
+    inner = seeing("flow")
+    knowing = BestOfN.of(inner, Critic.of(inner, actions=True, members=2, width=8, knows=5), n=4)
+    with pytest.raises(ValueError, match="asks for 5 numbers that only the simulator knows; export the policy that"):
+        _write.write(knowing, "torchscript", tmp_path / "x")
+    spec = {"kind": "flow", "obs_dim": 3, "action_dim": 2, "cameras": {"noise": [24, 24, 3]}}
+    with pytest.raises(ValueError, match="camera 'noise' is also what an input or output of the file is called"):
+        _write.write(base.build(spec).eval(), "torchscript", tmp_path / "x")
+
+
+@pytest.mark.parametrize(("kind", "make"), [("flow", make), ("best_of_n", make), ("deterministic", seeing)])
+def test_torchscript_runs_in_a_process_without_flywheel(tmp_path, kind, make):
     policy, path = make(kind), tmp_path / "policy.pt"
     _write.write(policy, "torchscript", path)
-    obs, noise = _write.drawn(policy, 1)
-    np.savez(tmp_path / "in.npz", obs=obs.numpy(), noise=noise.numpy())
+    given = _write.drawn(policy, 1)
+    np.savez(tmp_path / "in.npz", *(x.numpy() for x in given))
     words = [sys.executable, "-I", "-c", FOREIGN, str(path), str(tmp_path / "in.npz")]
     out = json.loads(subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path).stdout)
     with torch.no_grad():
-        np.testing.assert_allclose(out, policy.bounded(policy.sample(obs, noise)).numpy(), atol=1e-5)
+        np.testing.assert_allclose(out, _write.Acting(policy)(*given).numpy(), atol=1e-5)
 
 
-def test_the_loop_of_the_documentation_acts_as_the_policy_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize("made", [make, seeing])
+def test_the_loop_of_the_documentation_acts_as_the_policy_does(tmp_path, monkeypatch, made):
     """docs/robot.md, as it stands."""
     text = (Path(__file__).parent.parent / "docs" / "robot.md").read_text()
     (example,) = re.findall(r"```python\n(\"\"\"my_loop.*?)```", text, re.S)
-    policy = make("deterministic")
+    policy = made("deterministic")
     (tmp_path / "robot").mkdir()
     _write.write(policy, "torchscript", tmp_path / "robot" / "policy.pt")
     about = {**_write.about(policy), "file": "policy.pt"}
     (tmp_path / "robot" / "flywheel.json").write_text(json.dumps(about))
     monkeypatch.chdir(tmp_path)
-    loop = {}
+    loop, rng = {}, np.random.default_rng(1)
     exec(compile(example, "my_loop", "exec"), loop)
     policy.reset()
-    for row in np.random.default_rng(1).normal(2.0, 3.0, (9, 3)).astype(np.float32):
-        np.testing.assert_allclose(loop["act"]({"state": row}), policy.act(row), atol=1e-5)
+    for row in rng.normal(2.0, 3.0, (9, 3)).astype(np.float32):
+        frames = {name: rng.integers(0, 256, shape).astype(np.uint8) for name, shape in policy.cameras.items()}
+        obs = {"state": row, **frames}
+        np.testing.assert_allclose(loop["act"](obs), policy.act(obs), atol=1e-5)
 
 
 def test_a_robot_of_several_sees_and_does_its_own_columns(tmp_path):

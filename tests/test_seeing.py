@@ -12,6 +12,7 @@ from small import call
 from flywheel import env as envs
 from flywheel.args import Task, UsageError
 from flywheel.cli import config
+from flywheel.episode import check
 from flywheel.policy._uniform import Uniform
 from flywheel.rl.build import shape
 from flywheel.runs.run import Store
@@ -217,6 +218,12 @@ def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, caps
     code, out = call("pretrain", *words, *size, "algorithm=iql", capsys=capsys)
     assert code != 0 and "algorithm iql: this policy sees top, wrist" in out["error"], out
     turn(ref, ["task=lift", TASK, "demos.failures=true", store, "threads=1", "num_envs=2"], capsys, slowly)
+    driven = ["driver_args={seed: 3}", "hz=100", "seconds=0.05", store]
+    code, out = call("drive", f"checkpoint={ref}", "task=lift", TASK, *driven, capsys=capsys)
+    assert code == 0, out
+    kept = Store(tmp_path).corpus().at("latest").read(out["outputs"]["episode"])
+    assert {key: len(frames) for key, frames in kept.obs.items()} == dict.fromkeys(("state", *EYES), len(kept) + 1)
+    assert np.asarray(kept.obs["wrist"]).std() > 0 and kept.task == "lift{top=32,wrist=24}"
 
 
 def options_that_are_off(stage: str, ref: str, words: list[str], out: dict, capsys) -> None:
@@ -318,9 +325,64 @@ def test_a_robot_with_cameras_is_driven():
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    robot = loopback.Loopback(task, clock=lambda: now[0])
-    done = drive(robot, policy, Guard(), hz=20, steps=6, clock=lambda: now[0], sleep=sleep)
+    class Shared(loopback.Loopback):
+        """Its cameras write into one buffer, as many drivers' do."""
+
+        buffer, seen = {}, []
+
+        def _seen(self):
+            obs = super()._seen()
+            for name in EYES:
+                self.buffer.setdefault(name, obs[name].copy())[...] = obs[name]
+            self.seen.append({name: obs[name].copy() for name in EYES})
+            return {**obs, **self.buffer}
+
+    def driven(film=True):
+        now[0], Shared.seen = 0.0, []
+        robot = Shared(task, clock=lambda: now[0])
+        return drive(robot, policy, Guard(), hz=20, steps=6, clock=lambda: now[0], sleep=sleep, film=film)
+
+    done = driven()
     assert len(done.executed) == 6 and done.error is None
+    episode = check(done.episode("lift", policy.obs_shapes, origin="policy:abc", seed=0, fps=20.0))
+    for name, side in EYES.items():
+        assert episode.obs[name].shape == (7, side, side, 3) and episode.obs[name].dtype == np.uint8
+        np.testing.assert_array_equal(episode.obs[name], [one[name] for one in Shared.seen])
+    policy.reset([0], [0])
+    for t, proposed in enumerate(episode.extras["proposed"]):
+        np.testing.assert_array_equal(policy.act({key: stream[t] for key, stream in episode.obs.items()}), proposed)
+    assert list(driven(film=False).episode("lift", policy.obs_shapes, origin="policy:abc").obs) == ["state"]
+
+
+def test_a_camera_that_fails_while_it_is_driven_ends_it_and_what_was_seen_is_kept():
+    from flywheel.args import Guard
+    from flywheel.env.drive import drive
+
+    class Arm:
+        reads = -1
+
+        def read(self):
+            self.reads += 1
+            frames = {name: frame[0] for name, frame in watched(1, self.reads).items()}
+            return frames if self.reads != self.broken else {**frames, "top": frames["top"][:9]}
+
+        reset = read
+
+        def write(self, action):
+            """Nothing moves."""
+
+        def close(self):
+            """Nothing is open."""
+
+    policy, arm = made("deterministic"), Arm()
+    arm.broken = 3
+    done = drive(arm, policy, Guard(), hz=20, steps=6, clock=lambda: 0.0, sleep=lambda seconds: None)
+    assert "camera 'top' is [9, 32, 3] uint8; this policy was trained on [32, 32, 3] uint8" in done.ended
+    assert (len(done.obs), len(done.executed), len(done.frames["top"])) == (3, 2, 3)
+    arm.reads, arm.broken = -1, 6
+    done = drive(arm, policy, Guard(), hz=20, steps=6, clock=lambda: 0.0, sleep=lambda seconds: None)
+    assert (len(done.obs), len(done.executed), len(done.frames["top"])) == (6, 5, 6), "the last was not seen"
+    check(done.episode("lift", policy.obs_shapes, origin="policy:abc"))
 
 
 @pytest.mark.parametrize("seconds", [0, 30])

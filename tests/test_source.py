@@ -185,7 +185,7 @@ def test_workers_give_the_same_batches_go_on_from_a_number_and_pickle_nothing():
         pickle.dumps(held)
     others = {one.pid for one in multiprocessing.active_children()}  # of an executor's pool, that another test left
     here, away = (gathered(held, batch_size=8, workers=workers) for workers in (0, 2))
-    here.group = away.group = 2
+    here.groups = away.groups = {False: 2, True: 2}
     acts = ["evaluate", "improve"] * 9
     kept = [(here.batch(act), away.batch(act)) for act in acts]  # a slot that is used again changes none of them
     assert len({one.pid for one in multiprocessing.active_children()} - others) == 4  # two an act

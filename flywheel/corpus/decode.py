@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,26 +73,31 @@ def whose(segment: Segment) -> str:
     return f"in schema {segment.robot} (task {task}, episode {digest[:12]})"
 
 
-def fill(
-    corpus, decoder: Decoder, parts: list[tuple[int, list[int]]], path: str, place: int, counts: list[int]
-) -> list:
-    """Write episodes of segments, [(part, [number in it])], to their place in the file (a byte): the crc32 of each.
-    `corpus` is one, or the path of one; `counts` are the rows that each has."""
+def fill(corpus, decoder: Decoder, parts: list, files: list[tuple[str, slice]], first: int, counts: list) -> list[int]:
+    """Write episodes of segments, [(part, [number in it])], to their place in the files of the fields, from row `first`
+    on: the crc32 of each. `corpus` is one, or the path of one; `counts` are the rows that each episode has."""
     if isinstance(corpus, (str, Path)):
         from flywheel.corpus import Corpus
 
         corpus = Corpus(corpus)
         corpus.history.refresh()
     found, wanted = [], iter(counts)
-    with open(path, "r+b") as file:
-        file.seek(place)
+    with ExitStack() as opened:
+        data = [(opened.enter_context(open(path, "r+b")), columns) for path, columns in files]
+        for file, columns in data:
+            file.seek(first * (columns.stop - columns.start) * decoder.dtype.itemsize)
         for part, episodes in parts:
             segment = corpus.reader.segment(part)
             for block, count in zip(decoder.blocks(segment, episodes), wanted, strict=False):
                 if len(block) != count:
                     raise CorpusError(f"windows: {whose(segment)}: {len(block)} rows where the log has {count}; fsck")
-                file.write(block)
-                found.append(zlib.crc32(block))
-        file.flush()
-        os.fsync(file.fileno())
+                crc = 0
+                for file, columns in data:
+                    one = np.ascontiguousarray(block[:, columns])
+                    file.write(one)
+                    crc = zlib.crc32(one, crc)
+                found.append(crc)
+        for file, _ in data:  # only these: after a power cut the other two show by their checksums
+            file.flush()
+            os.fsync(file.fileno())
     return found

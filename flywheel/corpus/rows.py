@@ -54,32 +54,83 @@ class Rows:
         index [B] row numbers, offsets [L], low and high [B]: the bounds of each row's episode, so that a window repeats
         the first or last row instead of reaching into a neighbour. `columns` (such as self.columns["action"]) gives
         these of the W columns only."""
-        low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
-        if len(low) and (low.min() < 0 or high.max() >= len(self.rows) or (low > high).any()):
-            found = f"low {low.min()} to {low.max()}, high {high.min()} to {high.max()}"
-            raise IndexError(f"gather: {found}; expected 0 <= low <= high < {len(self.rows)} rows")
-        index, offsets = np.asarray(index, np.int64), np.asarray(offsets, np.int64)
-        size, rows = len(offsets), self.rows if columns is None else self.rows[:, columns]
-        self._give_back(len(index) * (self.bytes * size + FAULT))
-        if not 0 < size <= len(rows) or (offsets[1:] - offsets[:-1] != 1).any():
-            return rows[np.clip(index[:, None] + offsets, low[:, None], high[:, None])]
-        # neighbouring rows are one stretch of memory: copy each window at once, then redo those that needed clipping
-        first, there = index + offsets[0], len(rows) - size + 1
-        stretches = as_strided(rows, (there, size, rows.shape[1]), (rows.strides[0], *rows.strides), writeable=False)
-        out = stretches[np.minimum(np.maximum(first, 0), there - 1)]
-        clipped = np.flatnonzero((first < low) | (first + size - 1 > high))
-        if len(clipped):
-            inside = index[clipped, None] + offsets
-            out[clipped] = rows[np.minimum(np.maximum(inside, low[clipped, None]), high[clipped, None])]
-        return out
+        if columns is None and (apart := self._apart()):
+            return np.concatenate([self.gather(index, offsets, low, high, part) for part in apart], axis=2)
+        return self.later(index, offsets, low, high, columns)[:]
+
+    def later(self, index, offsets, low, high, columns: slice | None = None) -> Later:
+        """What `gather` gives, some of it at a time, when it is asked for: later(...)[:64]."""
+        return Later(self, index, offsets, low, high, columns)
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The rows `places` [...]: [..., W]. IndexError where there is none."""
+        self._give_back(places.size * (self.bytes + FAULT))
+        return self._of(None).take(places, 0)
 
     def read(self, first: int, stop: int, columns: slice) -> np.ndarray:
         """Some columns of the rows from `first` to before `stop`, copied."""
         self._give_back((stop - first) * self.bytes + FAULT)
-        return self.rows[first:stop, columns].copy()
+        return self._of(columns)[first:stop].copy()
+
+    @property
+    def count(self) -> int:
+        """R, the number of rows."""
+        return len(self.rows)
+
+    def _of(self, columns: slice | None) -> np.ndarray:
+        """These columns of all rows, [R, D]."""
+        return self.rows if columns is None else self.rows[:, columns]
+
+    def _apart(self) -> list[slice]:
+        """The columns of each field where these do not lie side by side: nowhere here."""
+        return []
 
     def _give_back(self, size: int) -> None:
         """Nothing to give back: they are here."""
+
+
+class Later:
+    """Windows whose places are worked out for many, and which are gathered some at a time: what is copied then fits
+    into a processor's cache, and into memory that was used before. later[part] is [n, L, D]."""
+
+    def __init__(self, held: Rows, index, offsets, low, high, columns: slice | None):
+        self.held, self.rows = held, held._of(columns)
+        self.low, self.high = np.asarray(low, np.int64), np.asarray(high, np.int64)
+        if len(self.low) and (self.low.min() < 0 or self.high.max() >= held.count or (self.low > self.high).any()):
+            found = f"low {self.low.min()} to {self.low.max()}, high {self.high.min()} to {self.high.max()}"
+            raise IndexError(f"gather: {found}; expected 0 <= low <= high < {held.count} rows")
+        self.index, self.offsets = np.asarray(index, np.int64), np.asarray(offsets, np.int64)
+        size, width, self.pieces = len(self.offsets), self.rows.shape[1], None
+        self.shape = len(self.index), size, width
+        self.each = self.rows.strides[0] * size + FAULT
+        if not 0 < size <= len(self.rows) or (self.offsets[1:] - self.offsets[:-1] != 1).any():
+            return
+        # neighbouring rows are one stretch of memory: copy each window at once, then redo those that needed clipping
+        first, there = self.index + self.offsets[0], len(self.rows) - size + 1
+        shape, strides = (there, size, width), (self.rows.strides[0], *self.rows.strides)
+        if self.rows.flags.c_contiguous:  # numpy copies one long piece faster than several short ones
+            shape, strides = (there, size * width), self.rows.strides
+        self.pieces = as_strided(self.rows, shape, strides, writeable=False)
+        self.first = np.minimum(np.maximum(first, 0), there - 1)
+        self.clipped = (first < self.low) | (first + size - 1 > self.high)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        index = self.index[part]
+        self.held._give_back(len(index) * self.each)
+        if self.pieces is None:
+            return self._clipped(index, self.low[part], self.high[part])
+        out = self.pieces[self.first[part]].reshape(len(index), *self.shape[1:])
+        (redo,) = self.clipped[part].nonzero()
+        if len(redo):
+            out[redo] = self._clipped(index[redo], self.low[part][redo], self.high[part][redo])
+        return out
+
+    def _clipped(self, index: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        inside = index[:, None] + self.offsets
+        return self.rows.take(np.minimum(np.maximum(inside, low[:, None]), high[:, None]), 0)
 
 
 def _stream(episode: Episode, field: str) -> np.ndarray:

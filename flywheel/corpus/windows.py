@@ -1,12 +1,13 @@
-"""The rows of a corpus for training: decoded once into one memory-mapped file, extended by new segments only.
+"""The rows of a corpus for training: decoded once into memory-mapped files, extended by new segments only.
 
-    rows  [R, W] float32, the fields side by side:   obs.state | action | reward
+    rows  [R, D] float32 of each field, a file each:   obs.state, action, reward
           every episode has T+1 rows; the last one holds the final observation, its action and reward are zero
           of a camera, alone: [R, H * W * 3] uint8, decoded
+    A window of a field is one piece of its file: side by side in one, it would be as many as it has steps.
 
     <cache>/windows-<key>/     key = corpus id, fields, their widths, dtype
-        index.json             how far the two files are whole, with checksums; published by rename
-        rows-<ulid>.f32        only ever grows (.u8 of a camera); bytes beyond the index are a killed writer's
+        index.json             how far the files are whole, with checksums; published by rename
+        rows-<ulid>-<n>.f32    of field n, only ever grows (.u8 of a camera); bytes beyond the index: a killed writer's
         rows-<ulid>.i64        an episode: its row in the corpus, where its rows begin here, how many, their crc32
 
 Since the log only appends, one file serves every version: a version is a list of (first row, length). Segments are
@@ -47,7 +48,7 @@ NOTHING = {"file": None, "rows": 0, "episodes": 0, "crc": 0}  # the index of no 
 class Windows(Rows):
     """The rows of one version (or selection), over a file that all versions share.
 
-    rows      [R, W] float32, a read-only memory map; uint8 where `fields` is one camera
+    rows      [R, W] float32, a read-only memory map of one field (uint8 of a camera); of several a copy, side by side
     row       shape of a camera's row (H, W, 3), else None
     columns   {field: slice of the W columns}
     start     [E] int64, first row of each episode of `version`, in its order
@@ -90,10 +91,36 @@ class Windows(Rows):
         key = json.dumps([version.corpus.id, fields, widths, self.dtype.name, *([align] if align else [])])
         self.folder = cache / f"windows-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         self._index, self.start, self.length, self.decoded = self._open(base._index if base else NOTHING)
-        with open(self._file(self._index), "rb") as file:
-            self._map = mmap.mmap(file.fileno(), self._index["rows"] * self.bytes, access=mmap.ACCESS_READ)
-        self.rows = np.frombuffer(self._map, self.dtype).reshape(-1, self.width)
+        self._maps, self._parts = [], {}
+        for number, columns in enumerate(self.columns.values()):
+            self._parts[columns.start] = self._opened(number, columns.stop - columns.start)
         self._touched, self._others = 0, _mapped()  # bytes of the rows that are in memory, at most; of other files
+
+    def _opened(self, number: int, width: int) -> np.ndarray:
+        """A field's rows [R, width], mapped."""
+        if not width:
+            return np.zeros((self.count, 0), self.dtype)
+        with open(self._file(self._index, number), "rb") as file:
+            size = self.count * width * self.dtype.itemsize
+            self._maps.append(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+        return np.frombuffer(self._maps[-1], self.dtype).reshape(-1, width)
+
+    @property
+    def rows(self) -> np.ndarray:
+        return np.concatenate([*self._parts.values()], 1) if len(self.columns) > 1 else self._of(None)
+
+    @property
+    def count(self) -> int:
+        """R, the number of rows."""
+        return self._index["rows"]
+
+    def _of(self, columns: slice | None) -> np.ndarray:
+        """A field's rows, [R, D]."""
+        return self._parts[0 if columns is None else columns.start]
+
+    def _apart(self) -> list[slice]:
+        """The columns of each field, where there are several."""
+        return [*self.columns.values()] if len(self.columns) > 1 else []
 
     @property
     def table(self):
@@ -108,10 +135,11 @@ class Windows(Rows):
         """Before `size` more bytes may come in: the pages so far leave this process (not the page cache) near the
         limit."""
         self._touched += size
-        if self._touched > self.resident and self.rows.nbytes > self.resident:
+        if self._touched > self.resident and self.count * self.bytes > self.resident:
             self._touched = _mapped() - self._others + size  # as it is, not as it may be
             if self._touched > self.resident // 2:
-                self._map.madvise(mmap.MADV_DONTNEED)
+                for one in self._maps:
+                    one.madvise(mmap.MADV_DONTNEED)
                 self._touched = size
 
     def extend(self, version: Version) -> Windows:
@@ -173,10 +201,13 @@ class Windows(Rows):
         rows = np.concatenate(list(wanted.values()))
         counts = self.version.corpus.reader.column("length", rows) + 1
         begin = index["rows"] + np.cumsum(counts) - counts
-        with _grown(self._file(index), index["rows"] * self.bytes):
-            pass
+        for number, columns in self._stored():
+            with _grown(
+                self._file(index, number), index["rows"] * (columns.stop - columns.start) * self.dtype.itemsize
+            ):
+                pass
         with (
-            _grown(self._file(index, "i64"), index["episodes"] * 32) as numbers,
+            _grown(self._file(index), index["episodes"] * 32) as numbers,
             self.progress("window cache", len(rows)) if self.progress else nullcontext(lambda: None) as tick,
         ):
             at = 0
@@ -193,12 +224,13 @@ class Windows(Rows):
         told = store.to_json({**index, "check": _check(index)})
         store.write_atomic(self.folder / "index.json", told, durable=False)
         for path in self.folder.glob("rows-*"):
-            if path.stem != index["file"]:
+            if not path.name.startswith(index["file"]):
                 path.unlink(missing_ok=True)
 
     def _filled(self, index, wanted: dict[int, np.ndarray], counts: np.ndarray, begin: np.ndarray) -> Iterator[list]:
         """The checksums of all rows, in order, as they are there: by `map`, a few segments a task, or here."""
-        corpus, file = self.version.corpus, str(self._file(index))
+        corpus = self.version.corpus
+        files = [(str(self._file(index, number)), columns) for number, columns in self._stored()]
         tasks, at, size = [], 0, 0
         for part, mine in wanted.items():
             one = part, corpus.history.state.take("local", mine).tolist()
@@ -207,19 +239,25 @@ class Windows(Rows):
                 tasks[-1][2].append(one)
                 tasks[-1][5].extend(rows)
             else:
-                where = int(begin[at]) * self.bytes
-                tasks.append((str(corpus.path) if self.map else corpus, self.decoder, [one], file, where, rows))
+                where = str(corpus.path) if self.map else corpus
+                tasks.append((where, self.decoder, [one], files, int(begin[at]), rows))
                 size = 0
             at, size = at + len(mine), size + sum(rows) * self.bytes
         for first in range(0, len(tasks), WAVE):
             wave = tasks[first : first + WAVE]
             yield from self.map(fill, wave) if self.map and len(tasks) > 1 else (fill(*task) for task in wave)
 
-    def _file(self, index: dict[str, Any], suffix: str | None = None) -> Path:
-        return self.folder / f"{index['file']}.{suffix or ('u8' if self.row else 'f32')}"
+    def _stored(self) -> list[tuple[int, slice]]:
+        """The fields that have a file: (number, columns)."""
+        return [(n, columns) for n, columns in enumerate(self.columns.values()) if columns.stop > columns.start]
+
+    def _file(self, index: dict[str, Any], field: int | None = None) -> Path:
+        """The file of a field's rows, or the one of the episodes."""
+        end = ".i64" if field is None else f"-{field}.{'u8' if self.row else 'f32'}"
+        return self.folder / f"{index['file']}{end}"
 
     def _episodes(self, index: dict[str, Any]) -> np.ndarray:
-        return np.memmap(self._file(index, "i64"), np.int64, "r", shape=(index["episodes"], 4))
+        return np.memmap(self._file(index), np.int64, "r", shape=(index["episodes"], 4))
 
     def _read(self, seen: dict[str, Any]) -> dict[str, Any] | None:
         """The published index, or None where there is none or the cache, beyond what was `seen`, fails its check."""
@@ -227,7 +265,12 @@ class Windows(Rows):
             index = store.read_json(self.folder / "index.json")
             if index.pop("check") != _check(index):
                 return None
-            rows = np.memmap(self._file(index), self.dtype, "r", shape=(index["rows"], self.width))
+            widths = [columns.stop - columns.start for columns in self.columns.values()]
+            parts = [
+                np.memmap(self._file(index, n), self.dtype, "r", shape=(index["rows"], w))
+                for n, w in enumerate(widths)
+                if w
+            ]
             seen = seen if index["file"] == seen["file"] and index["episodes"] >= seen["episodes"] else NOTHING
             episodes = self._episodes(index)[seen["episodes"] :]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -239,7 +282,10 @@ class Windows(Rows):
             return None
         size = (index["rows"] - seen["rows"]) * self.bytes
         for _, first, count, crc in episodes[:: max(1, size // CHECK_BYTES)].tolist():
-            if zlib.crc32(rows[first : first + count]) != crc:
+            found = 0
+            for part in parts:
+                found = zlib.crc32(part[first : first + count], found)
+            if found != crc:
                 return None
         return index
 

@@ -5,7 +5,8 @@
     driver     reset() -> obs, read() -> obs, write(action [Da]), close();   obs is {key: array}, as the policy observes
 
 A driver may have `outcome()`, which ends the episode by saying True or False (None: it goes on), and `hold_action(0)`,
-what moves nothing [Da] where that is not zero. However an episode ends, what moves nothing is written last, and then
+what moves nothing [Da] where that is not zero. Of a policy that sees, the frames that it saw are kept, in memory until
+the episode ends. However an episode ends, what moves nothing is written last, and then
 the driver is closed; also where driver or policy raises, and then what was done before is kept. Clock and sleep are
 arguments: a test's need no time."""
 
@@ -31,6 +32,7 @@ class Driven:
 
     period: float  # s, as asked for
     obs: list[np.ndarray] = field(default_factory=list)  # T + 1 of [Do]
+    frames: dict[str, list[np.ndarray]] = field(default_factory=dict)  # of each camera T + 1 of [H, W, 3] uint8
     proposed: list[np.ndarray] = field(default_factory=list)  # T of [Da]
     executed: list[np.ndarray] = field(default_factory=list)
     due: list[float] = field(default_factory=list)
@@ -62,7 +64,7 @@ class Driven:
         layout = {"obs_shapes": observed.spec(shapes)} if list(shapes) != [observed.STATE] else {}
         return Episode(
             task=task,
-            obs={"state": np.stack(self.obs)},
+            obs={"state": np.stack(self.obs), **{name: np.stack(frames) for name, frames in self.frames.items()}},
             action=np.stack(self.executed),
             reward=reward,
             terminated=bool(self.outcome),
@@ -84,9 +86,10 @@ def drive(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     stopping: Callable[[], bool] = lambda: False,
+    film: bool = True,
 ) -> Driven:
     """Drive for `steps` actions, or until the driver, the guard or `stopping` ends it. An action that comes late moves
-    all that follow: none is hurried after it."""
+    all that follow: none is hurried after it. With `film` the frames that the policy saw are kept."""
     columns = policy.robot["action"] if policy.robot else slice(None)
     low, high = (bound.cpu().numpy()[columns] for bound in (policy.low, policy.high))
     _refuse_a_watchdog_of_all(guard, hz)
@@ -94,6 +97,7 @@ def drive(
     names = {name: i for i, name in enumerate(observed.names(policy.obs_shapes))}
     keeper = StepGuard(low, high, 1, guard.step, hold, guard.interventions, clock, names)
     made, slot = Driven(1 / hz), np.array([0])
+    made.frames = {name: [] for name in policy.cameras} if film else {}
     gc.collect()
     gc.disable()  # it would come in the middle of a step
     try:
@@ -129,11 +133,14 @@ def _episode(driver, policy, keeper, made: Driven, steps: int, seed: int, clock,
         if not np.isfinite(row).all():
             made.ended = "an observation is not finite"
             break
-        wish = np.asarray(policy.act(obs), np.float32)
+        frames = _frames(obs, made)
+        wish = np.asarray(policy.act({**obs, **frames} if frames else obs), np.float32)
         action = keeper(wish[None], slot, row[None])[0]
         driver.write(action)
         for rows, new in ((made.obs, row.copy()), (made.proposed, wish), (made.executed, action)):
             rows.append(new)
+        for name, frame in frames.items():
+            made.frames[name].append(frame)
         for times, when in ((made.due, due), (made.read, read), (made.written, clock())):
             times.append(when - begun)
         due = max(due + made.period, clock())
@@ -145,6 +152,11 @@ def _episode(driver, policy, keeper, made: Driven, steps: int, seed: int, clock,
             made.ended = why
             break
     _last(made, obs, policy)
+
+
+def _frames(obs, made: Driven) -> dict[str, np.ndarray]:
+    """Copies of what the cameras show now: a driver may write the next into the same memory."""
+    return {name: np.array(obs[name]) for name in made.frames if name in obs}
 
 
 def _words(error: Exception) -> str:
@@ -178,10 +190,19 @@ def _why(made: Driven, guarded: bool, stopping: Callable[[], bool]) -> str:
 
 
 def _last(made: Driven, obs, policy) -> None:
-    """The observation after the last action; where it is not finite, the step before is the last one."""
+    """The observation after the last action; where it is not finite, or a camera fails, the step before is the last."""
     row = observed.pack(obs, policy.obs_shapes, "this policy was trained on")[0][0]
-    if np.isfinite(row).all():
+    frames = _frames(obs, made)
+    shown = all(name in frames and _same(frames[name], many) for name, many in made.frames.items())
+    if np.isfinite(row).all() and shown:
         made.obs.append(row.copy())
+        for name, frame in frames.items():
+            made.frames[name].append(frame)
         return
     for rows in (made.proposed, made.executed, made.due, made.read, made.written):
         del rows[-1:]
+
+
+def _same(frame: np.ndarray, others: list[np.ndarray]) -> bool:
+    """Is a frame like those before it?"""
+    return not others or (frame.shape, frame.dtype) == (others[-1].shape, others[-1].dtype)

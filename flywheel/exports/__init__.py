@@ -1,13 +1,14 @@
 """A policy as a file that runs without flywheel, a format each: exports/NAME.py, found by its name.
 
-    obs [1, To, Do] float32, noise [1, *noise_shape] float32  ->  action chunk [1, Ta, Da] float32
+    obs [1, To, Do] float32, noise [1, *noise_shape] float32, of each camera [1, H, W, 3] uint8
+        ->  action chunk [1, Ta, Da] float32
 
-That is the arithmetic of `Policy.act` for one robot: normalise, the nets, un-normalise, clip to the bounds; of a best
-of N its candidates, the critics and the choice. A format has
+That is the arithmetic of `Policy.act` for one robot: normalise, look, the nets, un-normalise, clip to the bounds; of a
+best of N its candidates, the critics and the choice. A format has
 
     SUFFIX                          of the file
-    write(module, example, path)    module(obs, noise) -> action, example (obs, noise)
-    load(path)                      -> a function of numpy arrays (obs, noise) that gives the action
+    write(module, example, path)    module(obs, noise, *frames) -> action, example (obs, noise, *frames)
+    load(path)                      -> a function of numpy arrays (obs, noise, *frames) that gives the action
 
 flywheel.json beside the file says what goes in and comes out (`_write.about`)."""
 

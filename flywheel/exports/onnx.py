@@ -1,5 +1,5 @@
-"""ONNX: for onnxruntime, TensorRT and whatever else reads it; inputs obs and noise, output action. Needs the extra
-`export`."""
+"""ONNX: for onnxruntime, TensorRT and whatever else reads it; inputs obs, noise and each camera by its name, output
+action. Needs the extra `export`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(module: nn.Module, example: tuple[Tensor, Tensor], path: Path) -> None
         made = torch.onnx.export(
             module,
             example,
-            input_names=["obs", "noise"],
+            input_names=["obs", "noise", *module.policy.cameras],
             output_names=["action"],
             opset_version=OPSET,
             dynamo=True,
@@ -61,10 +61,11 @@ def load(path: Path) -> Callable:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    used = {one.name for one in session.get_inputs()}  # a policy that knows no chance has no noise
+    used = [one.name for one in session.get_inputs()]  # a policy that knows no chance has no noise
+    cameras = [name for name in used if name not in ("obs", "noise")]
 
-    def run(obs, noise):
-        given = {"obs": obs, "noise": noise}
+    def run(obs, noise, *frames):
+        given = {"obs": obs, "noise": noise, **dict(zip(cameras, frames, strict=True))}
         return session.run(["action"], {name: given[name] for name in used})[0]
 
     return run

@@ -24,7 +24,7 @@ def load(path: Path) -> Callable:
     graph = torch.jit.load(str(path))
 
     @torch.no_grad()
-    def run(obs, noise):
-        return graph(torch.from_numpy(obs), torch.from_numpy(noise)).numpy()
+    def run(*given):
+        return graph(*map(torch.from_numpy, given)).numpy()
 
     return run

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import importlib.util
 import inspect
 import io
 import os
@@ -117,6 +118,11 @@ def steps(chosen: Any) -> str:
 def made(chosen: Any) -> nn.Module:
     """The policy of a configuration, random. ValueError that says what is on a hub, where something is."""
     kind = chosen.type
+    if wants_other_transformers(parts(kind)[1]):
+        raise ValueError(
+            f"policy.type={kind} of this LeRobot needs a changed transformers that is in no package index; take "
+            "LeRobot 0.6 (Python 3.12 or later), or policy.type=smolvla"
+        )
     try:
         with _silent():
             return parts(kind)[1](chosen)
@@ -131,6 +137,15 @@ def made(chosen: Any) -> nn.Module:
             f"policy.type={kind} is built from files of the Hugging Face hub, and nothing is downloaded here ({said}). "
             "Put them into a folder and name it, as in policy.settings.vlm_model_name=FOLDER; or set HF_HUB_OFFLINE=0"
         ) from error
+
+
+def wants_other_transformers(policy: type) -> bool:
+    """Does a type refuse the transformers that is here? It says so itself, but not before gigabytes were made."""
+    asks = "transformers.models.siglip import check" in inspect.getsource(inspect.getmodule(policy))
+    try:
+        return asks and importlib.util.find_spec("transformers.models.siglip.check") is None
+    except ModuleNotFoundError:
+        return False  # no transformers at all, which is another sentence
 
 
 def _is_of_hub(words: str) -> bool:
@@ -284,12 +299,11 @@ def opened(folder: Path) -> tuple[nn.Module, Any, Any]:
 
 
 def asked(acting: nn.Module) -> Any:
-    """What acts as a function of numpy arrays, and of what is seen."""
+    """What acts as a function of numpy arrays."""
 
     @torch.no_grad()
-    def run(obs, noise):
-        given = torch.from_numpy(obs) if isinstance(obs, np.ndarray) else obs
-        return acting(given, torch.from_numpy(noise)).numpy()
+    def run(*given):
+        return acting(*map(torch.from_numpy, given)).numpy()
 
     return run
 

@@ -156,9 +156,9 @@ class Eye(nn.Module):
 
 class Eyes(nn.Module):
     """One Eye a camera; `features` is what they see in all. Those that `move` look at frames themselves, whatever
-    others made of them."""
+    others made of them. `fewest` frames are worked out at once, at least."""
 
-    move = False
+    move, fewest = False, FEWEST
 
     def __init__(self, cameras: Mapping[str, tuple[int, ...]], kind: str = "small"):
         super().__init__()
@@ -182,9 +182,9 @@ class Eyes(nn.Module):
             if torch.is_grad_enabled():
                 parts.append(eye(frames))
                 continue
-            less = -len(frames) % FEWEST
+            less = -len(frames) % self.fewest
             whole = torch.cat([frames, frames[:1].expand(less, *frames.shape[1:])]) if less else frames
-            made = torch.cat([eye(part) for part in whole.split(FEWEST)])
+            made = torch.cat([eye(part) for part in whole.split(self.fewest)])
             parts.append(made[: len(frames)])
         features = torch.cat(parts, 1)
         return features if seen.rows is None else features[seen.rows]

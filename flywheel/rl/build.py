@@ -70,16 +70,29 @@ def learns(policy, algorithm: Algorithm):
     ValueError where the algorithm has no eyes."""
     if algorithm.source == "on_policy" or "model" in algorithm.evaluate:
         blind(policy, f"algorithm {algorithm.name}")
-    if getattr(policy, "window", None) and (algorithm.source == "on_policy" or policy.cameras):
-        raise ValueError(
-            f"algorithm {algorithm.name}: policy.type={policy.spec['type']} is LeRobot's: it has no log pi(a), and its "
-            "pictures go through its own net; take algorithm=rounds or residual, from numbers, or pretrain it further"
-        )
+    if getattr(policy, "window", None):
+        _of_lerobot(policy, algorithm)
     policy.train().requires_grad_(True)
     if policy.encoder.eyes is not None:
         policy.encoder.eyes.move = algorithm.encoder == "learn"
         policy.encoder.eyes.requires_grad_(policy.encoder.eyes.move)
     return policy
+
+
+def _of_lerobot(policy, algorithm: Algorithm) -> None:
+    """ValueError, with the reason, for what cannot be built on a policy of LeRobot's."""
+    what = f"algorithm {algorithm.name}: policy.type={policy.spec['type']} is LeRobot's"
+    if policy.cameras:
+        raise ValueError(
+            f"{what} and sees {', '.join(policy.cameras)}: its pictures go through its own net, and whoever judges or "
+            "corrects its actions (the critics of a best of N, a residual) has no features of them; pretrain it "
+            "further, or train one from numbers (no task.cameras=)"
+        )
+    if algorithm.source == "on_policy":
+        raise ValueError(
+            f"{what}: it has no log pi(a), which on-policy algorithms move; take algorithm=rounds or residual, or "
+            "pretrain it further"
+        )
 
 
 def knowing(algorithm: Algorithm, env) -> Algorithm:

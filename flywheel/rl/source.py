@@ -20,6 +20,7 @@ from __future__ import annotations
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,26 @@ from flywheel.rl import packed
 from flywheel.rl.packed import Kept, pack
 from flywheel.selection import FIELDS, SEEN
 
-GROUP, GROUP_BYTES = 16, 8 * 2**20  # batches that are read at once: so many, or as many as take so much memory
+GROUP, GROUP_BYTES = 32, 8 * 2**20  # batches that are worked out at once: so many, or as many as take so much memory
+PIECE_BYTES = 4 * 2**20  # of these are copied at once
 ANEW = (
     "the window cache was built anew while it was trained from; give the same command again: it goes on from its last "
     "state"
 )
 PLACE = 2**18  # bytes of a map that come into memory with each sample, about
+WHOLE = slice(None)
+
+
+@dataclass
+class Reading:
+    """How far an act is read: the group that is worked out, its piece that is copied, or who reads ahead."""
+
+    group: int | None = None
+    later: dict[str, Any] = field(default_factory=dict)  # what the group is made of
+    places: dict[str, np.ndarray] = field(default_factory=dict)  # of its frames
+    piece: int = -1
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    stream: Any = None
 
 
 class Offline:
@@ -90,7 +105,7 @@ class Offline:
         self.rows, self.cameras, self.pools = None, {}, {}
         self.first, self.start, self.length = (Growing(np.int64) for _ in range(3))  # of each episode
         self.terminated, self.rewards, self.returns = Growing(bool), Growing(np.float32), Growing(np.float32)
-        self.kept, self.read = Kept(self.device), {}
+        self.kept, self.read, self.groups = Kept(self.device), {}, {}
         self.add(windows, pools, cameras)
 
     def add(self, rows, pools: dict[str, np.ndarray], cameras: Sequence = ()) -> None:
@@ -120,18 +135,18 @@ class Offline:
             if which.ndim == 2:  # some steps of episodes, [n, 3]: the episode, the first of them, how many
                 which, begin, steps = which[:, 0], which[:, 1], np.clip(steps - which[:, 1], 0, which[:, 2])
             self.pools.setdefault(name, Pool()).add(first[which] + begin, steps)
-        size, total = (
-            self._bytes(rows) + self.frames * sum(c.bytes for c, _ in self.cameras.values()),
-            len(self.returns),
-        )
-        samples = min(GROUP_BYTES // size, rows.resident // PLACE)
-        self.group = max(1, min(GROUP, samples // self.batch_size))
+        total = len(self.returns)
+        shown = self.frames * sum(camera.bytes for camera, _ in self.cameras.values())
+        for early, size in ((False, self._bytes(rows)), (True, self._bytes(rows) + shown)):
+            samples = min(GROUP_BYTES // size, rows.resident // PLACE)
+            self.groups[early] = max(1, min(GROUP, samples // self.batch_size))
+        self.piece = max(1, PIECE_BYTES // self._bytes(rows) // self.batch_size)
         if not self.fits(rows, total):
             self.kept = None
             return
         for low in range(before, total, packed.PIECE):
             made = self._transitions(np.arange(low, min(low + packed.PIECE, total)))
-            self.kept.add({k: torch.from_numpy(v) for k, v in made.items()}, total)
+            self.kept.add({k: torch.from_numpy(v[:]) for k, v in made.items()}, total)
 
     def _bytes(self, rows) -> int:
         """Of a transition."""
@@ -166,22 +181,42 @@ class Offline:
     def collect(self, learner) -> None:
         """Offline: nothing."""
 
+    @property
+    def group(self) -> int:
+        """Batches that are read at once; by processes that read ahead, with their frames."""
+        return self.groups[self.workers > 0]
+
     def batch(self, act: str) -> dict[str, torch.Tensor]:
         """The next batch of an act, by its mixture."""
         group, inside = divmod(self.taken[act], self.group)
         self.taken[act] += 1
-        now, arrays, stream = self.read.get(act) or (None, None, None)
-        if now != group:
-            laterpays = self.workers and (self.kept is None or self.cameras)
-            if laterpays and stream is None:
+        now = self.read.setdefault(act, Reading())
+        if now.group != group:
+            ahead_pays = self.workers and (self.kept is None or self.cameras)
+            if ahead_pays and now.stream is None:
                 like = self._arrays(act, group)
                 own = weakref.proxy(self)  # no cycle: the workers of a source that nobody holds end at once
-                stream = ahead(lambda number: own._arrays(act, number), group, self.workers, like)
-            arrays = next(stream) if stream else self._arrays(act, group)
-            self.read[act] = group, arrays, stream
-        part = slice(inside * self.batch_size, (inside + 1) * self.batch_size)
-        copied = stream is not None  # another group will be written there
-        return self._tensors({name: value[part].copy() if copied else value[part] for name, value in arrays.items()})
+                now.stream = ahead(lambda number: own._arrays(act, number), group, self.workers, like)
+            if now.stream:
+                now.arrays = next(now.stream)
+            else:
+                steps = self.steps(act, group * self.group, self.group)
+                now.later, now.places = self._of(steps), self._places(steps)
+            now.group, now.piece = group, -1
+        part = self._part(inside)
+        if now.stream:  # another group will be written there
+            return self._tensors({name: value[part].copy() for name, value in now.arrays.items()})
+        piece, inside = divmod(inside, self.piece)
+        if now.piece != piece:
+            now.arrays, now.piece = self._gathered(now.later, self._part(piece, self.piece)), piece
+        here = self._part(inside)
+        arrays = {name: value[here] for name, value in now.arrays.items()}
+        return self._tensors(arrays | self._shown({name: rows[part] for name, rows in now.places.items()}))
+
+    def _part(self, number: int, batches: int = 1) -> slice:
+        """Where the samples of a batch are, or of so many at once."""
+        size = self.batch_size * batches
+        return slice(number * size, (number + 1) * size)
 
     def steps(self, act: str, number: int, count: int = 1) -> np.ndarray:
         """The steps that batches `number`, `number` + 1, ... of an act are made of, [count * B]."""
@@ -193,7 +228,7 @@ class Offline:
     def draw(self, mixture: dict[str, float], size: int) -> dict[str, torch.Tensor]:
         """`size` transitions from pools by share, the same each time; no batch is taken for it."""
         steps = self._drawn(mixture, fractions(self.seed, np.arange(size))[None])[0]
-        return self._tensors(self._of(steps))
+        return self._tensors(self._gathered(self._of(steps)) | self.looked(steps))
 
     def _drawn(self, mixture: dict[str, float], drawn: np.ndarray) -> np.ndarray:
         """The steps [N, B] at fractions [N, B], each row by the mixture."""
@@ -202,29 +237,41 @@ class Offline:
         return np.concatenate([self.pools[name].at(part) for name, part in zip(counts, parts, strict=True)], axis=1)
 
     def _arrays(self, act: str, group: int) -> dict[str, np.ndarray]:
-        """A group of batches of an act, one after the other in one."""
-        return self._of(self.steps(act, group * self.group, self.group))
+        """A group of batches of an act, one after the other in one, with frames."""
+        steps = self.steps(act, group * self.group, self.group)
+        return self._gathered(self._of(steps)) | self.looked(steps)
 
-    def _of(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """What batches of these steps are made of: the steps themselves where their transitions are kept, and
-        frames."""
+    def _of(self, steps: np.ndarray) -> dict[str, Any]:
+        """What batches of these steps are made of beside frames: the steps themselves where their transitions are
+        kept."""
+        return {"steps": steps} if self.kept else self._transitions(steps)
+
+    def _gathered(self, batch: dict[str, Any], part: slice = WHOLE) -> dict[str, np.ndarray]:
+        """A part of what `_of` says: arrays; on a GPU that keeps the transitions, which they are."""
+        arrays = {name: value[part] for name, value in batch.items()}
         if self.kept and self.device == "cpu":
-            made = {name: value.numpy() for name, value in self.kept.take(steps).items()}
-        else:
-            made = {"steps": steps} if self.kept else self._transitions(steps)
-        return made | self.looked(steps)
+            return {name: value.numpy() for name, value in self.kept.take(arrays["steps"]).items()}
+        return arrays
 
     def looked(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """What the cameras saw at steps [n]: {"obs.front": [n, frames, H, W, 3]}."""
+        return self._shown(self._places(steps))
+
+    def _places(self, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of each camera's windows that steps [n] look at, {"obs.front": [n, frames]}."""
         if not self.cameras:
             return {}
         episode, t = self.where(steps)
-        stack, length, found = np.arange(1 - self.frames, 1), self.length.all[episode], {}
-        for name, (camera, starts) in self.cameras.items():
-            low = starts.all[episode]
-            rows = camera.gather(low + t, stack, low, low + length)
-            found[name] = rows.reshape(*rows.shape[:2], *camera.row)
-        return found
+        back = np.maximum(t[:, None] + np.arange(1 - self.frames, 1), 0)
+        return {name: starts.all[episode][:, None] + back for name, (_, starts) in self.cameras.items()}
+
+    def _shown(self, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The frames in these rows, {"obs.front": [n, frames, H, W, 3]}."""
+        made = {}
+        for name, rows in places.items():
+            camera = self.cameras[name][0]
+            made[name] = camera.take(rows).reshape(*rows.shape, *camera.row)
+        return made
 
     def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """One batch on the device: one copy to there, and one for each camera."""
@@ -242,15 +289,15 @@ class Offline:
         episode = np.searchsorted(self.first.all, steps, side="right") - 1
         return episode, steps - self.first.all[episode]
 
-    def _transitions(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """The transitions of some steps, from the window cache."""
+    def _transitions(self, steps: np.ndarray) -> dict[str, Any]:
+        """The transitions of some steps, from the window cache: arrays, and what is one where it is asked for a part
+        (corpus.rows.Later)."""
         episode, t = self.where(steps)
         first, length = self.start.all[episode], self.length.all[episode]
         here, last = first + t, first + length  # the row of the final observation
         left = np.minimum(self.Ta, length - t)  # n of the picture
-        columns, gather = self.rows.columns, self.rows.gather
-        stack, chunk = np.arange(1 - self.To, 1), np.arange(2 * self.Ta)
-        action = gather(here, chunk, first, last - 1, columns=columns["action"])  # [n, 2 Ta, Da]
+        columns, gather, later = self.rows.columns, self.rows.gather, self.rows.later
+        stack, chunk = np.arange(1 - self.To, 1), np.arange(self.Ta)
         ends = self.terminated.all[episode] & (t + left == length)
         mask = {}
         if "action.mask" in columns:
@@ -260,18 +307,18 @@ class Offline:
             for name, at in (("obs", here), ("next_obs", here + left)) if f"extras.{what}" in columns else ():
                 seen[f"{name}.{what}"] = gather(at, chunk[:1], first, last, columns=columns[f"extras.{what}"])
         if self.window is not None:
-            there = gather(here, self.window, first, last - 1, columns=columns["action"])
+            there = later(here, self.window, first, last - 1, columns=columns["action"])
             outside = (t[:, None] + self.window < 0) | (t[:, None] + self.window >= length[:, None])
             seen |= {"window": there, "window_pad": outside.astype(np.float32)}
         return (
             mask
             | seen
             | {
-                "obs": gather(here, stack, first, last, columns=columns["obs.state"]),
-                "action": action[:, : self.Ta],
+                "obs": later(here, stack, first, last, columns=columns["obs.state"]),
+                "action": later(here, chunk, first, last - 1, columns=columns["action"]),
                 "reward": self.rewards.all[steps],
-                "next_obs": gather(here + left, stack, first, last, columns=columns["obs.state"]),
-                "next_action": action[:, self.Ta :],
+                "next_obs": later(here + left, stack, first, last, columns=columns["obs.state"]),
+                "next_action": later(here, chunk + self.Ta, first, last - 1, columns=columns["action"]),
                 "discount": np.where(ends, 0, self.power[left]),
                 "return": self.returns.all[steps],
             }

@@ -43,7 +43,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     policy = run.store.load(ref)
     robot = loopback.driver(args.driver, args.task, args.driver_args or {})
     steps = max(1, round(args.seconds * args.hz))
-    made = drive(robot, policy, args.guard, hz=args.hz, steps=steps, seed=args.seed, stopping=lambda: run.stopping)
+    how = {"hz": args.hz, "steps": steps, "seed": args.seed, "film": args.record}
+    made = drive(robot, policy, args.guard, **how, stopping=lambda: run.stopping)
     if not made.executed:
         raise ValueError(f"drive: not one action was executed: {made.ended}") from made.error
     timing = made.timing()

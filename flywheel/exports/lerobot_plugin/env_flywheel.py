@@ -85,6 +85,12 @@ class Playing(gym.Env):
         """What is to be done, and on which seed."""
         return f"{self.batch.task}, seed {self.seed}"
 
+    @property
+    def task(self) -> str:
+        """The same: LeRobot 0.6 asks environments in processes of their own for both, and one that lacks either
+        ends."""
+        return self.task_description
+
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         self.seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
