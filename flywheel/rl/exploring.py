@@ -64,13 +64,15 @@ class Exploring:
             return self.practice.keep(first, {}, self.rates(first))
         n = min(steps, NIGHT - memory.begun)  # from the night's last seed down: retraining takes the first ones
         chosen = seeds("collect", self.args, NIGHT - memory.begun - n, n)[::-1]
+        chosen = self.practice.with_failed(chosen, memory.history[-1]["episodes"] if memory.history else 0)
         acts = self.actor(self.explore(), collecting=True)
         done, new = self.practice.play(acts, chosen, self.origin, self.rates, steps=steps)
         return done if self.on_policy else new
 
     def rates(self, episodes: list) -> dict[str, float]:
         """How a round's episodes went."""
-        found = {"success": float(np.mean([e.success for e in episodes]))}
+        won = [e.success for e in episodes if "retry" not in e.meta]
+        found = {"success": float(np.mean(won)) if won else None}
         if self.practice.env.reward == "env":
             found["return"] = float(np.mean([e.extras["env_reward"].sum() for e in episodes]))
         return found

@@ -19,10 +19,11 @@ import numpy as np
 from flywheel import selection
 from flywheel.corpus.rows import Rows
 from flywheel.env.playback import filmed
+from flywheel.env.trust import honours_seeds
 from flywheel.log import say
 from flywheel.obs import PRIVILEGED, STATE
 from flywheel.regret import WINDOW, summary
-from flywheel.rl import acting
+from flywheel.rl import acting, retry
 from flywheel.rl.fit import Watch
 from flywheel.rl.slump import KNOWN, Slump
 from flywheel.rl.spread import Shares, Spreads, by_spread
@@ -52,6 +53,7 @@ class Memory:
     base: float | None = None  # the success of who began, as it was measured before, else that of its first episodes
     acted: float | None = None  # the same as it explores: no more than its first episodes show; what the alarm is of
     evidence: list[float] = field(default_factory=list)  # that the acting policy fell below it
+    failed: list[int] = field(default_factory=list)  # seeds at which it failed, to be tried again
     spreads: list[list[float]] = field(default_factory=list)  # of candidates: [won, lost] of each
     judged: bool = False  # did critics choose then?
     back_at: int | None = None  # the outcome at which it went back to the last good policy, which did not do well since
@@ -79,6 +81,7 @@ class Practice(Watch):
         self.good: dict[str, Any] = {}  # the learner as it was when it last acted well
         how = getattr(args, "collect", None) or args.algorithm.collect
         self.spreads = Spreads(how.spreads if how else SPREADS, args.seed)
+        self.share, self.again = how.retry if how else 0.0, set[int]()  # of a round; the seeds of this one
 
     def state(self) -> dict[str, Any]:
         self.settle()
@@ -118,6 +121,14 @@ class Practice(Watch):
             self.spreads.fade()
         return self.spreads.shares(memory.base, memory.round)
 
+    def with_failed(self, new: list[int], count: int) -> list[int]:
+        """The seeds of a round of some `count` episodes: new ones and, where seeds decide, some that failed before."""
+        self.again = set()
+        if not (self.share and self.memory.failed and honours_seeds(self.env)[0]):
+            return new
+        chosen, self.again = retry.with_failed(new, self.memory.failed, self.share, count)
+        return chosen
+
     def begin(self, at) -> None:
         if self.scores_start and self.memory.best is None:
             self.score("as it begins")
@@ -131,7 +142,10 @@ class Practice(Watch):
             self.good = self.learner.snapshot()  # who begins
         done, counts = self._played(actor, seeds, origin=origin, **options)
         scattered = [e for e in done if "spread" in e.meta]
-        new = self.keep(done, counts, more(done) | ({"spreads": by_spread(scattered)} if scattered else {}))
+        told = {"spreads": by_spread(scattered)} if scattered else {}
+        told |= {"retried": found} if (found := retry.words(done)) else {}
+        new = self.keep(done, counts, more(done) | told)
+        self.memory.failed = retry.waiting(self.memory.failed, done) if self.share else []
         self.watch_over()
         return done, new
 
@@ -153,12 +167,13 @@ class Practice(Watch):
                 self.env, actor, seeds[begin : begin + block], film=True, **options,
                 steps=steps - made if steps else None,
                 starts=starts[begin : begin + block] if starts else None,
-                each=lambda e: own(e) and self.slump.saw(bool(e.success)),
+                each=lambda e: e.seed not in self.again and own(e) and self.slump.saw(bool(e.success)),
                 late=lambda k: self.slump.tripped or bool(late and late(begin + k)),  # noqa: B023
             )  # fmt: skip
+            part = [e.replace(meta={**e.meta, "retry": True}) if e.seed in self.again else e for e in part]
             if spreads:
                 part = [e.replace(meta={**e.meta, "spread": actor.spreads.of(e.seed)}) for e in part]
-                self.spreads.saw(part)
+                self.spreads.saw([e for e in part if "retry" not in e.meta])
             done, counts = done + part, counts + Counter(n)
             made += sum(map(len, part))
         return done, counts
@@ -207,7 +222,7 @@ class Practice(Watch):
             done, films = bare(done)
         self.waiting += done
         memory.steps += sum(len(e) for e in done)
-        memory.outcomes += "".join("01"[bool(e.success)] for e in done if own(e))
+        memory.outcomes += "".join("01"[bool(e.success)] for e in done if counts_for(e))
         memory.begun += len(done)
         gone = self.corpus.refused([e.hash for e in done])
         sound = [e for e in done if "cause" not in e.meta and e.hash not in gone and e.hash not in self.known]
@@ -350,6 +365,11 @@ class Practice(Watch):
 def own(episode) -> bool:
     """Did it begin at the task's own reset, and was no environment at fault?"""
     return "cause" not in episode.meta and "start_from" not in episode.meta
+
+
+def counts_for(episode) -> bool:
+    """Does it say how practice does on the task's own starts?"""
+    return own(episode) and "retry" not in episode.meta
 
 
 def bare(episodes: list) -> tuple[list, dict[str, Any]]:

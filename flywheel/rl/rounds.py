@@ -14,7 +14,7 @@ from flywheel.env.scoring import score
 from flywheel.log import progress
 from flywheel.rl.acting import best_of_n
 from flywheel.rl.backward import Backward, Rule
-from flywheel.rl.practice import Practice, tell
+from flywheel.rl.practice import Practice, counts_for, tell
 from flywheel.rl.table import SPREADS
 from flywheel.seeds import NIGHT, seeds
 
@@ -27,6 +27,7 @@ class Collect:
     n: int = arg(16, "candidates at each decision, half of them from the anchor", least=1, most=100_000)
     k: float = arg(1.0, "lower bound: mean - k std of the critics", least=0, most=100)
     explore: float = arg(0.1, "noise on every second candidate, in half action ranges", least=0, most=10)
+    retry: float = arg(0.3, "share of a round, at most, from starts at which it failed before", least=0, most=0.9)
     anchored: bool = arg(True, "is the checkpoint that it began from among the candidates?")
     spreads: list[Any] = arg(SPREADS, "of candidates, from 0, what the policy does by itself; the best is found")
     back: Rule = arg(Rule, "where the base never succeeds: starts along demonstrations, that move back as it gets good")
@@ -61,7 +62,8 @@ class Round:
         starts, low, run = self.starts.starts(n), memory.window, self.practice.run
 
         def more(done) -> dict[str, Any]:
-            own, started = ([e.success for e in done if ("start_from" in e.meta) == there] for there in (False, True))
+            own = [e.success for e in done if counts_for(e)]
+            started = [e.success for e in done if "start_from" in e.meta]
             rates = [float(np.mean(won)) if won else None for won in (own, started)]
             if started:
                 self.starts.move(rates[1])
@@ -70,6 +72,7 @@ class Round:
             return {"success": rates[0], "from_demos": rates[1], "window_low": low if started else None}
 
         chosen, number = seeds("collect", self.args, memory.round * n, n), memory.round
+        chosen = chosen if starts else self.practice.with_failed(chosen, n)
         with progress(f"collect round {number}", n) as tick:
             late = lambda k: number > 0 and run.out_of_time([number, 0, k])  # noqa: E731
             acts = self.actor(collecting=True)

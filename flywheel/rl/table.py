@@ -38,6 +38,7 @@ class Collect:
     learn_noise: bool = arg(False, "of a flow: the noise of its steps is a net's (ReinFlow)")
     n: int = arg(16, "of a best of N: candidates at each decision, half of them the anchor's", least=1, most=100_000)
     k: float = arg(1.0, "of a best of N: lower bound, mean - k std of the critics", least=0, most=100)
+    retry: float = arg(0.0, "share of a round, at most, from starts at which it failed before", least=0, most=0.9)
     anchored: bool = arg(True, "of a best of N: is the checkpoint that it began from among the candidates?")
     spreads: list[Any] = arg(SPREADS, "of a best of N: how far candidates scatter; the best is found (rl/spread.py)")
     guarded: bool = arg(False, "of a best of N: what the anchor does, unless the critics are sure of something better")
