@@ -29,7 +29,9 @@ NAMES = ("pretrained", "retrained", "best-of-N", "online")
 TASKS = ("lift", "insert", "push")
 
 JOBS: dict[str, list[str]] = {f"{task}-{seed}": [f"task={task}", f"seed={seed}"] for task in TASKS for seed in SEEDS}
-JOBS |= {f"few-{task}-{s}": [f"task={task}", f"seed={s}", "demos.first=20"] for task in TASKS for s in SEEDS}
+ALL = "policy=[flow,deterministic,diffusion,gaussian]"
+FEW = ["experiment=wheel", ALL, "demos.first=20", "retrain.max_steps=45000", "online.max_steps=15000"]  # 60,000 steps
+JOBS |= {f"few-{task}-{s}": [*FEW, f"task={task}", f"seed={s}"] for task in TASKS for s in SEEDS}
 JOBS["rl100-1"] = ["experiment=rl100", "seed=1"]
 JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
 JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
