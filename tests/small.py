@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 import toy
 
 from flywheel.cli import algorithms, app, config
@@ -12,6 +13,17 @@ SMALL = [
     "retrain.batch_size=32", "pretrain.batch_size=32", "ingest.obs_keys=[position,goal]",
     "retrain.algorithm.critic.width=16", "retrain.algorithm.critic.members=2", "online.batch_size=32",
 ]  # fmt: skip
+
+
+def rarely(*told):
+    """A parameter that runs in `make soak` and in CI's weekly form only."""
+    return pytest.param(*told, marks=pytest.mark.slow)
+
+
+def often(all_of_them, *chosen):
+    """Parameters, one each, or a tuple each of which the first is a text; those that are not `chosen` run rarely."""
+    assert set(chosen) <= set(all_of_them), chosen
+    return [one if one in chosen else rarely(*one) if isinstance(one, tuple) else rarely(one) for one in all_of_them]
 
 
 def words(folder, *more):

@@ -21,6 +21,7 @@ def three(night, copied):
     return copied[0], copied[1], refs[0].partition("@")[0], refs[:3]
 
 
+@pytest.mark.slow
 def test_a_choice_that_a_budget_cut_short_replays(three, monkeypatch):
     """findings A2: also where it was cut after some had dropped out: what is told is how many seeds of the whole
     choice were played."""
@@ -82,6 +83,7 @@ def test_a_first_night_does_not_overrule_what_was_promoted_meanwhile(tmp_path, m
         assert standing == other and row["policy"] == "production"
 
 
+@pytest.mark.slow
 def test_a_night_that_its_budget_cut_short_is_not_the_whole(tmp_path, capsys):
     """findings A2: found again by commands with a budget, and done as a whole by one without: another night, with
     seeds of its own."""

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from small import LITTLE, call
+from small import LITTLE, call, often
 
 import flywheel
 from flywheel.args import Task
@@ -29,7 +29,7 @@ def test_every_policy_pretrains_with_the_offline_algorithms_that_suit_it(copied,
     assert (code, out["status"], out["metrics"]["n"]) == (0, "done", 4)
 
 
-@pytest.mark.parametrize("policy", ["diffusion", "gaussian"])
+@pytest.mark.parametrize("policy", often(["diffusion", "gaussian"], "diffusion"))
 def test_rl100_offline_keeps_a_round_only_if_the_model_says_that_it_is_better(copied, capsys, policy):
     copy, at = copied
     made = call("pretrain", f"policy={policy}", "algorithm.cadence.improve=10", *LITTLE, *at, capsys=capsys)[1]
@@ -77,7 +77,7 @@ def test_a_gated_run_that_stopped_in_a_round_ends_as_if_it_had_not(copied, capsy
     assert copied[0].find(out["run"])["content"] == copied[0].find(whole["run"])["content"]
 
 
-@pytest.mark.parametrize("teacher", ["flow", "diffusion"])
+@pytest.mark.parametrize("teacher", often(["flow", "diffusion"], "flow"))
 def test_a_chain_is_distilled_into_one_step(copied, capsys, teacher):
     copy, at = copied
     made = call(
@@ -112,7 +112,7 @@ def test_a_chain_is_distilled_into_one_step(copied, capsys, teacher):
     assert code == 1 and "a categorical policy makes one-hot actions" in out["error"]
 
 
-@pytest.mark.parametrize("student", ["one_step", "deterministic"])
+@pytest.mark.parametrize("student", often(["one_step", "deterministic"], "deterministic"))
 def test_the_student_of_a_best_of_n_imitates_what_it_chooses(copied, capsys, student):
     copy, at = copied
     made = copy.runs("retrain")[-1]["result"]
@@ -199,7 +199,10 @@ ONLINE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("policy", "algorithm"), ONLINE)
+@pytest.mark.parametrize(
+    ("policy", "algorithm"),
+    often(ONLINE, ("tanh_gaussian", "sac"), ("tanh_gaussian", "rlpd"), ("deterministic", "td3"), ("gaussian", "ppo"), ("flow", "reinflow"), ("diffusion", "rl100_online")),
+)  # fmt: skip
 def test_from_offline_to_online_by_changing_one_word(copied, capsys, policy, algorithm):
     copy, at = copied
     kept = [f"policy={policy}", "name=policy/moved", "algorithm.cadence.improve=10", *LITTLE, *at]
@@ -230,13 +233,12 @@ def test_from_offline_to_online_by_changing_one_word(copied, capsys, policy, alg
 
 @pytest.mark.parametrize(
     ("policy", "algorithm"),
-    [
+    often(
+        [(policy, "ogpo") for policy in ("flow", "diffusion", "gaussian")]
+        + [(policy, "residual") for policy in ("flow", "deterministic")],
         ("flow", "ogpo"),
-        ("diffusion", "ogpo"),
-        ("gaussian", "ogpo"),
-        ("flow", "residual"),
         ("deterministic", "residual"),
-    ],
+    ),
 )
 def test_off_policy_with_the_best_of_n_from_a_checkpoint_and_again_from_what_came_of_it(
     copied, capsys, policy, algorithm
@@ -274,7 +276,11 @@ CORRIDOR = ["task=gym", "task.id=toy:Corridor-v0", "task.max_steps=20", "task.re
 
 @pytest.mark.parametrize(
     ("policy", "algorithm"),
-    [("greedy_q", "dqn"), ("greedy_q", "double_dqn"), ("greedy_q", "q_learning"), ("categorical", "ppo")],
+    often(
+        [("greedy_q", one) for one in ("dqn", "double_dqn", "q_learning")] + [("categorical", "ppo")],
+        ("greedy_q", "dqn"),
+        ("categorical", "ppo"),
+    ),
 )
 def test_discrete_actions_from_scratch(tmp_path, capsys, policy, algorithm):
     words = [

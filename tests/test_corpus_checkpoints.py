@@ -150,6 +150,7 @@ def test_read_only_storage_makes_no_checkpoint_and_reads_all_the_same(corpus, mo
     same(reader.at("latest").read(episode(0).hash), episode(0))
 
 
+@pytest.mark.slow
 def test_two_hashes_with_the_same_first_bytes_and_many_pages():
     """2 * 65,536 hashes, of which groups share their first 8 bytes, are found in a block of several pages of keys."""
     random = np.random.default_rng(0)

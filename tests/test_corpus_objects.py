@@ -146,6 +146,7 @@ def test_writers_on_an_object_store_lose_nothing(place):
     assert corpus.orphans() == {} and fsck(corpus) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_a_nightly_on_an_object_store_writes_no_credential_anywhere(place, tmp_path, monkeypatch, capfd):
     import small

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from small import LITTLE, call, learner, suited
+from small import LITTLE, call, learner, often, rarely, suited
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -121,7 +121,7 @@ def drawn_from(name: str, held, policy, envs, folder):
     return Offline(windows, {"all": np.arange(len(windows)), "first": np.arange(1)}, mixture, **shape)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", often(TABLES, "bc", "sac", "ppo", "ogpo", "rl100_offline"))
 def test_of_every_table_an_index_goes_there_a_batch_and_a_number_comes_back_for_each_net(elsewhere, tmp_path, name):
     held, policy, envs = made(name)
     source = drawn_from(name, held, policy, envs, tmp_path)
@@ -182,8 +182,9 @@ FEW = "algorithm.cadence={rounds: 2, evaluate: 2, improve: 2}"
 BC = "algorithm.cadence.improve=4"
 
 
-def test_a_stage_moves_nothing_else_for_an_update(copied, elsewhere, capsys):
+def test_a_stage_moves_nothing_else_for_an_update(copied, elsewhere, capsys, monkeypatch):
     _, at = copied
+    monkeypatch.setattr("flywheel.log.BEAT", 1e9)  # a heartbeat looks at the loss, too
     moved = []
     for updates in (10, 30):
         words = ["policy=flow", f"algorithm.cadence.improve={updates}", "score_every=30", f"device={DEVICE}"]
@@ -195,12 +196,12 @@ def test_a_stage_moves_nothing_else_for_an_update(copied, elsewhere, capsys):
     "stages",
     [
         (["pretrain", "policy=tanh_gaussian", "algorithm=cql", FEW],),
-        (["pretrain", "policy=diffusion", BC], ["pretrain", "algorithm=rl100_offline", FEW]),
-        (["pretrain", "policy=flow", BC], ["distil", BC]),
-        (["pretrain", "policy=flow", BC], ["online", "algorithm=reinflow", *ROUND]),
+        rarely((["pretrain", "policy=diffusion", BC], ["pretrain", "algorithm=rl100_offline", FEW])),
+        rarely((["pretrain", "policy=flow", BC], ["distil", BC])),
+        rarely((["pretrain", "policy=flow", BC], ["online", "algorithm=reinflow", *ROUND])),
         (["online", "policy=greedy_q", "algorithm=dqn", *ROUND, "algorithm.cadence.improve=0", *CORRIDOR],),
         (["online", "policy=tanh_gaussian", "algorithm=sac", *ROUND, *CORRIDOR[3:]],),
-        (["pretrain", "policy=flow", BC], ["retrain", "collect.episodes=4", "collect.n=4", *ROUNDS], ["evaluate"]),
+        rarely((["pretrain", "policy=flow", BC], ["retrain", "collect.episodes=4", "collect.n=4", *ROUNDS], ["evaluate"])),
     ],
     ids=lambda stages: " ".join(words[0] for words in stages),
 )  # fmt: skip

@@ -62,7 +62,8 @@ def test_tasks_of_killed_workers_are_done_again(kind, tmp_path):
     assert mapped(kind, tmp_path, dies, tasks) == [task * task for task in range(6)]
 
 
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "slurm"])
 def test_workers_that_always_die_are_an_error_that_says_what_to_do(kind, tmp_path):
     with pytest.raises(RuntimeError, match=rf"executor={kind}: workers died 3 times, 0 of 2 tasks done\. .*emory"):
         mapped(kind, tmp_path, doomed, [(0,), (1,)], 1)

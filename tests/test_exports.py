@@ -36,6 +36,7 @@ def needs(format):
 
 def grouped(kind, format):
     marks = [pytest.mark.xdist_group("lerobot")] if "lerobot" in kind + format else []
+    marks += [pytest.mark.slow] if format == "onnx" and kind not in ("flow", "best_of_n", "lerobot") else []
     return pytest.param(kind, format, marks=marks)
 
 

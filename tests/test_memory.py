@@ -51,6 +51,7 @@ def pretrained(folder, episodes, resident):
     return rows, 1024 * int(re.search(r"peak (\d+)", done.stdout)[1])
 
 
+@pytest.mark.slow
 def test_pretraining_on_ten_times_what_may_be_in_memory_takes_hardly_more(tmp_path):
     """The rows of the large corpus take 160 MB, their transitions more than 320; 16 MB of them may be in memory."""
     few, small = pretrained(tmp_path / "small", 40, "16MB")

@@ -181,7 +181,8 @@ def drawn(policy, number: int, size: int = 12) -> dict:
     return batch | {"discount": torch.full((size,), 0.9, dtype=torch.float64), "return": normal().abs().clamp(max=1)}
 
 
-@pytest.mark.parametrize("table", ["iql", pytest.param("cql", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["iql", "cql"])
 def test_the_sum_is_the_same_where_rounding_does_not_hide_it(table, tmp_path):
     """Losses that draw noise, many numbers a row, or for the batch as a whole: equal to 1e-12 in float64."""
     learns(-1, str(tmp_path), table)
