@@ -24,5 +24,5 @@ def test_damaged_and_hostile_recordings_are_read_right_or_quarantined_and_open_n
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     assert (
-        seen["inputs"] >= COUNT and min(seen[key] for key in ("read right", "quarantined", "quarantined in part")) > 5
+        seen["inputs"] >= COUNT and min(seen[key] for key in ("read right", "quarantined", "quarantined in part")) > 3
     )
