@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import call
+from small import call, often
 from test_policy import make
 
 from flywheel import exports
@@ -36,7 +36,7 @@ def needs(format):
 
 def grouped(kind, format):
     marks = [pytest.mark.xdist_group("lerobot")] if "lerobot" in kind + format else []
-    marks += [pytest.mark.slow] if format == "onnx" and kind not in ("flow", "best_of_n", "lerobot") else []
+    marks += [pytest.mark.slow] if format == "onnx" and kind not in ("flow", "lerobot") else []
     return pytest.param(kind, format, marks=marks)
 
 
@@ -77,7 +77,7 @@ def seeing(kind):
 
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
-@pytest.mark.parametrize("kind", ["flow", "deterministic", "best_of_n"])
+@pytest.mark.parametrize("kind", often(["flow", "deterministic", "best_of_n"], "flow"))
 def test_a_policy_that_sees_looks_in_its_file_too(tmp_path, kind, format):
     """Numbers, noise and each camera's frame as it comes, [H, W, 3] uint8: the file does what act does."""
     needs(format)

@@ -66,6 +66,7 @@ def test_a_run_replays_to_the_same_hashes_and_all_that_it_did_is_in_the_corpus(k
     assert lineage.replay(out["run"], place)["metrics"]["different"] == 0
 
 
+@pytest.mark.slow
 def test_a_guarded_run_that_was_killed_ends_with_the_same_hashes(copied, tmp_path, capsys, monkeypatch):
     """ogpo from a checkpoint, under a guard that undoes updates: what it went back to is saved, too."""
     copy, at = copied

@@ -430,6 +430,7 @@ def test_a_policy_learns_from_the_pictures_of_an_environment_of_others(tmp_path,
     assert code == 0, out
 
 
+@pytest.mark.slow
 def test_a_teacher_that_knows_more_teaches_a_student_that_sees(few, tmp_path, capsys):
     """It labels what the student saw in its own practice, which stays in the corpus; to the bit when replayed."""
     store, size = f"store={tmp_path}", ["batch_size=8", "score_episodes=2", "num_envs=2", "threads=1"]
