@@ -100,6 +100,7 @@ def test_a_night_that_its_budget_cut_short_is_not_the_whole(tmp_path, capsys):
     assert not any(r["result"].get("stopped") for r in place.runs("pretrain")[1:])
 
 
+@pytest.mark.slow
 def test_what_a_night_wrote_when_it_began_may_be_damaged(copied, night, capsys):
     """findings B6: it blocks no other night, and its number is not given out again."""
     place, (folder, _, done) = copied[0], night

@@ -129,6 +129,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["huge"]
 
 
+@pytest.mark.slow
 @remote
 def test_writers_on_an_object_store_lose_nothing(place):
     """Three at the same moment, then two that are killed with -9 at random points."""

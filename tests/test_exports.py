@@ -36,7 +36,11 @@ def needs(format):
 
 def grouped(kind, format):
     marks = [pytest.mark.xdist_group("lerobot")] if "lerobot" in kind + format else []
-    marks += [pytest.mark.slow] if format == "onnx" and kind not in ("flow", "lerobot") else []
+    marks += (
+        [pytest.mark.slow]
+        if (kind, format) == ("best_of_n", "lerobot_policy") or (format == "onnx" and kind not in ("flow", "lerobot"))
+        else []
+    )
     return pytest.param(kind, format, marks=marks)
 
 

@@ -59,6 +59,7 @@ def test_scores_count_a_fault_as_a_failure_with_its_cause(spoilt):
     assert done["result"]["metrics"]["faults"] == [f"seed {BAD['report'][0]}: ValueError: the joint is gone at step 2"]
 
 
+@pytest.mark.slow
 def test_an_environment_that_dies_again_and_again_ends_the_stage_with_a_sentence(tmp_path, capsys):
     """findings B2: one that cannot be used at all is an error that names causes and seeds, not an endless night."""
     code, _ = nightly(tmp_path, "die", [*range(10_000_000, 10_001_000), *range(110_000_000, 110_010_000)])
