@@ -121,7 +121,7 @@ def drawn_from(name: str, held, policy, envs, folder):
     return Offline(windows, {"all": np.arange(len(windows)), "first": np.arange(1)}, mixture, **shape)
 
 
-@pytest.mark.parametrize("name", often(TABLES, "bc", "sac", "ppo", "ogpo", "rl100_offline"))
+@pytest.mark.parametrize("name", often(TABLES, "sac", "ppo", "ogpo", "rl100_offline"))
 def test_of_every_table_an_index_goes_there_a_batch_and_a_number_comes_back_for_each_net(elsewhere, tmp_path, name):
     held, policy, envs = made(name)
     source = drawn_from(name, held, policy, envs, tmp_path)

@@ -9,7 +9,7 @@ import fuzz_inputs
 
 from flywheel.intake import recordings
 
-COUNT = 44
+COUNT = 40
 
 
 def test_every_format_is_tried():

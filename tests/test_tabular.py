@@ -67,6 +67,7 @@ def test_q_learning_equals_value_iteration(task, options):
     torch.testing.assert_close(found, value_iteration(outcomes, gamma, 400), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_q_learning_finds_the_shortest_way_along_the_cliff(tmp_path, capsys):
     words = [
         "task=gym",

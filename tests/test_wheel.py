@@ -21,7 +21,8 @@ def script(name: str, monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("name", ["push", pytest.param("pick", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["push", "pick"])
 def test_fetch_records_the_same_episodes_again_most_of_which_succeed(name, tmp_path, monkeypatch):
     pytest.importorskip("gymnasium_robotics")
     fetch = script("fetch", monkeypatch)
