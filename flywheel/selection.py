@@ -222,8 +222,8 @@ def windows(corpus, version, args, store, more: tuple[str, ...] = ()):
 
 
 def _others(args) -> Any:
-    """map(function, tasks) of the executor that is asked for, if it is not this process."""
-    if getattr(args, "executor", "local") == "local":
+    """map(function, tasks) of the executor, if its workers are of this machine: others need not see the cache."""
+    if getattr(args, "executor", "local") != "processes":
         return None
     return executors.bound(args.executor, args.workers, args.resources)
 
