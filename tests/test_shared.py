@@ -320,6 +320,24 @@ def test_copies_that_make_room_leave_runs_at_work_alone(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["b", "state"]
 
 
+@remote
+def test_weights_of_finished_runs_make_room_and_are_fetched_again(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLYWHEEL_CACHE_GB", "0")
+    one, made = store_at(place, tmp_path / "a"), {}
+    for name in "xyz":
+        run = one.mirror.root / "runs" / "pretrain" / name
+        path = store.make_dirs(run / "out") / "policy.safetensors"
+        path.write_bytes(name.encode() * 1000)
+        made[name] = one.mirror._inside(path), store.sha256_file(path)
+        if name != "z":  # z is at work
+            one.mirror.hand_over(path)
+            one.mirror.commit(run, {"files": {}})
+    here = lambda: sorted(p.parts[-3] for p in one.mirror.root.rglob("*.safetensors"))  # noqa: E731
+    assert here() == ["y", "z"]
+    assert store.sha256_file(one.mirror.weights(*made["x"])) == made["x"][1] and here() == ["x", "z"]
+    assert (one.mirror.root / "runs/pretrain/y/_DONE.json").exists()
+
+
 @pytest.mark.parametrize("seconds", ["-1", "soon", "inf", "nan"])
 def test_a_patience_that_is_none_is_refused(monkeypatch, seconds):
     monkeypatch.setenv("FLYWHEEL_LEASE", seconds)

@@ -1,8 +1,8 @@
 """Local copies of objects that never change, at most so many bytes of them: the one used longest ago goes first.
 
-$FLYWHEEL_CACHE (default ~/.cache/flywheel) holds them, $FLYWHEEL_CACHE_GB bounds all that is there (default 32). When
+$FLYWHEEL_CACHE (default ~/.cache/flywheel) holds them, $FLYWHEEL_CACHE_GB bounds all of them (default 32). When
 they were used stands in the files' times, so that processes that share the folder agree. It may be deleted at any time,
-but for `stores/` in it, which is no copy while a run is at work (flywheel.runs.mirror).
+but for `stores/` in it (flywheel.runs.mirror): there only the weights of finished runs are copies.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from flywheel.corpus.segment import CorpusError
 
 GB = 32.0
 ROOM = 0.9  # of the limit, to which a full folder is emptied
+STORES, RECORD = "stores", "_DONE.json"  # of runs, and what ends one
+WEIGHTS = ".safetensors"
 
 
 class Copies:
@@ -52,34 +54,45 @@ class Copies:
             os.replace(aside, kept)
         finally:
             aside.unlink(missing_ok=True)
-        if self._size is not None:
-            self._size += len(data)
-        if self._size is None or self._size > self.limit:
-            self._make_room(kept)
+        self.added(kept)
         return kept
+
+    def added(self, *paths: Path) -> None:
+        """These are there now, and used; others go where there are too many."""
+        if self._size is not None:
+            self._size += sum(path.stat().st_size for path in paths)
+        if self._size is None or self._size > self.limit:
+            self._make_room({str(path) for path in paths})
 
     def drop(self, *names: str) -> None:
         """Forget copies."""
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
 
-    def _make_room(self, newest: Path) -> None:
-        """Weigh all that is there; above the limit the copies used longest ago go, not `newest`."""
+    def _make_room(self, newest: set[str]) -> None:
+        """Weigh all copies that are there; above the limit those used longest ago go, not the `newest`."""
         found = []
-        for folder, below, names in os.walk(self.home):
-            if folder == str(self.home) and "stores" in below:
-                below.remove("stores")  # of flywheel.runs.mirror: a run may be at work there
-            for name in names:
+        for folder, _, names in os.walk(self.home):
+            for path in (os.path.join(folder, name) for name in names):
                 with contextlib.suppress(FileNotFoundError):  # somebody else makes room, too
-                    stat = os.stat(os.path.join(folder, name))
-                    found.append((stat.st_mtime_ns, stat.st_size, os.path.join(folder, name)))
+                    if self._again(Path(path)):
+                        stat = os.stat(path)
+                        found.append((stat.st_mtime_ns, stat.st_size, path))
         self._size = sum(size for _, size, _ in found)
         if self._size <= self.limit:
             return
         for _, size, path in sorted(found):
             if self._size <= ROOM * self.limit:
                 break
-            if path != str(newest):
+            if path not in newest:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                     self._size -= size
+
+    def _again(self, path: Path) -> bool:
+        """Is this file fetched again when it is asked for?"""
+        top, *inside = path.relative_to(self.home).parts
+        if top != STORES:
+            return True
+        run = Path(self.home, STORES, *inside[:4])  # NAME/runs/STAGE/KEY
+        return len(inside) > 4 and path.suffix == WEIGHTS and (run / RECORD).exists()

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from flywheel import store
+from flywheel.corpus.copies import RECORD, WEIGHTS
 
-RECORDS = ("_DONE.json", "begin.json", "config.yaml")  # what is known of every run
-RECORD, BEAT, WHOLE = "_DONE.json", "beat.json", ".whole"  # the last: of a run all is here
+RECORDS = (RECORD, "begin.json", "config.yaml")  # what is known of every run
+BEAT, WHOLE = "beat.json", ".whole"  # the last: of a run all is here
 OURS = ("lock", WHOLE, "error.txt")  # files of a run that stay on this machine
-HEAVY = (".safetensors",)  # fetched and handed over only when they are needed
+HEAVY = (WEIGHTS,)  # fetched and handed over only when they are needed
 AT_ONCE = 8  # requests
 
 
@@ -202,6 +203,9 @@ class Mirror(Folder):
                 if store.sha256_file(file) != sha256:
                     file.unlink()
                     raise self._damaged(path, "/".join(path.split("/")[1:3]))
+                self.objects.copies.added(file)
+        with contextlib.suppress(OSError):
+            os.utime(file)  # used now
         return file
 
     def _damaged(self, name: str, run: str, gone: bool = False) -> DamagedError:
@@ -264,6 +268,7 @@ class Mirror(Folder):
                     )
             if self.create(run / RECORD, store.to_json(record, indent=1)):
                 (run / WHOLE).touch()
+                self.objects.copies.added(*(path for path in _files(run) if path.suffix in HEAVY))
             else:  # of two that made the same the first counts
                 self._fetch([f"{inside}/{RECORD}"])
             for name in there:
