@@ -11,7 +11,7 @@ and from the window cache's map, where they do not. It serves obs [64, 2, 60] an
 does, next_obs, next_action, reward, discount and return; the others serve obs and action of the same (episode, step) as
 torch tensors, with 0 and with 2 workers (of torch's DataLoader but for flywheel). Batches are compared bit by bit
 before anything is timed; the clock starts at the first batch, so that starting workers costs nobody. Rates are the best
-of --repeats interleaved ones.
+of --repeats interleaved ones; `--numpy` leaves all but numpy out.
 
 robomimic and diffusion policy are used from the checkouts that ROBOMIMIC and DIFFUSION_POLICY name (robomimic's source
 distribution will do); without them, from their access pattern as it is written down here. Cameras: cameras.py.
@@ -296,7 +296,7 @@ def measured(
 
 
 def main() -> None:
-    found, args = measured(__doc__, bench, 200)
+    found, args = measured(__doc__, bench, 200, numpy=alone)
     for name, value in found.items():
         text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
         bound = next(
@@ -310,6 +310,40 @@ def main() -> None:
     print("; ".join(f"{n}: {'its own code' if os.environ.get(v) else 'access pattern'}" for n, v in told.items()))
     if args.json:
         print(json.dumps(found))
+
+
+def alone(folder: Path, count: int, repeats: int) -> dict[str, float]:
+    """The source that trains against numpy, nobody else, of processor time: a busy neighbour counts less. Medians."""
+    import torch
+
+    from flywheel.corpus import Corpus
+
+    torch.set_num_threads(1)
+    episodes = make_episodes(count, 0)
+    corpus = Corpus(folder / "corpus", create=True)
+    corpus.append(episodes)
+    kept, mapped = (made(corpus, folder / "cache", kept) for kept in (True, False))
+    peer = Ram(episodes, listed(kept, 1001))
+
+    def rate(read: Callable[[int], Iterator]) -> float:
+        """Samples a second of processor time, from the second batch on."""
+        found = read(1001)
+        next(found)
+        began = time.process_time()
+        return sum(len(batch["obs"]) for batch in found) / (time.process_time() - began)
+
+    reads = {"kept": lambda n: batches(kept, n), "from the map": lambda n: batches(mapped, n)}
+    reads["numpy"] = lambda n: (peer[number] for number in range(n))
+    for one, other in zip(*(read(6) for name, read in reads.items() if name != "kept"), strict=True):
+        assert all(one[key].equal(other[key]) for key in other)
+    rates = {name: [] for name in reads}
+    for _ in range(repeats):
+        for name, read in reads.items():
+            rates[name].append(rate(read))
+    found = {f"{name}: samples/s of processor time": float(np.median(rates[name])) for name in reads}
+    for name in ("kept", "from the map"):
+        found[f"flywheel, {name} / numpy (target >= 0.8)"] = float(np.median(np.divide(rates[name], rates["numpy"])))
+    return found
 
 
 def bench(folder: Path, count: int, repeats: int) -> dict[str, float]:

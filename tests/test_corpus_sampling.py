@@ -25,19 +25,26 @@ def test_the_steps_of_a_pool_by_hand():
     assert len(made) == 6 and made.at(at).tolist() == [10, 11, 5, 20, 21, 22]
     assert made.at(np.asarray([[0.0, 1 - 2**-53]])).tolist() == [[10, 22]]
     assert len(Pool()) == 0 and len(pool([(4, 0)])) == 0 and pool([(4, 0), (4, 2)]).at(at[[0, 5]]).tolist() == [4, 5]
+    made = pool([(4, 2), (6, 3)], [(9, 1), (20, 2)])  # steps that follow each other are one piece: 4 ... 9 | 20 21
+    assert len(made.ends) == 2 and made.at((np.arange(8) + 0.5) / 8).tolist() == [4, 5, 6, 7, 8, 9, 20, 21]
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6).filter(lambda parts: any(map(any, parts))))
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 0, 3])), max_size=5), max_size=6).filter(
+        lambda parts: any(length for part in parts for length, _ in part)
+    )
+)
 def test_a_pool_that_grew_is_the_one_that_was_made_at_once(parts):
-    lengths = np.asarray([n for part in parts for n in part])
-    first, at = np.cumsum(lengths) - lengths, np.linspace(0, 1, 50, endpoint=False)
+    lengths, gaps = np.asarray([pair for part in parts for pair in part]).T
+    first, at = np.cumsum(lengths + gaps) - lengths, np.linspace(0, 1, 50, endpoint=False)
     grown, begin = Pool(), 0
     for part in parts:
         grown.add(first[begin : begin + len(part)], lengths[begin : begin + len(part)])
         begin += len(part)
     assert np.array_equal(grown.at(at), pool(np.stack([first, lengths], 1)).at(at))
-    assert set(grown.at(np.linspace(0, 1, 10_000, endpoint=False)).tolist()) == set(range(lengths.sum()))
+    steps = [low + n for low, count in zip(first.tolist(), lengths.tolist(), strict=True) for n in range(count)]
+    assert list(dict.fromkeys(grown.at(np.linspace(0, 1, 10_000, endpoint=False)).tolist())) == steps
 
 
 def test_numbers_give_fractions_that_look_random_and_differ_by_seed():

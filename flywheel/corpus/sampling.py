@@ -34,7 +34,8 @@ class Growing:
 
 
 class Pool:
-    """Episodes whose steps are drawn; 16 bytes an episode. Steps have numbers; an episode's follow each other."""
+    """Episodes whose steps are drawn; at most 16 bytes an episode: those whose steps follow each other are one piece.
+    Steps have numbers; an episode's follow each other."""
 
     def __init__(self):
         self.ends, self.shift = Growing(np.int64), Growing(np.int64)
@@ -46,8 +47,12 @@ class Pool:
     def add(self, first: np.ndarray, length: np.ndarray) -> None:
         """Draw from these episodes too: `first` [E] is the number of each one's first step, `length` [E] its steps."""
         ends = len(self) + np.cumsum(length)
-        self.ends.add(ends)
-        self.shift.add(first - (ends - length))
+        shift = first - (ends - length)
+        if len(shift) and len(self.shift) and self.shift.all[-1] == shift[0]:
+            self.ends.used, self.shift.used = len(self.ends) - 1, len(self.shift) - 1  # this piece goes on
+        last = np.append(shift[1:] != shift[:-1], True)[: len(shift)]
+        self.ends.add(ends[last])
+        self.shift.add(shift[last])
 
     def at(self, fraction: np.ndarray) -> np.ndarray:
         """The steps [...] at fractions [...] in [0, 1) of all."""
