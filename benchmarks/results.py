@@ -55,6 +55,7 @@ def run(job: str, words: list[str], place: Path) -> dict:
     curves = {
         d["identity"]["config"]["policy"]["kind"]: d["content"]["curve"] for d in runs if d["stage"] == "pretrain"
     }
+    log = (store.dir(parts["retrain"]["result"]["run"]) / "log.jsonl").read_text().splitlines()
     return {
         "job": job,
         "command": "flywheel nightly " + " ".join(words),
@@ -69,6 +70,7 @@ def run(job: str, words: list[str], place: Path) -> dict:
         "retrain": parts["retrain"]["result"]["metrics"],
         "online_history": parts["online"]["content"]["history"] if "online" in parts else [],
         "online": parts["online"]["result"]["metrics"] if "online" in parts else None,
+        "advice": [line for line in map(json.loads, log) if line["kind"] == "gate"],
         "events": [event for part in parts.values() for event in part["content"].get("guard") or []],
         "ingest": parts["ingest"]["result"]["metrics"],
         "gate": parts["promote"]["result"]["metrics"],
@@ -270,6 +272,7 @@ def page(rows: dict[str, dict]) -> str:
     if "rl100-1" in rows:
         lines += ["## RL-100 whole", "", "`flywheel nightly experiment=rl100 seed=1` (lift).", ""]
         lines += [f"* {r['policy']}: {rate(r)}" for r in rows["rl100-1"]["table"]] + [""]
+        lines += advised(rows["rl100-1"].get("advice") or [])
     lines += [
         "## The tournament that the base comes from",
         "",
@@ -296,6 +299,27 @@ def page(rows: dict[str, dict]) -> str:
 
     parts = [*seeing.section(), *wheel.section(wheel.read()), *offline.section(), *scores.section(scores.read())]
     return "\n".join([*lines, *parts]).rstrip("\n") + "\n"
+
+
+def advised(advice: list[dict]) -> list[str]:
+    """The table of what the model expected of each round of RL-100, and what was true."""
+    if not advice:
+        return []
+    lines = [
+        "What its model expected of each round's policy (J, the mean of least Q; its standard error), and the truth: success before and after on the same gate seeds, which decides nothing.",
+        "",
+        "| round | gain of J | standard error | the round was | success before | after | gain | won, lost |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for number, line in enumerate(advice):
+        true, what = line["truth"], "undone" if line["refused"] else "kept"
+        gain = true["after"] - true["before"]
+        lines.append(
+            f"| {number} | {line['gain']:+.4f} | {line['error']:.4f} | {what} | {true['before']:.3f} | {true['after']:.3f} | {gain:+.3f} | {true['won']}, {true['lost']} |"
+        )
+    off = [line["gain"] - (line["truth"]["after"] - line["truth"]["before"]) for line in advice]
+    told = f"Expected less true gain: {np.mean(off):+.3f} on average, {np.mean(np.abs(off)):.3f} in size."
+    return [*lines, "", told, ""]
 
 
 def main() -> None:

@@ -43,8 +43,9 @@ def test_rl100_offline_keeps_a_round_only_if_the_model_says_that_it_is_better(co
     code, out = call("pretrain", *words, f"checkpoint={made['outputs']['checkpoint']}", "score_every=2", capsys=capsys)
     assert (code, out["status"], out["metrics"]["n"]) == (0, "done", 4), out
     log = [json.loads(line) for line in (copy.root / "runs" / out["run"] / "log.jsonl").read_text().splitlines()]
-    gates = [line["refused"] for line in log if line["kind"] == "gate"]
-    assert len(gates) == 2 and all(not g or "the model says J = " in g for g in gates)
+    gates = [line for line in log if line["kind"] == "gate"]
+    assert len(gates) == 2 and all(not g["refused"] or "the model says J = " in g["refused"] for g in gates)
+    assert {"gain", "error", "truth"} <= gates[0].keys() and gates[0]["truth"]["after"] is not None
 
 
 def test_a_gated_run_that_stopped_in_a_round_ends_as_if_it_had_not(copied, capsys, monkeypatch):

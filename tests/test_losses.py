@@ -447,8 +447,12 @@ def test_offline_policy_evaluation_wants_a_margin():
         nets = {"q": slope(1.0, 3.0), "policy": Fixed(new), "policy.old": Fixed(old), "model": Model()}
         return gate.ope(nets, with_obs(), margin=0.05, chunks=3)  # all states gain the same: no error
 
-    assert judged(0.55, 0.5) == ""  # min(1, 3) * action: gained 0.05, wanted 0.025
-    assert "J = 0.5100, before 0.5000: gained 0.0100, wanted 0.0250" in judged(0.51, 0.5)
+    reason, told = judged(0.55, 0.5)
+    assert (reason, told) == (
+        "",
+        {"gain": pytest.approx(0.05), "error": pytest.approx(0, abs=1e-12)},
+    )  # min(1, 3) * action: gained 0.05, wanted 0.025
+    assert "J = 0.5100, before 0.5000: gained 0.0100, wanted 0.0250" in judged(0.51, 0.5)[0]
 
 
 def test_offline_policy_evaluation_wants_more_than_its_own_noise():
@@ -464,8 +468,11 @@ def test_offline_policy_evaluation_wants_more_than_its_own_noise():
 
     nets = {"q": slope(1.0, 3.0), "policy": Better(0.5), "policy.old": Fixed(0.5), "model": Model()}
     # the two states gain 0 and 0.2: 0.1 on average, with a standard error of 0.1414 / sqrt(2) = 0.1
-    assert gate.ope(nets, with_obs(), sigmas=0.99, chunks=2) == ""
-    assert "gained 0.1000, wanted 0.1010" in gate.ope(nets, with_obs(), sigmas=1.01, chunks=2)
+    assert gate.ope(nets, with_obs(), sigmas=0.99, chunks=2) == (
+        "",
+        {"gain": pytest.approx(0.1), "error": pytest.approx(0.1)},
+    )
+    assert "gained 0.1000, wanted 0.1010" in gate.ope(nets, with_obs(), sigmas=1.01, chunks=2)[0]
 
 
 def test_unknown_losses_and_arguments_are_refused_with_the_list():

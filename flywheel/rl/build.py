@@ -3,21 +3,24 @@ normaliser."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flywheel import obs as observed
-from flywheel import selection
+from flywheel import selection, stats
 from flywheel.args import Task
+from flywheel.env.scoring import score
 from flywheel.log import say
 from flywheel.obs import PRIVILEGED
 from flywheel.parallel import ALONE, Peers
 from flywheel.rl import beside
 from flywheel.rl.table import Algorithm
+from flywheel.seeds import SCORING, seeds
 
 INFORMED = 4096  # transitions that show how what only the simulator knows is spread
 
@@ -235,18 +238,27 @@ def fit_normaliser(policy, env, obs, action, *masks) -> None:
     policy.fit_normaliser(None if getattr(env, "one_hot", None) else obs, None if policy.discrete else action, *masks)
 
 
-def gates(algorithm: Algorithm, source, run, truth: Callable[[Any], dict] = lambda learner: {}) -> list:
-    """The judges of the algorithm's table, that may undo a round; what each says is logged, and the `truth` beside it,
-    which decides nothing."""
+def gates(args, source, run, env, episodes: int) -> list:
+    """The judges of the algorithm's table, that may undo a round; what each says is logged, and beside it what it
+    cannot know, and what decides nothing: the policies before and after on so many gate seeds, paired."""
     from flywheel.rl.learner import resolve
+
+    chosen = seeds("gate", args, SCORING, episodes)
+
+    def truth(nets) -> dict[str, Any]:
+        if not chosen or args.task.recorded or "policy.old" not in nets:
+            return {}
+        kinds = (copy.deepcopy(nets[name]).eval().explores(0.0) for name in ("policy", "policy.old"))
+        won = [score(one, env, chosen, what="a round", stop_at_success=True)["success"] for one in kinds]
+        return {"truth": stats.mcnemar(*won) | {"before": float(won[1].mean()), "after": float(won[0].mean())}}
 
     def judged(judge, arguments):
         def gate(before, learner) -> str:
-            reason = judge(learner.nets, learner.complete("gate", source.batch("evaluate")), **arguments)
-            run.log("gate", refused=reason, **truth(learner))
+            reason, told = judge(learner.nets, learner.complete("gate", source.batch("evaluate")), **arguments)
+            run.log("gate", refused=reason, **told, **truth(learner.nets))
             say(f"  the round is {'undone: ' + reason if reason else 'kept'}")
             return reason
 
         return gate
 
-    return [judged(*resolve("gate", name, given)) for name, given in (algorithm.gate or {}).items()]
+    return [judged(*resolve("gate", name, given)) for name, given in (args.algorithm.gate or {}).items()]

@@ -1,4 +1,5 @@
-"""May a round's policy be kept? A gate is `name(nets, batch, **args) -> reason`, empty where it may."""
+"""May a round's policy be kept? A gate is `name(nets, batch, **args) -> (reason, numbers)`, the reason empty where it
+may, the numbers for the log: the `gain` that it expects and its standard `error`."""
 
 from __future__ import annotations
 
@@ -24,9 +25,10 @@ def ope(nets, batch, *, sigmas=1.0, margin=0.0, chunks=20):
     gains = value["policy"] - value["policy.old"]
     error = (gains.std() / len(gains) ** 0.5).item()
     gain, wanted = gains.mean().item(), margin * abs(before) + sigmas * error
+    told = {"gain": gain, "error": error}
     if gain >= wanted:
-        return ""
-    return f"the model says J = {now:.4f}, before {before:.4f}: gained {gain:.4f}, wanted {wanted:.4f}"
+        return "", told
+    return f"the model says J = {now:.4f}, before {before:.4f}: gained {gain:.4f}, wanted {wanted:.4f}", told
 
 
 def _along(nets, policy, batch, chunks):

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flywheel import env as envs
-from flywheel import selection, stats
+from flywheel import selection
 from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
 from flywheel.parallel import refuse, share
 from flywheel.rl import build, validation
 from flywheel.rl.table import Algorithm
-from flywheel.seeds import CURVE, SCORING, seeds
+from flywheel.seeds import CURVE, seeds
 
 SHARD = 1_000_003  # between the seeds of two processes that draw from shares of their own
 
@@ -96,7 +96,7 @@ def train(
     curve = _curve(args, run, env, learner, measure)
     begun = args.checkpoint is not None and "teacher" not in nets  # a student begins anew
     guard = Guarding(learner, args.guard, run, anchored=begun, reward=args.task.learns)
-    gates = build.gates(algorithm, source, run, _truth(args, env))
+    gates = build.gates(args, source, run, env, args.score_episodes)
     at = fit(learner, source, algorithm.cadence, run, curve, gates, guard)
     if run.stopped and run.stopped["why"] == "budget":
         curve.add(at.improved(algorithm.cadence))
@@ -104,20 +104,6 @@ def train(
     if not curve.points:
         raise FloatingPointError(run.stopped["why"])
     return _handed_over(args, run, curve, len(version))
-
-
-def _truth(args: Training, env) -> Callable[[Any], dict[str, Any]]:
-    """What a judge of rounds cannot know: the round's policy and the one before it, paired on gate seeds."""
-    chosen = seeds("gate", args, SCORING, args.score_episodes)
-
-    def truth(learner) -> dict[str, Any]:
-        if not chosen or "policy.old" not in learner.nets:
-            return {}
-        kinds = (copy.deepcopy(learner.nets[name]).eval() for name in ("policy", "policy.old"))
-        won = [score(p.explores(0.0), env, chosen, what="a round", stop_at_success=True)["success"] for p in kinds]
-        return {"truth": stats.mcnemar(*won) | {"before": float(won[1].mean()), "after": float(won[0].mean())}}
-
-    return truth
 
 
 def _curve(args: Training, run, env, learner, measure: Callable | None):

@@ -101,7 +101,8 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     rounds.guard = Guarding(learner, args.guard, run, anchored=True, reward=args.task.learns)
     rounds.began_at(tried.get("success"), tried.get("n", 0))
     rounds.scattered(record.get("spreads") if judged else None)
-    fit(learner, source, cadence, run, rounds, build.gates(args.algorithm, source, run), rounds.guard)
+    gates = build.gates(args, source, run, env, args.score_episodes)
+    fit(learner, source, cadence, run, rounds, gates, rounds.guard)
     env.close()
     updates = int(record.get("updates") or 0) + rounds.memory.round * cadence.improve
     return _handed_over(args, inputs, rounds, now, updates)
