@@ -176,6 +176,44 @@ def test_a_policy_scores_the_same_wherever_it_is_played(kind, tmp_path, monkeypa
     assert list(found) == list(wanted) and all(found[key].tobytes() == wanted[key].tobytes() for key in wanted)
 
 
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def test_practice_collects_the_same_wherever_it_is_played(kind, tmp_path):
+    """The best of N, as it explores, each episode at its spread; who is begun is decided here, and what they say is
+    heard in the order of the seeds. A round that does not begin at once is played here."""
+    import toy  # noqa: F401 (registers the task)
+
+    from flywheel.args import Acting, Task
+    from flywheel.env import collecting, opened, rollout
+    from flywheel.policy.base import build
+    from flywheel.policy.best_of_n import BestOfN
+    from flywheel.policy.critic import Critic
+    from flywheel.rl.build import shape
+    from flywheel.rl.spread import Shares
+
+    pytest.importorskip({"ray": "ray"}.get(kind, "numpy"))
+    task = Task(name="gym", id="toy:Reach-v0", max_steps=20)
+    here = opened(Acting(task=task, num_envs=16))
+    there = opened(Acting(task=task, num_envs=16, executor=kind, workers=3))
+    spec = {key: value for key, value in shape(here).items() if not key.startswith("action_")}
+    policy = build({"kind": "flow", "width": 16, "depth": 1, **shape(here)}).eval()
+    critic = Critic(
+        **spec, action_dim=here.action_dim, obs_steps=policy.obs_steps, action_steps=policy.action_steps, width=16
+    )
+    actor = BestOfN.of(policy, critic, policy, n=4).eval()
+    actor.explore, actor.spreads = 0.3, Shares((1.0, 0.1), (0.5, 0.5), 7)
+    heard, ticks = {"here": [], "there": []}, []
+    how = {"origin": "policy:x", "film": True, "late": lambda k: k >= 11}
+    wanted, counts = rollout(here, actor, range(16), each=lambda e: heard["here"].append(e.seed), **how)
+    assert collecting.pays(there, 16) and not collecting.pays(there, 17) and not collecting.pays(here, 16)
+    found, told = collecting.collected(
+        there, actor, range(16), each=lambda e: heard["there"].append(e.seed), progress=ticks.append, **how
+    )
+    assert [e.hash for e in found] == [e.hash for e in wanted] and len(found) == 11 == len(ticks) == there.tally.begun
+    assert dict(told) == counts and heard["here"] == heard["there"] == list(range(11))
+    for env in (here, there):
+        env.close()
+
+
 def test_files_that_others_read_are_taken_as_if_one_had_read_them(tmp_path):
     """Also a file that is none, one that cannot be read now, and the same file again."""
     import toy

@@ -10,6 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 from flywheel.executors import TRIES, lost, one_thread
 
+STAY = True  # workers are there from one call to the next: what takes seconds may be done by them, too
+
 
 def map(function, tasks, workers=0):
     """The result of each task; `workers` 0: one a core. RuntimeError where processes die again and again."""

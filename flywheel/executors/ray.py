@@ -12,6 +12,7 @@ from flywheel.ending import check
 from flywheel.executors import TRIES, elsewhere, lost, needed, whose
 
 PUT = 2**16  # bytes that are sent to a node once, not with each task
+STAY = True  # workers are there from one call to the next: what takes seconds may be done by them, too
 
 
 def map(function, tasks, workers=0, *, cpus=1, gpus=0, mem_gb=0, address=None):
