@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -30,7 +31,10 @@ TASKS = ("lift", "insert", "push")
 
 JOBS: dict[str, list[str]] = {f"{task}-{seed}": [f"task={task}", f"seed={seed}"] for task in TASKS for seed in SEEDS}
 ALL = "policy=[flow,deterministic,diffusion,gaussian]"
-FEW = ["experiment=wheel", ALL, "demos.first=20", "retrain.max_steps=45000", "online.max_steps=15000"]  # 60,000 steps
+FEW = [  # of 60,000 steps in all; half of each batch from so few demonstrations is too much
+    "experiment=wheel", ALL, "demos.first=20", "retrain.algorithm.mixture.improve={demos: 0.1, own: 0.9}",
+    "retrain.algorithm.cadence={rounds: 12, evaluate: 3000, improve: 1500}", "retrain.max_steps=47000", "online.max_steps=6000",
+]  # fmt: skip
 JOBS |= {f"few-{task}-{s}": [*FEW, f"task={task}", f"seed={s}"] for task in TASKS for s in SEEDS}
 JOBS["rl100-1"] = ["experiment=rl100", "seed=1"]
 JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
@@ -169,6 +173,11 @@ def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
     return [*lines, ""]
 
 
+def spelt(command: str) -> list[str]:
+    """The words of a row's command but its seed; {a: 1, b: 2} is one word."""
+    return [word for word in re.split(r" (?![^{]*})", command) if not word.startswith("seed=")]
+
+
 def standing_of(row: dict | None) -> dict | None:
     """The line of a night's table that stands in production after it, where its row tells."""
     return next((r for r in row["table"] if r["checkpoint"] == row.get("production")), None) if row else None
@@ -267,9 +276,11 @@ def page(rows: dict[str, dict]) -> str:
             lines += [f"### {task}", "", *night_table(rows, task)]
     few = [task for task in TASKS if any(f"few-{task}-{seed}" in rows for seed in SEEDS)]
     if few:
-        words = " ".join(FEW).replace("policy=[", "'policy=[").replace("gaussian]", "gaussian]'")
-        lines += ["## From 20 demonstrations", "", f"`flywheel nightly {words} task=TASK seed=S`.", ""]
-        lines += [line for task in few for line in (f"### {task}", "", *night_table(rows, f"few-{task}"))]
+        lines += ["## From 20 demonstrations", ""]
+        for task in few:
+            first = next(row for s in SEEDS if (row := rows.get(f"few-{task}-{s}")))
+            command = " ".join(w if "[" not in w and "{" not in w else f"'{w}'" for w in spelt(first["command"]))
+            lines += [f"### {task}", "", f"`{command} seed=S`.", "", *night_table(rows, f"few-{task}")]
         lines += ["On 100 seeds to choose by, by environment steps of practice:", ""]
         for job in (f"few-{task}-{seed}" for task in few for seed in SEEDS):
             if job in rows:
