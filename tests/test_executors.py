@@ -214,6 +214,19 @@ def test_practice_collects_the_same_wherever_it_is_played(kind, tmp_path):
         env.close()
 
 
+@pytest.mark.slow
+def test_a_night_by_processes_is_the_night_of_this_one(night, tmp_path, capsys):
+    """Rounds of retraining included: 8 episodes at once, in blocks of 8 at most."""
+    import small
+    import toy
+
+    from flywheel.runs.run import Store
+
+    toy.demonstrations(tmp_path / "demos.hdf5")
+    assert small.call(*small.words(tmp_path, "executor=processes", "workers=2"), capsys=capsys)[0] == 0
+    assert small.hashes(Store(tmp_path / "store")) == small.hashes(night[1])
+
+
 def test_files_that_others_read_are_taken_as_if_one_had_read_them(tmp_path):
     """Also a file that is none, one that cannot be read now, and the same file again."""
     import toy
