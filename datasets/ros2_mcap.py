@@ -107,21 +107,8 @@ def _episode(
     rate, stale = _columns.rate(told["rate_hz"], f"{where}: the card"), float(told.get("stale_s", 0.25))
     if not 0 < rate <= FASTEST:
         raise EpisodeError(f"{where}: the card says rate_hz {rate}; expected more than 0 and at most {FASTEST:g}")
-    period, judged = 1e9 / rate, {told[key]["topic"] for key in ("success", "reward") if told.get(key)}
-    begin = max(messages[0][0] for topic, messages in seen.items() if topic not in judged)
-    end = min(messages[-1][0] for topic, messages in seen.items() if topic not in judged)
-    fewest = min(len(messages) for topic, messages in seen.items() if topic not in judged)
-    if (end - begin) / period > min(LONGEST, fewest * (max(stale, 0.0) * rate + 2)):
-        raise EpisodeError(
-            f"{where}: {(end - begin) / 1e9:.0f} s with {fewest} messages on a topic; the card allows gaps of "
-            f"stale_s={stale} s"
-        )
-    ticks = begin + np.arange(int(max(0, end - begin) // period) + 1) * period
-    if len(ticks) < 2:
-        raise EpisodeError(
-            f"{where}: the streams share {(end - begin) / 1e9:.2f} s; expected at least two ticks of "
-            f"{period / 1e9:.3f} s"
-        )
+    judged = {told[key]["topic"] for key in ("success", "reward") if told.get(key)}
+    ticks = _ticks(where, [messages for topic, messages in seen.items() if topic not in judged], rate, stale)
     skew: dict[str, list[float]] = {}
 
     def at_ticks(topic: str) -> list[Any]:
@@ -131,9 +118,10 @@ def _episode(
             age = (ticks - times[index]) / 1e9
             skew[topic] = _columns.skew(age)
             if age.max() > stale:
+                at = (ticks[age.argmax()] - ticks[0]) / 1e9
                 raise EpisodeError(
-                    f"{where}: {topic} says nothing for {age.max():.2f} s at {(ticks[age.argmax()] - begin) / 1e9:.2f} "
-                    f"s; the card allows stale_s={stale}"
+                    f"{where}: {topic} says nothing for {age.max():.2f} s at {at:.2f} s; the card allows "
+                    f"stale_s={stale}"
                 )
         return [seen[topic][i][1] if i >= 0 else None for i in index]
 
@@ -170,6 +158,25 @@ def _episode(
         extras=result.extras,
         meta={"file": Path(where).name, "skew_s": dict(sorted(skew.items()))},
     )
+
+
+def _ticks(where: str, streams: list[list], rate: float, stale: float) -> np.ndarray:
+    """The times [T+1], in ns, at which all streams of messages [(time, message)] are read: from when each has spoken to
+    when the first is silent."""
+    period, fewest = 1e9 / rate, min(map(len, streams))
+    begin, end = max(messages[0][0] for messages in streams), min(messages[-1][0] for messages in streams)
+    if (end - begin) / period > min(LONGEST, fewest * (max(stale, 0.0) * rate + 2)):
+        raise EpisodeError(
+            f"{where}: {(end - begin) / 1e9:.0f} s with {fewest} messages on a topic; the card allows gaps of "
+            f"stale_s={stale} s"
+        )
+    ticks = begin + np.arange(int(max(0, end - begin) // period) + 1) * period
+    if len(ticks) < 2:
+        raise EpisodeError(
+            f"{where}: the streams share {(end - begin) / 1e9:.2f} s; expected at least two ticks of "
+            f"{period / 1e9:.3f} s"
+        )
+    return ticks
 
 
 def _walk(message: Any, field: str, where: str) -> Any:

@@ -127,7 +127,7 @@ def test_every_stage_is_short_and_imports_no_other():
 
 
 def test_no_function_is_longer_than_a_page():
-    for path in ROOT.rglob("*.py"):
+    for path in (path for folder in ("flywheel", "datasets", "sim") for path in (ROOT.parent / folder).rglob("*.py")):
         functions = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)]
         long = [f"{n.name}: {n.end_lineno - n.lineno + 1}" for n in functions if n.end_lineno - n.lineno >= 60]
         assert not long, f"{path}: {long}"

@@ -20,10 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,12 +201,9 @@ class Windows(Rows):
         counts = self.version.corpus.reader.column("length", rows) + 1
         begin = index["rows"] + np.cumsum(counts) - counts
         for number, columns in self._stored():
-            with _grown(
-                self._file(index, number), index["rows"] * (columns.stop - columns.start) * self.dtype.itemsize
-            ):
-                pass
+            _cut(self._file(index, number), index["rows"] * (columns.stop - columns.start) * self.dtype.itemsize)
         with (
-            _grown(self._file(index), index["episodes"] * 32) as numbers,
+            open(_cut(self._file(index), index["episodes"] * 32), "ab") as numbers,
             self.progress("window cache", len(rows)) if self.progress else nullcontext(lambda: None) as tick,
         ):
             at = 0
@@ -314,13 +310,11 @@ class Steps:
         return self.windows.gather(row, [0], row, row, columns=self.columns)[:, 0]
 
 
-@contextmanager
-def _grown(path: Path, size: int) -> Iterator[Any]:
-    """A file, cut at `size`, to write behind that."""
+def _cut(path: Path, size: int) -> Path:
+    """A file cut at `size`, new where that is 0."""
     with open(path, "r+b" if size else "wb") as file:
         file.truncate(size)
-        file.seek(0, os.SEEK_END)
-        yield file
+    return path
 
 
 def _mapped() -> int:
