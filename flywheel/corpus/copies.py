@@ -60,7 +60,8 @@ class Copies:
     def added(self, *paths: Path) -> None:
         """These are there now, and used; others go where there are too many."""
         if self._size is not None:
-            self._size += sum(path.stat().st_size for path in paths)
+            with contextlib.suppress(FileNotFoundError):  # somebody else made room
+                self._size += sum(path.stat().st_size for path in paths)
         if self._size is None or self._size > self.limit:
             self._make_room({str(path) for path in paths})
 
