@@ -263,7 +263,7 @@ def page(rows: dict[str, dict]) -> str:
         "## The default nightly",
         "",
         "Regret: episodes that failed in practice and would not have by its start, with the windows' intervals; chance: "
-        "how often the start alone has a worst window as low. Beside each seed the commit that made its row. In production: which of them the gate let through, chosen from the night's policies by 200 gate seeds of their own (older rows do not tell). Until e8e1f9d "
+        "how often the start alone has a worst window as low. Beside each seed the commit that made its row. In production: which of them the gate let through, chosen from the night's policies by 200 gate seeds of their own (older rows do not tell). On these two policies that are 2 points apart are hard to tell: `push` 2 and 3 took the worse, so the default is 500 now, on which all three of `push` take the better (`flywheel choose what=candidate episodes=500`). Until e8e1f9d "
         "no start was tried again (rl/retry.py): `lift` was 0.976 [0.963, 0.984] then, from 20 demonstrations 0.891 [0.869, "
         "0.910] after 30,000 steps of other settings. Minutes are those of one thread beside other jobs on two cores.",
         "",

@@ -29,7 +29,7 @@ class Args(Bounded):
 
     checkpoints: list[Any] = arg(help="[NAME@ID, NAME@ID, ...]")
     what: str = arg("base", "which of the night's seeds are used", choices=tuple(OFFSET))
-    episodes: int = arg(200, "the last two play so many", least=1, most=2500)
+    episodes: int = arg(500, "the last two play so many", least=1, most=2500)
 
     def __post_init__(self) -> None:
         if not self.checkpoints:
