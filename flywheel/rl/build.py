@@ -243,6 +243,8 @@ def gates(args, source, run, env, episodes: int) -> list:
     cannot know, and what decides nothing: the policies before and after on so many gate seeds, paired."""
     from flywheel.rl.learner import resolve
 
+    if not args.algorithm.gate:
+        return []
     chosen = seeds("gate", args, SCORING, episodes)
 
     def truth(nets) -> dict[str, Any]:
@@ -261,4 +263,4 @@ def gates(args, source, run, env, episodes: int) -> list:
 
         return gate
 
-    return [judged(*resolve("gate", name, given)) for name, given in (args.algorithm.gate or {}).items()]
+    return [judged(*resolve("gate", name, given)) for name, given in args.algorithm.gate.items()]
