@@ -6,7 +6,6 @@ they say (an alarm, faults) is heard after, in the order of the seeds, as it is 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import os
 from collections import Counter
@@ -19,10 +18,7 @@ from flywheel.args import Guard, Task, build, plain
 
 def pays(env, count: int) -> bool:
     """Can `count` episodes be played elsewhere: do all begin at once, and are the executor's workers there already?"""
-    name = getattr(env, "executor", "local")
-    if name == "local" or count > env.num_envs:
-        return False
-    return getattr(importlib.import_module(f"flywheel.executors.{name}"), "STAY", False)
+    return count <= env.num_envs and executors.stays(getattr(env, "executor", "local"))
 
 
 def collected(

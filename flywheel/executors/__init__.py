@@ -26,6 +26,11 @@ def named(name: str) -> Callable:
     return importlib.import_module(f"flywheel.executors.{name}").map
 
 
+def stays(name: str) -> bool:
+    """Are the workers of an executor there from one call to the next (`STAY = True` in its file)?"""
+    return getattr(sys.modules[named(name).__module__], "STAY", False)
+
+
 def bound(name: str, workers: int = 0, resources: Mapping[str, Any] = {}) -> Callable:
     """Give `map(function, tasks)` of an executor with its workers and resources; ValueError for one it does not
     take."""
