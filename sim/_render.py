@@ -6,19 +6,25 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+_failed: list[str] = []  # why OpenGL could not be opened in this process
+
 
 def opened(model: mujoco.MjModel, width: int, height: int) -> mujoco.Renderer:
-    """A renderer of this thread; RuntimeError with what to do where there is no OpenGL."""
+    """A renderer of this thread; RuntimeError with what to do where there is no OpenGL. A process in which it failed
+    once does not try again: a second try with GLFW ends the whole process (abort in its library)."""
+    if _failed:
+        raise RuntimeError(_failed[0])
     try:
         return mujoco.Renderer(model, height=height, width=width)
-    except ValueError:
-        raise  # larger than the off-screen buffer: mujoco says so itself
+    except (ValueError, TypeError):
+        raise  # larger than the off-screen buffer, or no model: mujoco says so itself
     except Exception as error:
-        raise RuntimeError(
+        _failed.append(
             f"no picture: OpenGL could not be opened ({type(error).__name__}: {error}). Install libEGL "
             "(Debian: libegl1) and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, before Python "
             "starts; stepping needs neither"
-        ) from error
+        )
+        raise RuntimeError(_failed[0]) from error
 
 
 class Camera:

@@ -400,16 +400,16 @@ class GymBatch:
             return picture
         if not how:
             raise RuntimeError(f"{self.task} cannot be drawn: its metadata's render_modes name no rgb_array")
-        import mujoco
+        from flywheel_sim._render import opened
 
         env = env.unwrapped
         try:
             if not hasattr(self, "_renderer"):
-                self._renderer = mujoco.Renderer(env.model, height, width)
+                self._renderer = opened(env.model, width, height)
             self._renderer.update_scene(env.data, camera=-1)
             return self._renderer.render()
-        except Exception as error:
-            raise RuntimeError(f"no OpenGL here to draw with ({error}); install EGL or set MUJOCO_GL=osmesa") from error
+        except (ValueError, TypeError) as error:
+            raise RuntimeError(f"{self.task} cannot be drawn: {error}") from error
 
     def close(self) -> None:
         if hasattr(self, "_renderer"):
