@@ -204,14 +204,50 @@ def test_practice_collects_the_same_wherever_it_is_played(kind, tmp_path):
     heard, ticks = {"here": [], "there": []}, []
     how = {"origin": "policy:x", "film": True, "late": lambda k: k >= 11}
     wanted, counts = rollout(here, actor, range(16), each=lambda e: heard["here"].append(e.seed), **how)
-    assert collecting.pays(there, 16) and not collecting.pays(there, 17) and not collecting.pays(here, 16)
-    found, told = collecting.collected(
+    found, told = collecting.play(
         there, actor, range(16), each=lambda e: heard["there"].append(e.seed), progress=ticks.append, **how
     )
     assert [e.hash for e in found] == [e.hash for e in wanted] and len(found) == 11 == len(ticks) == there.tally.begun
-    assert dict(told) == counts and heard["here"] == heard["there"] == list(range(11))
+    assert told == counts and heard["here"] == heard["there"] == list(range(11))
     for env in (here, there):
         env.close()
+
+
+class Aims:
+    """Goes straight to the goal, which is nearer or farther."""
+
+    def reset(self, slots, seeds):
+        pass
+
+    def act(self, obs, slots):
+        return np.clip(4 * (obs[:, 2:] - obs[:, :2]), -1, 1)
+
+
+@pytest.mark.parametrize(("steps", "when", "alarm"), [(None, 3, None), (120, -1, None), (120, 3, 4)])
+def test_who_is_begun_is_who_this_process_would_begin(steps, when, alarm):
+    """More episodes than fit beside each other, a bound of steps, an alarm on what was heard before, environments that
+    raise at their reset or later: the same episodes, counts and faults."""
+    import odd  # noqa: F401 (registers the task)
+
+    from flywheel.args import Acting, Task
+    from flywheel.env import collecting, opened, rollout
+
+    odd_ones = {"does": "raise", "at": list(range(0, 40, 5)), "when": when}
+    task = Task(name="gym", id="odd:Odd-v0", max_steps=20, faults=1.0, kwargs=odd_ones)
+    told = []
+    for play, how in ((rollout, {}), (collecting.play, {"executor": "processes", "workers": 2})):
+        env, heard, ticks = opened(Acting(task=task, num_envs=6, **how)), [], []
+        found, counts = play(
+            env, Aims(), range(40), origin="policy:x", steps=steps, film=True, progress=ticks.append,
+            each=lambda e, heard=heard: heard.append((e.seed, "cause" in e.meta)),
+            late=lambda k, heard=heard: bool(alarm) and sum(fault for _, fault in heard) >= alarm,
+        )  # fmt: skip
+        told.append(([e.hash for e in found], counts, heard, len(ticks), vars(env.tally)))
+        env.close()
+    assert told[0] == told[1]
+    hashes, counts, heard, _, _ = told[0]
+    assert len({len(e) for e in found}) > 5 and counts["faults"] == sum(fault for _, fault in heard) > 2
+    assert len(hashes) == 40 if steps is None else 6 < len(hashes) < 40
 
 
 @pytest.mark.slow

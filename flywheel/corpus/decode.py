@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,27 +76,51 @@ def whose(segment: Segment) -> str:
 def fill(corpus, decoder: Decoder, parts: list, files: list[tuple[str, slice]], first: int, counts: list) -> list[int]:
     """Write episodes of segments, [(part, [number in it])], to their place in the files of the fields, from row `first`
     on: the crc32 of each. `corpus` is one, or the path of one; `counts` are the rows that each episode has."""
+    return keep(decoded(corpus, decoder, parts, counts), decoder, files, first)
+
+
+def sent(corpus: tuple[str, str], decoder: Decoder, parts: list, counts: list) -> list[np.ndarray] | None:
+    """The same episodes from a machine that need not see the files, [T+1, W] each; None where it does not see the
+    corpus, (path, id), either."""
+    from flywheel.corpus import Corpus
+
+    try:
+        found = Corpus(corpus[0])
+    except (CorpusError, OSError):
+        return None
+    return [*decoded(found, decoder, parts, counts)] if found.id == corpus[1] else None
+
+
+def decoded(corpus, decoder: Decoder, parts: list, counts: list) -> Iterator[np.ndarray]:
+    """[T+1, W] of each episode of `parts`, as long as the log says."""
     if isinstance(corpus, (str, Path)):
         from flywheel.corpus import Corpus
 
         corpus = Corpus(corpus)
-        corpus.history.refresh()
-    found, wanted = [], iter(counts)
+    corpus.history.refresh()
+    wanted = iter(counts)
+    for part, episodes in parts:
+        segment = corpus.reader.segment(part)
+        for block, count in zip(decoder.blocks(segment, episodes), wanted, strict=False):
+            if len(block) != count:
+                raise CorpusError(f"windows: {whose(segment)}: {len(block)} rows where the log has {count}; fsck")
+            yield block
+
+
+def keep(blocks: Iterable[np.ndarray], decoder: Decoder, files: list[tuple[str, slice]], first: int) -> list[int]:
+    """Write episodes to the files of the fields, from row `first` on; the crc32 of each."""
+    found = []
     with ExitStack() as opened:
         data = [(opened.enter_context(open(path, "r+b")), columns) for path, columns in files]
         for file, columns in data:
             file.seek(first * (columns.stop - columns.start) * decoder.dtype.itemsize)
-        for part, episodes in parts:
-            segment = corpus.reader.segment(part)
-            for block, count in zip(decoder.blocks(segment, episodes), wanted, strict=False):
-                if len(block) != count:
-                    raise CorpusError(f"windows: {whose(segment)}: {len(block)} rows where the log has {count}; fsck")
-                crc = 0
-                for file, columns in data:
-                    one = np.ascontiguousarray(block[:, columns])
-                    file.write(one)
-                    crc = zlib.crc32(one, crc)
-                found.append(crc)
+        for block in blocks:
+            crc = 0
+            for file, columns in data:
+                one = np.ascontiguousarray(block[:, columns])
+                file.write(one)
+                crc = zlib.crc32(one, crc)
+            found.append(crc)
         for file, _ in data:  # only these: after a power cut the other two show by their checksums
             file.flush()
             os.fsync(file.fileno())

@@ -85,7 +85,6 @@ class StepGuard:
         self.time, self.spent = np.zeros(slots, int), np.zeros(slots, int)
         self.events: list[dict[str, list[int]]] = [{} for _ in range(slots)]
         self.count: Counter[str] = Counter()
-        self.interventions = 0  # steps at which any of them did
 
     @classmethod
     def of(cls, env) -> StepGuard:
@@ -137,7 +136,6 @@ class StepGuard:
         self.count["steps"] += len(slots)
         self.time[slots] += 1
         held_against = step.stepped_in if step.excused is None else step.stepped_in & ~step.excused
-        self.interventions += int(held_against.sum())
         self.spent[slots] += held_against
         self.last[slots] = executed
         return executed
@@ -145,6 +143,11 @@ class StepGuard:
     def ends(self, slots: np.ndarray) -> np.ndarray:
         """Which of `slots` [N] have used up the interventions of an episode."""
         return self.spent[slots] >= self.most if self.most else np.zeros(len(slots), bool)
+
+    def counted(self, slot: int) -> Counter[str]:
+        """Of the slot's episode: steps, those at which each guard stepped in, and those at which any did."""
+        each = {name: steps for name, (steps, _) in self.events[slot].items()}
+        return Counter(steps=int(self.time[slot]), interventions=int(self.spent[slot]), **each)
 
     def told(self, slot: int) -> dict[str, Any]:
         """What to keep of the slot's episode: meta["guard"] {guard: [steps, the first of them]}, and whether it ended

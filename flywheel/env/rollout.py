@@ -10,7 +10,8 @@ which steps count (flywheel.success); and `tally` of faults."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -154,16 +155,28 @@ def rollout(
     obs["state"], and of a Dict the keys in this order with their shapes, as meta["obs_shapes"].
     """
     going = _Rollout(env, policy, seeds, origin, starts, stop_at_success, steps, fps, progress, late, each, film)
-    going.fill()
-    while (going.episode >= 0).any():
-        check()
-        if watch and going.episode[0] == 0:
-            watch(int(going.step[0]), going.obs[0])
-        going.turn()
-    return [episode for episode in going.done if episode is not None], {
-        **going.guard.count,
-        "interventions": going.guard.interventions,
-    }
+    going.play(watch)
+    return [episode for episode in going.done if episode is not None], summed(going.counts)
+
+
+def apart(env, policy, seeds: Sequence[int], *, origin: str, starts=None, film: bool = False) -> list[tuple]:
+    """(episode, its counts) for each seed; counts["steps"] are those it took, also where it ended by a fault."""
+    going = _Rollout(env, policy, seeds, origin, starts, True, None, None, None, None, None, film)
+    going.play()
+    return list(zip(going.done, going.counts, strict=True))
+
+
+def summed(counts: Iterable[Counter | None]) -> dict[str, int]:
+    """The guard's counts of all episodes together."""
+    total: Counter[str] = Counter(steps=0, interventions=0)
+    for one in counts:
+        total.update(one or {})
+    return dict(total)
+
+
+def slots(env, seeds: Sequence[int], steps: int | None) -> int:
+    """How many episodes are played at once: of a bounded round so many that those which are begun need not be cut."""
+    return min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
 
 
 class _Rollout:
@@ -190,7 +203,7 @@ class _Rollout:
         self.layout = {"obs_shapes": observed.spec(shapes)} if shapes and list(shapes) != [observed.STATE] else {}
         kind, self.needed = success.parse(self.mode)
         self.early = stop_at_success and not self.own and kind != "last"
-        n = min(env.num_envs, len(seeds), *([max(1, steps // env.max_steps)] if steps else []))
+        n = slots(env, seeds, steps)
         self.guard = StepGuard.of(env)
         self.action = np.zeros((env.num_envs, env.action_dim), np.float32)
         self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
@@ -204,10 +217,20 @@ class _Rollout:
         self.flags, self.ended = np.zeros((n, env.max_steps), bool), np.zeros(n, bool)
         self.episode, self.step, self.streak = np.full(n, -1), np.zeros(n, int), np.zeros(n, int)
         self.done: list[Episode | None] = [None] * len(seeds)
+        self.counts: list[Counter | None] = [None] * len(seeds)
         self.waiting, self.made = iter(range(len(seeds))), 0
         self.due: dict[int, int | None] = dict.fromkeys(
             range(n)
         )  # slots to begin in, and what: None is the next that waits
+
+    def play(self, watch: Callable[[int, np.ndarray], None] | None = None) -> None:
+        """Until all are done."""
+        self.fill()
+        while (self.episode >= 0).any():
+            check()
+            if watch and self.episode[0] == 0:
+                watch(int(self.step[0]), self.obs[0])
+            self.turn()
 
     def _next(self) -> int:
         """The next episode to begin, -1 for none."""
@@ -340,7 +363,7 @@ class _Rollout:
                 rows[slot, 0] = 0
         say(f"  seed {self.seeds[k]}: {cause}: a failed episode; the environment is made anew")
         self._keep(slot, length, np.zeros(length, np.float32), False, False, success_at_end=False, cause=cause)
-        self.guard.count["faults"] += 1
+        self.counts[k]["faults"] += 1
         self.tally.add(int(self.seeds[k]), cause)
 
     def lose(self, lost: Lost, when: str | None = None) -> None:
@@ -373,6 +396,7 @@ class _Rollout:
             extras={key: value.copy() for key, value in extras.items()},
             meta={**meta, **self.guard.told(slot), **self.layout, **(start.get("meta") or {})},
         )
+        self.counts[k] = self.guard.counted(slot)
         self.episode[slot], self.due[int(slot)] = -1, None
         if self.progress:
             self.progress(1)

@@ -26,9 +26,9 @@ def named(name: str) -> Callable:
     return importlib.import_module(f"flywheel.executors.{name}").map
 
 
-def stays(name: str) -> bool:
-    """Are the workers of an executor there from one call to the next (`STAY = True` in its file)?"""
-    return getattr(sys.modules[named(name).__module__], "STAY", False)
+def stays(name: str, resources: Mapping[str, Any] = {}) -> bool:
+    """Are the workers of an executor there from one call to the next (`STAY` in its file, or resources.stay)?"""
+    return bool(resources.get("stay", getattr(sys.modules[named(name).__module__], "STAY", False)))
 
 
 def bound(name: str, workers: int = 0, resources: Mapping[str, Any] = {}) -> Callable:

@@ -137,14 +137,14 @@ def begin(args, loaded, env, demos) -> tuple[Any, list, Start | None]:
 
 def warm_up(args, env, policy) -> list:
     """Episodes of random actions that make `warmup` steps; what they were is the same in every resumed run."""
-    from flywheel.env import rollout
+    from flywheel.env.collecting import play
     from flywheel.policy._uniform import Uniform
 
     shape = {**build.shape(env), "obs_steps": policy.obs_steps, "action_steps": policy.action_steps}
     chosen = seeds("collect", args, 0, min(args.warmup, NIGHT))
-    return rollout(
-        env, Uniform(**shape, discrete=policy.discrete), chosen, origin="random", steps=args.warmup, film=True
-    )[0]
+    return play(env, Uniform(**shape, discrete=policy.discrete), chosen, origin="random", steps=args.warmup, film=True)[
+        0
+    ]
 
 
 def refuse_hopeless(task: Task, record: dict[str, Any], demos) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ class Practice(Watch):
     ) -> tuple[list, Counter]:
         """The episodes, and the guard's counts. Where spreads are to be found they are played BLOCK at a time, and each
         block's shares know what became of those before."""
-        from flywheel.env import collecting, rollout
+        from flywheel.env.collecting import play
 
         spreads, done, counts, made = getattr(actor, "spreads", None), [], Counter(), 0
         block = BLOCK if spreads else max(1, len(seeds))
@@ -165,10 +164,8 @@ class Practice(Watch):
             if spreads:
                 actor.spreads = self.spreads.shares(self.memory.base, self.memory.round, begin)
             chosen = seeds[begin : begin + block]
-            elsewhere = not steps and collecting.pays(self.env, len(chosen))
-            play = collecting.collected if elsewhere else partial(rollout, steps=steps - made if steps else None)
             part, n = play(
-                self.env, actor, chosen, film=True, **options,
+                self.env, actor, chosen, film=True, **options, steps=steps - made if steps else None,
                 starts=starts[begin : begin + block] if starts else None,
                 each=lambda e: e.seed not in self.again and own(e) and self.slump.saw(bool(e.success)),
                 late=lambda k: self.slump.tripped or bool(late and late(begin + k)),  # noqa: B023

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from flywheel import selection
-from flywheel.env import rollout
+from flywheel.env.collecting import play
 from flywheel.log import progress, say
 from flywheel.obs import PRIVILEGED
 from flywheel.policy import base
@@ -39,7 +39,7 @@ class Taught(Labelled):
             n = self.stage.practice.episodes
             chosen, origin = seeds("collect", self.stage, (self.round - 1) * n, n), f"policy:{self.run.name}"
             with progress(f"collect round {self.round}", n) as tick:
-                done, _ = rollout(self.env, policy, chosen, origin=origin, film=True, progress=tick)
+                done, _ = play(self.env, policy, chosen, origin=origin, film=True, progress=tick)
             won = float(np.mean([bool(e.success) for e in done]))
             self.run.log("round", round=self.round, episodes=n, success=won, steps=sum(map(len, done)))
             say(f"  round {self.round}, episodes {n}, success {won:.3f}")
