@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import heapq
+import pickle
 import sys
 import tempfile
 import time
@@ -66,23 +67,26 @@ class Cluster:
         began, asked, rng, events = self.now, self.asked, self.rng, []
         doubles = [one for one in self.waiting if rng.random() < asked.doubles]
         self.doubled += len(doubles)
-        for number, (folder, path, named, job, jobs) in enumerate(self.waiting + doubles):
-            results = Path(folder)
-            tasks = slurm.taking(results, asked.tasks, job, jobs)
+        for number, (folder, job, _) in enumerate(self.waiting + doubles):
+            results = max(path.parent for path in Path(folder).glob(f"[0-9]*/{slurm.TASKS}"))
+            if number == 0:
+                path, named, jobs, told = pickle.loads((results / slurm.TASKS).read_bytes())
+            tasks = slurm.taking(results, len(told), job % jobs, jobs)
             slow = asked.slower if rng.random() < asked.stragglers else 1.0
             gone = began + rng.exponential(3600 / asked.preempted)
-            heapq.heappush(events, (began, number, None, 0.0, (results, path, named, tasks, slow, gone)))
+            heapq.heappush(events, (began, number, None, 0.0, (tasks, slow, gone)))
         while events:
             when, number, task, cost, worker = heapq.heappop(events)
-            results, path, named, tasks, slow, gone = worker
+            tasks, slow, gone = worker
             if when >= gone:
                 self.preempted, self.lost, self.paid = self.preempted + 1, self.lost + cost, self.paid + gone - began
                 continue
             if task is not None:
-                slurm.finish(results, task, path, named, (task,))
-                self.twice += cost if task in self.seen else 0.0
-                self.delivered += 0.0 if task in self.seen else cost / slow
-                self.seen.add(task)
+                slurm.finish(results, task, path, named, told[task])
+                (one,) = told[task]
+                self.twice += cost if one in self.seen else 0.0
+                self.delivered += 0.0 if one in self.seen else cost / slow
+                self.seen.add(one)
                 self.now = max(self.now, when if len(self.seen) == asked.tasks and not self.over else self.now)
                 self.over = len(self.seen) == asked.tasks
             if (task := next(tasks, None)) is None:

@@ -13,7 +13,7 @@ from flywheel import executors
 from flywheel.args import Task, plain
 from flywheel.corpus.rows import RESIDENT
 from flywheel.env import ids as gym_names
-from flywheel.log import progress
+from flywheel.log import progress, say
 from flywheel.runs import names
 from flywheel.store import sha256_file
 
@@ -217,15 +217,26 @@ def windows(corpus, version, args, store, more: tuple[str, ...] = ()):
     environment's reward, and `more` fields."""
     fields, align = FIELDS[args.task.learns], getattr(args, "align", None)
     fields, resident = (*fields, *more, *(MASKS if align else ())), size(getattr(args, "resident", None))
-    how = {"cache": store.cache, "align": align, "progress": progress, "map": _others(args), "resident": resident}
-    return corpus.windows(version, fields, **how)
+    how = {"cache": store.cache, "align": align, "progress": progress, "resident": resident, **_others(args)}
+    return _seen(corpus.windows(version, fields, **how))
 
 
-def _others(args) -> Any:
-    """map(function, tasks) of the executor, if its workers are of this machine: others need not see the cache."""
-    if getattr(args, "executor", "local") != "processes":
-        return None
-    return executors.bound(args.executor, args.workers, args.resources)
+def _seen(windows):
+    """The windows, and a word where others were to decode them and could not."""
+    if windows.blind:
+        say(
+            f"  window cache: {windows.blind} parts decoded here: the executor's workers do not see "
+            f"{windows.version.corpus.path}; share the folder, or take store=s3://..."
+        )
+    return windows
+
+
+def _others(args) -> dict[str, Any]:
+    """Who decodes a window cache: map(function, tasks) of the executor; workers of other machines need not see it."""
+    name = getattr(args, "executor", "local")
+    if name == "local":
+        return {}
+    return {"map": executors.bound(name, args.workers, args.resources), "apart": name != "processes"}
 
 
 def cameras(corpus, version, policy, args, store) -> list:
@@ -240,12 +251,8 @@ def cameras(corpus, version, policy, args, store) -> list:
                 f"camera {name!r} {list(shape)} is in {said}; ingest the recordings anew with task.cameras, or name "
                 "other cameras"
             )
-        found.append(
-            corpus.windows(
-                version, (f"obs.{name}",), cache=store.cache, progress=progress, map=_others(args),
-                resident=size(getattr(args, "resident", None)),
-            )
-        )  # fmt: skip
+        how = {"cache": store.cache, "progress": progress, "resident": size(getattr(args, "resident", None))}
+        found.append(_seen(corpus.windows(version, (f"obs.{name}",), **how, **_others(args))))
     return found
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flywheel import executors
+from flywheel.executors import slurm
 
 NODES = 2
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -118,6 +119,10 @@ def node_dies(marks: str, task: int) -> int:
     return task * task
 
 
+def job(task: int) -> str:
+    return os.environ["SLURM_JOB_ID"]
+
+
 def main(folder: str) -> None:
     """All of it, in some half a minute."""
     from test_executors import dies, doomed, drawn, wrong
@@ -125,9 +130,9 @@ def main(folder: str) -> None:
     with nodes(Path(folder) / "slurm") as conf:
         os.environ["SLURM_CONF"] = conf
 
-        def on_slurm(function, tasks, workers=2):
+        def on_slurm(function, tasks, workers=2, stay=0):
             more = {"cluster": "slurm", "folder": folder, "minutes": 5, "mem_gb": 1, "slurm_partition": "short"}
-            return executors.bound("slurm", workers, more)(function, tasks)
+            return executors.bound("slurm", workers, {**more, "stay": stay})(function, tasks)
 
         tasks = [(seed, 1000 - 150 * seed) for seed in range(6)]
         here = executors.named("local")(drawn, tasks)
@@ -147,6 +152,10 @@ def main(folder: str) -> None:
             else:
                 raise AssertionError(f"nothing raised: {words}")
         assert on_slurm(node_dies, [(folder, task) for task in range(6)], 4) == squares
+        stayed = {one for _ in range(4) for one in on_slurm(job, [(k,) for k in range(40)], stay=60)}
+        assert len(stayed) <= 2, "jobs did not stay"
+        assert on_slurm(dies, [(folder, task, 3) for task in range(6, 12)], stay=60) == [k * k for k in range(6, 12)]
+        slurm.leave()
         left = _said(["squeue", "--noheader", "--states=running,pending"], dict(os.environ))
         assert not left, f"jobs that nobody waits for: {left}"
     print("equal")

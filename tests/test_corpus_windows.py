@@ -128,9 +128,11 @@ def test_memory_stays_bounded_as_rows_outgrow_it(tmp_path, fields):
     assert most(16 * 2**20) <= 16 * 2**20
 
 
+@pytest.mark.parametrize("apart", [False, True, "blind"])
 @pytest.mark.parametrize("field", ["obs.sim", "lanes", "several"])
-def test_others_decode_into_the_same_file(field, tmp_path, monkeypatch):
-    """Tasks of one segment and of several, in an order that is not theirs, one of them done twice; equal to the byte."""
+def test_others_decode_into_the_same_file(field, apart, tmp_path, monkeypatch):
+    """Tasks of one segment and of several, in an order that is not theirs, one of them done twice; equal to the byte.
+    Apart from the cache they send what they decode; who does not see the corpus either says so."""
     monkeypatch.setattr("flywheel.corpus.windows.TASK_BYTES", 3000 if field == "several" else 1)
     fields, corpus = (field,) if field == "obs.sim" else FIELDS, Corpus(tmp_path / "corpus", create=True)
     frames = np.random.default_rng(1).integers(0, 256, (41, 6, 6, 3), np.uint8)
@@ -140,11 +142,14 @@ def test_others_decode_into_the_same_file(field, tmp_path, monkeypatch):
 
     def backwards(function, tasks):
         assert len(tasks) == (2 if field == "several" else 4)
+        if apart == "blind":
+            tasks = [((f"{tmp_path}/elsewhere", tasks[0][0][1]), *tasks[0][1:]), *tasks[1:]]
         made = {k: function(*tasks[k]) for k in [*reversed(range(len(tasks))), 0]}
         return [made[k] for k in range(len(tasks))]
 
     here = corpus.windows(corpus.at("latest"), fields, cache=tmp_path / "here")
-    there = corpus.windows(corpus.at("latest"), fields, cache=tmp_path / "there", map=backwards)
+    there = corpus.windows(corpus.at("latest"), fields, cache=tmp_path / "there", map=backwards, apart=bool(apart))
+    assert there.blind == (apart == "blind")
     for number in (*range(len(fields)), None):
         one, other = (windows._file(windows._index, number).read_bytes() for windows in (here, there))
         assert one == other and len(one) > 300

@@ -38,7 +38,7 @@ def wrong(task: int) -> int:
 
 
 def resources(kind: str, folder) -> dict:
-    return {"cluster": "local", "folder": str(folder), "minutes": 5} if kind == "slurm" else {}
+    return {"cluster": "local", "folder": str(folder), "minutes": 5, "stay": 0} if kind == "slurm" else {}
 
 
 def mapped(kind: str, folder, function, tasks, workers: int = 2):
@@ -81,13 +81,34 @@ def test_a_second_start_of_a_job_changes_nothing(tmp_path):
 
     from flywheel.executors import slurm
 
-    (tmp_path / slurm.TASKS).write_bytes(pickle.dumps([(1, 5), (2, 5)]))
     named = (drawn.__module__, drawn.__qualname__)
-    slurm.work(str(tmp_path), sys.path, named, 0, 1)
+    (tmp_path / slurm.TASKS).write_bytes(pickle.dumps((sys.path, named, 1, [(1, 5), (2, 5)])))
+    slurm.work(tmp_path, 0)
     first = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*.pickle")}
-    slurm.work(str(tmp_path), sys.path, named, 0, 1)
+    slurm.work(tmp_path, 0)
     assert first == {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*.pickle")}
     assert np.array_equal(slurm._taken(tmp_path, 1), drawn(2, 5)) and len(first) == 2
+
+
+def asked(task: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_jobs_stay_for_the_next_call_and_one_that_died_is_replaced(tmp_path):
+    """Also where all of a call's jobs have left tasks that a dead one had begun, and its double too."""
+    pytest.importorskip("submitit")
+    from flywheel.executors import slurm
+
+    slurm.leave()
+    do = executors.bound("slurm", 2, {**resources("slurm", tmp_path), "stay": 60})
+    first = {pid for _ in range(4) for pid in do(asked, [(k,) for k in range(40)])}
+    assert len(first) <= 2
+    assert do(dies, [(str(tmp_path), task, 1) for task in range(4)]) == [0, 1, 4, 9]
+    assert first.isdisjoint(do(asked, [(k,) for k in range(40)])) and executors.stays("slurm")
+    (crew,) = slurm._crews.values()
+    slurm.leave()
+    assert not slurm._crews and not crew.folder.exists() and not executors.stays("slurm", {"stay": 0})
 
 
 def test_a_job_takes_its_share_then_what_is_left_then_what_is_not_finished(tmp_path):
@@ -176,7 +197,9 @@ def test_a_policy_scores_the_same_wherever_it_is_played(kind, tmp_path, monkeypa
     assert list(found) == list(wanted) and all(found[key].tobytes() == wanted[key].tobytes() for key in wanted)
 
 
-@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["processes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ray", "slurm"))]
+)
 def test_practice_collects_the_same_wherever_it_is_played(kind, tmp_path):
     """The best of N, as it explores, each episode at its spread; who is begun is decided here, and what they say is
     heard in the order of the seeds. A round that does not begin at once is played here."""
@@ -190,10 +213,11 @@ def test_practice_collects_the_same_wherever_it_is_played(kind, tmp_path):
     from flywheel.rl.build import shape
     from flywheel.rl.spread import Shares
 
-    pytest.importorskip({"ray": "ray"}.get(kind, "numpy"))
+    pytest.importorskip({"ray": "ray", "slurm": "submitit"}.get(kind, "numpy"))
     task = Task(name="gym", id="toy:Reach-v0", max_steps=20)
     here = opened(Acting(task=task, num_envs=16))
-    there = opened(Acting(task=task, num_envs=16, executor=kind, workers=3))
+    stay = {**resources(kind, tmp_path), "stay": 60} if kind == "slurm" else {}
+    there = opened(Acting(task=task, num_envs=16, executor=kind, workers=3, resources=stay))
     spec = {key: value for key, value in shape(here).items() if not key.startswith("action_")}
     policy = build({"kind": "flow", "width": 16, "depth": 1, **shape(here)}).eval()
     critic = Critic(

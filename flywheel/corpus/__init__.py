@@ -314,14 +314,15 @@ class Corpus:
         progress: Callable[[str, int], Any] | None = None,
         resident: int = RESIDENT,
         map: Callable | None = None,
+        apart: bool = False,
     ) -> Windows:
         """The memory-mapped rows of `version` (or a selection) for training, or the frames of one camera, decoded:
         see corpus.windows, and corpus.align for `align`. A camera takes rows * H * W * 3 bytes below `cache`, which
         may be deleted. Of the rows `resident` bytes stay in memory at most. `map(function, tasks)` (an executor's)
-        has others decode, who see the same files."""
+        has others decode, who see the same files; `apart`: they need not see the cache."""
         if version.corpus.id != self.id:
             raise CorpusError(f"windows: version {version.number} is of {version.corpus.path}, this is {self.path}")
-        return Windows(version, tuple(fields), Path(cache), resident, align, progress, map=map)
+        return Windows(version, tuple(fields), Path(cache), resident, align, progress, map=map, apart=apart)
 
     def orphans(self) -> dict[str, tuple[int, float]]:
         """{name: (bytes, when written)} of folders in segments/ that no version names: of a writer that was killed,

@@ -31,7 +31,7 @@ import numpy as np
 from flywheel import store
 from flywheel.corpus import align as alignment
 from flywheel.corpus.align import width
-from flywheel.corpus.decode import Decoder, fill, whose
+from flywheel.corpus.decode import Decoder, fill, keep, sent, whose
 from flywheel.corpus.rows import RESIDENT, Rows
 from flywheel.corpus.segment import CorpusError, ulid
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int], Any] | None  # flywheel.log.progress or the like
 CHECK_BYTES = 64 * 2**20  # rows whose checksum is compared when a cache is opened: of evenly spread episodes
 TASK_BYTES, WAVE = 32 * 2**20, 64  # of rows that others decode as one task; tasks between two words of how far it is
+SENT = 8  # the same where rows are sent: they are in memory meanwhile
 NOTHING = {"file": None, "rows": 0, "episodes": 0, "crc": 0}  # the index of no file
 
 
@@ -54,8 +55,10 @@ class Windows(Rows):
     length    [E] int64, its number of steps T (it has T+1 rows: start .. start + T)
     version   the Version, and with it the table of its episodes
     decoded   how many segments this opening had to decode
+    blind     of how many tasks the workers did not see the corpus, so that they were done here
     layout    where each robot's numbers are, with `align` (corpus.align); without it all have equal widths
-    map       map(function, tasks) of an executor, whose workers decode what is missing and write it where it belongs
+    map       map(function, tasks) of an executor, whose workers decode what is missing and write it where it belongs;
+              `apart`: send it here, if they see the corpus (they need not see the cache)
     """
 
     def __init__(
@@ -68,11 +71,12 @@ class Windows(Rows):
         progress: Progress = None,
         base: Windows | None = None,
         map: Callable | None = None,
+        apart: bool = False,
     ):
         if not len(version):
             raise CorpusError(f"windows: no episode is selected from version {version.number}; look at the selection")
         self.version, self.fields, self.cache, self.resident = version, fields, cache, resident
-        self.align, self.progress, self.map = align, progress, map
+        self.align, self.progress, self.map, self.apart, self.blind = align, progress, map, apart, 0
         state = version.corpus.history.state
         like = version.corpus.reader.segment(int(state.parts(version.rows[:1])[0]))
         self.layout = alignment.layout(version, fields, align) if align else None
@@ -144,7 +148,8 @@ class Windows(Rows):
     def extend(self, version: Version) -> Windows:
         """The windows of another version over the same file; only segments that it lacks are decoded, and what this
         opening has checked is not checked again: the episodes that a round has added cost what they are."""
-        return Windows(version, self.fields, self.cache, self.resident, self.align, self.progress, self, self.map)
+        how = self.fields, self.cache, self.resident, self.align, self.progress
+        return Windows(version, *how, self, self.map, self.apart)
 
     def same(self, other: Windows) -> bool:
         """Are both over one file, so that a row number means the same in both?"""
@@ -239,9 +244,24 @@ class Windows(Rows):
                 tasks.append((where, self.decoder, [one], files, int(begin[at]), rows))
                 size = 0
             at, size = at + len(mine), size + sum(rows) * self.bytes
-        for first in range(0, len(tasks), WAVE):
-            wave = tasks[first : first + WAVE]
-            yield from self.map(fill, wave) if self.map and len(tasks) > 1 else (fill(*task) for task in wave)
+        size = SENT if self.apart else WAVE
+        for first in range(0, len(tasks), size):
+            wave = tasks[first : first + size]
+            if not self.map or len(tasks) < 2:
+                yield from (fill(*task) for task in wave)
+            elif self.apart:
+                yield from self._received(wave)
+            else:
+                yield from self.map(fill, wave)
+
+    def _received(self, wave: list[tuple]) -> Iterator[list]:
+        """What others decoded, written to its place here; where they do not see the corpus it is decoded here."""
+        where = wave[0][0], self.version.corpus.id
+        found = self.map(sent, [(where, decoder, parts, counts) for _, decoder, parts, _, _, counts in wave])
+        self.blind += sum(blocks is None for blocks in found)
+        for task, blocks in zip(wave, found, strict=True):
+            _, decoder, _, files, begin, _ = task
+            yield fill(*task) if blocks is None else keep(blocks, decoder, files, begin)
 
     def _stored(self) -> list[tuple[int, slice]]:
         """The fields that have a file: (number, columns)."""

@@ -152,7 +152,7 @@ def played(policy: bytes, told: str, seeds: list[int], starts, origin: str, film
 
     return apart(
         _environments(told, len(seeds)),
-        torch.load(io.BytesIO(policy), weights_only=False),
+        torch.load(io.BytesIO(policy), None if torch.cuda.is_available() else "cpu", weights_only=False),
         seeds,
         origin=origin,
         starts=starts,

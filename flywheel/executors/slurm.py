@@ -1,13 +1,16 @@
-"""On Slurm by submitit: an array of jobs that share a folder. A job writes each result as soon as it has it, so that
-one which was lost, or cut off by its time, costs the task that it was at; who has done his share takes what nobody
-has begun, then what others have begun and not finished, once: nobody waits for a slow machine.
+"""On Slurm by submitit: an array of jobs that share a folder, a crew. A job writes each result as soon as it has it, so
+that one which was lost, or cut off by its time, costs the task that it was at; who has done his share takes what nobody
+has begun, then what others have begun and not finished, once: nobody waits for a slow machine. Then it looks for the
+next call, for `stay` seconds at most, so that a round of practice need not queue for each of its blocks.
 
 Where there is no Slurm, `resources.cluster=local` starts the same jobs as processes of this machine; `auto` does so
 where `sbatch` is absent, and says it."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import json
 import os
 import pickle
 import shutil
@@ -15,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flywheel.ending import check
 from flywheel.executors import TRIES, elsewhere, lost, needed, whose
@@ -24,36 +28,131 @@ from flywheel.log import say
 from flywheel.store import write_atomic
 
 JOBS = 64  # at most, where nobody says how many workers
-TASKS, CLAIMS = "tasks", ("begun", "again")  # files beside the results
+STAY = 120.0  # seconds that a job waits for the next call
+TASKS, CLAIMS, LEFT, OVER = "tasks", ("begun", "again"), "left", "over"  # files beside the results
 LOOK, ASK = 0.2, 2.0  # seconds between two looks at the folder, and between two questions who is at work
 
+_crews: dict[str, Crew] = {}
 
-def map(function, tasks, workers=0, *, cpus=1, gpus=0, mem_gb=4, minutes=60, cluster="slurm", folder=None, **slurm):
+
+def map(
+    function,
+    tasks,
+    workers=0,
+    *,
+    cpus=1,
+    gpus=0,
+    mem_gb=4,
+    minutes=60,
+    stay=STAY,
+    cluster="slurm",
+    folder=None,
+    **slurm,
+):
     """The result of each task; `workers` jobs (0: one a task, 64 at most), each with `cpus`, `gpus`, `mem_gb` and
-    `minutes`. `folder` is one that all machines see (default: ~/.cache/flywheel); `slurm` are further parameters of
-    submitit: slurm_partition, slurm_account. RuntimeError where jobs die again and again."""
+    `minutes`, which end when there was no task for `stay` seconds. `folder` is one that all machines see (default:
+    ~/.cache/flywheel); `slurm` are further parameters of submitit: slurm_partition, slurm_account. RuntimeError where
+    jobs die again and again."""
     submitit, cluster = needed("submitit", "slurm"), _cluster(cluster)
     place = Path(folder or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "flywheel").expanduser()
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir=place, ignore_cleanup_errors=True) as folder:
-        results, tries = Path(folder), 0
-        engine = submitit.AutoExecutor(results / "jobs", cluster=cluster)
-        asked = {"timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus, "mem_gb": mem_gb, **slurm}
-        engine.update_parameters(name="flywheel", **asked)
-        write_atomic(results / TASKS, pickle.dumps([tuple(task) for task in tasks]), durable=False)
-        while left := [i for i in range(len(tasks)) if not _file(results, i).exists()]:
-            for mark in [path for claim in CLAIMS for path in results.glob(f"*.{claim}")]:
-                mark.unlink()  # who set it is gone
-            count = min(workers or JOBS, len(left))
-            with engine.batch():
-                jobs = [engine.submit(work, folder, sys.path, whose(function), k, count) for k in range(count)]
-            _wait(jobs, results, left, cluster)
-            if cluster == "slurm":
-                _cancel(jobs, cluster)  # who is still at work does what nobody needs
-            tries = 0 if any(_file(results, i).exists() for i in left) else tries + 1
+    asked = {"timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus, "mem_gb": mem_gb, **slurm}
+    key = json.dumps([str(place), cluster, workers, stay, asked])
+    crew = _crews.get(key) or _crews.setdefault(key, Crew(submitit, place, cluster, stay, asked))
+    done: dict[int, Any] = {}
+    tries = 0
+    try:
+        while left := [i for i in range(len(tasks)) if i not in done]:
+            found = crew.call(function, [tuple(tasks[i]) for i in left], min(workers or JOBS, len(left)))
+            done |= {left[number]: result for number, result in found.items()}
+            tries = 0 if found else tries + 1
             if tries == TRIES:
-                raise lost("slurm", len(tasks) - len(left), len(tasks), _why(jobs))
-        return [_taken(results, i) for i in range(len(tasks))]
+                raise lost("slurm", len(done), len(tasks), crew.why())
+    except BaseException:
+        stay = 0
+        raise
+    finally:
+        if not stay:
+            _crews.pop(key).leave()
+    return [done[i] for i in range(len(tasks))]
+
+
+class Crew:
+    """Jobs that share a folder, in which each call is a folder of its own: its tasks, and what became of them."""
+
+    def __init__(self, submitit, place: Path, cluster: str, stay: float, asked: dict[str, Any]):
+        place.mkdir(parents=True, exist_ok=True)
+        self.folder, self.cluster, self.stay = Path(tempfile.mkdtemp(prefix="slurm-", dir=place)), cluster, stay
+        self.engine = submitit.AutoExecutor(self.folder / "jobs", cluster=cluster)
+        self.engine.update_parameters(name="flywheel", **asked)
+        self.jobs: dict[int, Any] = {}  # by number: those that may be at work
+        self.calls, self.begun, self.last = 0, 0, None
+
+    def call(self, function, tasks: list[tuple], count: int) -> dict[int, Any]:
+        """{number: result} of the tasks that are done when all are, or nobody is at work on them any more; `count`
+        jobs do them, new ones where fewer are there. Raises a task's own error."""
+        self.calls += 1
+        results = self.folder / f"{self.calls:06d}"
+        results.mkdir()
+        self.jobs = self.working()
+        lacking = range(self.begun, self.begun + max(0, count - len(self.jobs)))
+        told = list(sys.path), whose(function), max(count, len(self.jobs)), tasks
+        write_atomic(results / TASKS, pickle.dumps(told), durable=False)
+        if lacking:
+            with self.engine.batch():
+                new = [self.engine.submit(serve, str(self.folder), job, self.stay) for job in lacking]
+            self.jobs |= dict(zip(lacking, new, strict=True))
+            self.begun, self.last = lacking.stop, new[0]
+        self.wait(results, len(tasks))
+        found = {i: _taken(results, i) for i in range(len(tasks)) if _file(results, i).exists()}
+        shutil.rmtree(results, ignore_errors=True)  # who is still at work does what nobody needs
+        return found
+
+    def wait(self, results: Path, count: int) -> None:
+        """Until all is there, or all that are at work have left these tasks."""
+        asked = time.monotonic()
+        while not all(_file(results, i).exists() for i in range(count)):
+            check()
+            if self.cluster == "local" or time.monotonic() - asked > ASK:
+                self.jobs = self.working()
+                if all((results / f"{job}.{LEFT}").exists() for job in self.jobs):
+                    return
+                asked = time.monotonic()
+            time.sleep(LOOK)
+
+    def working(self) -> dict[int, Any]:
+        """The jobs that are at work or waiting. Slurm's queue says so also where it keeps no accounts of jobs; if it
+        cannot be reached all may be."""
+        if self.cluster == "local" or not self.jobs:
+            return {number: job for number, job in self.jobs.items() if not job.done()}
+        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+        queue = subprocess.run(command, capture_output=True, text=True)
+        there = set(queue.stdout.split())
+        return {n: job for n, job in self.jobs.items() if queue.returncode or job.job_id in there}
+
+    def why(self) -> str:
+        """What to do, with the last words of a job."""
+        said = ((self.last.stderr() or "").strip().splitlines() or ["nothing"])[-1]
+        return f"Time or memory? Ask for more resources.minutes or resources.mem_gb. A job said: {said}"
+
+    def leave(self) -> None:
+        """End the jobs, those by themselves that only wait, and remove what they share."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / OVER).touch()
+        until = time.monotonic() + (10 * LOOK if self.cluster == "local" else 0)
+        while (jobs := self.working()) and time.monotonic() < until:
+            time.sleep(LOOK)
+        for job in jobs.values() if self.cluster == "local" else ():
+            job.cancel(check=False)
+        if self.cluster == "slurm" and jobs:
+            subprocess.run(["scancel", "--quiet", *(job.job_id for job in jobs.values())], capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@atexit.register
+def leave() -> None:
+    """End the jobs of all calls."""
+    while _crews:
+        _crews.popitem()[1].leave()
 
 
 def _cluster(asked: str) -> str:
@@ -71,52 +170,6 @@ def _cluster(asked: str) -> str:
     return "local"
 
 
-def _wait(jobs: Sequence, results: Path, left: Sequence[int], cluster: str) -> None:
-    """Until all is there, or no job is at work any more; jobs are cancelled where this ends by an error."""
-    asked = time.monotonic()
-    try:
-        while not all(_file(results, i).exists() for i in left):
-            check()
-            if cluster == "local" or time.monotonic() - asked > ASK:
-                if _over(jobs, cluster):
-                    break
-                asked = time.monotonic()
-            time.sleep(LOOK)
-        for i in left:
-            if _file(results, i).exists():
-                _taken(results, i)  # a task's own error ends it now
-    except BaseException:
-        _cancel(jobs, cluster)
-        raise
-
-
-def _over(jobs: Sequence, cluster: str) -> bool:
-    """Is none of the jobs at work or waiting? Slurm's queue says so also where it keeps no accounts of jobs; if it
-    cannot be reached they may be."""
-    if cluster == "local":
-        return all(job.done() for job in jobs)
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
-    queue = subprocess.run(command, capture_output=True, text=True)
-    return queue.returncode == 0 and not {job.job_id for job in jobs} & set(queue.stdout.split())
-
-
-def _cancel(jobs: Sequence, cluster: str) -> None:
-    """End those that are not over."""
-    if cluster == "local":
-        for job in jobs:
-            if not job.done():
-                job.cancel(check=False)
-    else:
-        arrays = {job.job_id.partition("_")[0] for job in jobs}
-        subprocess.run(["scancel", "--quiet", *arrays], capture_output=True)
-
-
-def _why(jobs: Sequence) -> str:
-    """What to do, with the last words of the first job."""
-    said = ((jobs[0].stderr() or "").strip().splitlines() or ["nothing"])[-1]
-    return f"Time or memory? Ask for more resources.minutes or resources.mem_gb. A job said: {said}"
-
-
 def _file(results: Path, task: int) -> Path:
     return results / f"{task}.pickle"
 
@@ -129,13 +182,28 @@ def _taken(results: Path, task: int):
     return result
 
 
-def work(folder: str, path: list[str], named: tuple[str, str], job: int, jobs: int) -> None:
-    """What a job does: its share of the tasks, then what others leave. A double writes the same bytes."""
-    results = Path(folder)
-    tasks = pickle.loads((results / TASKS).read_bytes())
+def serve(folder: str, job: int, stay: float) -> None:
+    """What a job does: its share of each call that comes, until none has come for `stay` seconds."""
+    crew, done, since = Path(folder), 0, time.monotonic()
+    while crew.exists() and not (crew / OVER).exists():  # else nobody waits for it
+        calls = [int(name) for name in os.listdir(crew) if name.isdigit() and (crew / name / TASKS).exists()]
+        if (newest := max(calls, default=0)) > done:
+            done = newest
+            work(crew / f"{done:06d}", job)
+            since = time.monotonic()
+        elif time.monotonic() - since >= stay:
+            return
+        else:
+            time.sleep(LOOK)
+
+
+def work(results: Path, job: int) -> None:
+    """A call's tasks: the job's share, then what others leave. A double writes the same bytes."""
     with contextlib.suppress(FileNotFoundError):  # the folder is gone: nobody waits for it
-        for i in taking(results, len(tasks), job, jobs):
+        path, named, jobs, tasks = pickle.loads((results / TASKS).read_bytes())
+        for i in taking(results, len(tasks), job % jobs, jobs):
             finish(results, i, path, named, tasks[i])
+        (results / f"{job}.{LEFT}").touch()
 
 
 def taking(results: Path, count: int, job: int, jobs: int) -> Iterator[int]:
