@@ -4,8 +4,8 @@
 
 The global batch is `batch_size`, of which process r of n has the rows r, r + n, ...; gradients are averaged, so that
 all have the same weights. Only the first one writes, scores and commits: the others do what it says. The weights are
-those of one process, but for the order in which sums are rounded. With `shards=true` each has segments of its own, for
-a corpus whose rows are too many for a machine's disk."""
+those of one process, but for the order in which sums are rounded; with `slices=4` they are, to the bit, those of 1, 2
+or 4. With `shards=true` each has segments of its own, for a corpus whose rows are too many for a machine's disk."""
 
 from __future__ import annotations
 
@@ -51,6 +51,18 @@ class Peers:
             raise answer
         return answer
 
+    def mean(self, rows):
+        """The mean [P] over the slices of all processes, rows [L, P] each, in the order of the slices: process r of n
+        has r, r + n, ..."""
+        if self.size > 1:
+            import torch
+            import torch.distributed as dist
+
+            of_all = [torch.empty_like(rows) for _ in range(self.size)]
+            dist.all_gather(of_all, rows)
+            rows = torch.stack(of_all, 1).flatten(0, 1)
+        return rows.sum(0) / len(rows)
+
     def average(self, values) -> None:
         """Replace a tensor by its mean over the processes, in place."""
         if self.size > 1:
@@ -87,10 +99,15 @@ def joined() -> Peers:
     return Peers(rank, size)
 
 
-def refuse(peers: Peers, algorithm, batch_size: int) -> None:
-    """ValueError for what several processes would learn otherwise than one: by a loss that is no mean over rows, or a
-    judge of rounds; or from a batch that cannot be divided."""
-    if peers.size == 1:
+def refuse(peers: Peers, algorithm, batch_size: int, slices: int = 1) -> None:
+    """ValueError for what several processes, or slices of a batch, would learn otherwise than one: by a loss that is no
+    mean over rows, or a judge of rounds; or from a batch that cannot be divided."""
+    if slices > 1 and (batch_size % slices or slices % peers.size):
+        raise ValueError(
+            f"slices={slices} of batch_size={batch_size} for {peers.size} processes; expected a divisor of the batch "
+            "and a multiple of the processes: each has as many"
+        )
+    if max(peers.size, slices) == 1:
         return
     if batch_size % peers.size:
         raise ValueError(
@@ -104,8 +121,9 @@ def refuse(peers: Peers, algorithm, batch_size: int) -> None:
                     whole.append(f"{act}.{net}.{loss}")
     if whole:
         raise ValueError(
-            f"algorithm {algorithm.name}: {', '.join(whole)} looks at a batch as a whole, and each of {peers.size} "
-            "processes has a part of it; train it with one (without torchrun), or take another table"
+            f"algorithm {algorithm.name}: {', '.join(whole)} looks at a batch as a whole, and each of "
+            f"{max(peers.size, slices)} processes or slices has a part of it; train it with one (without torchrun, "
+            "slices=1), or take another table"
         )
 
 

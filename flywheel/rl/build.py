@@ -166,6 +166,7 @@ def learner(
     nets: Mapping[str, Any] = {},
     restart: bool = False,
     peers: Peers = ALONE,
+    slices: int = 1,
 ):
     """A learner for an algorithm's tables."""
     from flywheel.rl.learner import Learner
@@ -193,7 +194,7 @@ def learner(
             "(the stage's outputs.policy), or leave critic.obs out"
         )
     made = table_nets(algorithm, policy, reward) | dict(nets)
-    return Learner(made, **table, seed=seed, device=device, restart=restart, peers=peers)
+    return Learner(made, **table, seed=seed, device=device, restart=restart, peers=peers, slices=slices)
 
 
 def new_policy(spec: Mapping[str, Any], task: Task, env, windows):

@@ -7,8 +7,7 @@ import functools
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -119,14 +118,21 @@ class Flat:
         if self.half is not None:
             self.half.data.copy_(self.values)
 
-    def take(self, gradient: Sequence[Tensor | None], peers: Peers = ALONE) -> float:
-        """Take over the gradient of the leaves, the mean over the processes that train together; its norm. `moves` says
-        which have one."""
-        self.moves = [g is not None for g in gradient]
-        if not all(self.moves):
-            gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, gradient, strict=True)]
-        torch._foreach_copy_(self.grads, gradient)
-        peers.average(self.values.grad)
+    def take(self, slices: Sequence[Sequence[Tensor | None]], peers: Peers = ALONE, ordered: bool = False) -> float:
+        """Take over the gradient of the leaves, the mean over slices of a batch, of all processes that train together;
+        its norm. `ordered`: summed in the order of the slices, whoever had them. `moves` says which leaves have one."""
+        rows = []
+        for gradient in slices:
+            self.moves = [g is not None for g in gradient]
+            if not all(self.moves):
+                gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, gradient, strict=True)]
+            torch._foreach_copy_(self.grads, gradient)
+            if ordered:
+                rows.append(self.values.grad.clone())
+        if ordered:
+            self.values.grad.copy_(peers.mean(torch.stack(rows)))
+        else:
+            peers.average(self.values.grad)
         return self.values.grad.norm().item()
 
     def cut(self, norm: float, most: float) -> None:
@@ -145,7 +151,8 @@ class Learner:
     from the policy as it is now (the anchor), not from the last round's. `precision` bf16 lets a processor that
     multiplies bfloat16 do so in the hidden layers of an update; weights, losses and all that acts stay float32.
     `compile` makes each row's gradient one compiled function, where a C++ compiler is there (rl/compiled.py); an update
-    that is told, each eighth, is not. `peers` train the same nets on other rows of each batch (parallel.py)."""
+    that is told, each eighth, is not. `peers` train the same nets on other rows of each batch (parallel.py), each on
+    its share of the batch's `slices`, whose gradients are summed in one order."""
 
     def __init__(
         self,
@@ -165,6 +172,7 @@ class Learner:
         precision: str = "bf16",
         compile: bool = False,
         peers: Peers = ALONE,
+        slices: int = 1,
         updates: int = 1,
     ):
         if optimiser == "sgd":
@@ -199,7 +207,9 @@ class Learner:
         }
         self.quick = self.rows  # where nothing is told
         policy = self.nets.get("policy")
-        if compile and peers.size == 1 and compiler() and not getattr(policy, "cameras", None):
+        self.ordered, self.whole = slices > 1, max(slices, peers.size)
+        self.mine = range(peers.rank, self.whole, peers.size)  # numbers of this process's slices
+        if compile and self.whole == 1 and compiler() and not getattr(policy, "cameras", None):
             self.quick = {(act, net): Compiled(f"{net} of {act}", row, policy) for (act, net), row in self.rows.items()}
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
@@ -234,34 +244,43 @@ class Learner:
         True, and nothing more is moved, if a loss says `stop`: enough of this act for this round.
         """
         Rounded.on = True
-        together = (
-            Shares(self.peers.rank, self.peers.size, len(batch["action"])) if self.peers.size > 1 else nullcontext()
-        )
         try:
-            with together:
-                return self._act(act, batch)
+            return self._act(act, batch)
         finally:
             Rounded.on = False
 
+    def _each(self, call: Callable[[dict], Any], slices: list[dict]) -> list:
+        """What is made of each of this process's slices of a batch; random numbers are those of the whole batch."""
+        if self.whole == 1:
+            return [call(slices[0])]
+        begin, made = self.rng.get_state(), []
+        for number, one in zip(self.mine, slices, strict=True):
+            self.rng.set_state(begin)
+            with Shares(number, self.whole, len(one["action"])):
+                made.append(call(one))
+        return made
+
     def _act(self, act: str, batch: dict[str, Tensor]) -> bool:
-        batch = self.complete(act, batch)
+        n = len(self.mine)
+        slices = [batch] if n == 1 else [{k: v[i::n].contiguous() for k, v in batch.items()} for i in range(n)]
+        slices = self._each(functools.partial(self.complete, act), slices)
         told = self.acts[act] % TOLD == 0
         self.acts[act] += 1
         for net in self.tables[act]:
-            total, stops, grads, parts = (self.rows if told else self.quick)[act, net](batch)
-            if any(stops):
+            made = self._each((self.rows if told else self.quick)[act, net], slices)
+            if any(any(stops) for _, stops, _, _ in made):
                 return True
-            for name, value, info in parts if told else ():
+            for name, value, info in (part for *_, parts in made for part in parts) if told else ():
                 for key, number in ({name: lambda value=value: value} | info).items():
                     self._note(f"{net}.{key}", number())
             flat = self.flat[net]
-            norm = flat.take(grads, self.peers)
+            norm = flat.take([grads for _, _, grads, _ in made], self.peers, self.ordered)
             if not math.isfinite(norm):  # left out: the weights stay what they are
                 self.skipped[net] += 1
                 if self.skipped[net] >= SKIPS:
                     raise FloatingPointError(
                         f"{act}: the gradient of {net} was not finite in {SKIPS} updates in a row (loss "
-                        f"{float(total):.3g}). Look for "
+                        f"{float(made[0][0]):.3g}). Look for "
                         "values far outside the others in the data (`flywheel corpus stats`), or take a smaller "
                         "algorithm.lr"
                     )

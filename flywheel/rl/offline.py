@@ -39,6 +39,10 @@ class Training(Learning):
         False, "by torchrun: each process draws from segments of its own, and decodes these alone; then it matters how "
         "many there are",
     )  # fmt: skip
+    slices: int = arg(
+        1, "of a batch, whose gradients are summed in one order: the same weights to the bit by every number of "
+        "processes that divides it", least=1, most=1024,
+    )  # fmt: skip
     corrections: float = arg(
         0.25, "share of a batch from steps at which a person took over (`intervention`), if there are any", least=0,
         most=0.9,
@@ -66,7 +70,7 @@ def train(
     algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
     torch.manual_seed(args.seed)
     peers = run.peers
-    refuse(peers, algorithm, args.batch_size)
+    refuse(peers, algorithm, args.batch_size, args.slices)
     version, pools, shares = selection.pools(args, run.store)
     place = {"rank": peers.rank, "world_size": peers.size}
     if args.shards and peers.size > 1:
@@ -82,7 +86,14 @@ def train(
     if algorithm.evaluate or algorithm.advantage:
         build.blind(policy, f"algorithm {algorithm.name}")
     learner = build.learner(
-        algorithm, policy, seed=args.seed, device=device, reward=args.task.learns, nets=nets, peers=peers
+        algorithm,
+        policy,
+        seed=args.seed,
+        device=device,
+        reward=args.task.learns,
+        nets=nets,
+        peers=peers,
+        slices=args.slices,
     )
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
