@@ -205,18 +205,22 @@ class Learner:
             for act, table in self.tables.items()
             for net, losses in table.items()
         }
-        self.quick = self.rows  # where nothing is told
-        policy = self.nets.get("policy")
         self.ordered, self.whole = slices > 1, max(slices, peers.size)
         self.mine = range(peers.rank, self.whole, peers.size)  # numbers of this process's slices
-        if compile and self.whole == 1 and compiler() and not getattr(policy, "cameras", None):
-            self.quick = {(act, net): Compiled(f"{net} of {act}", row, policy) for (act, net), row in self.rows.items()}
+        self.quick = self._compiled() if compile and self.whole == 1 else self.rows  # where nothing is told
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         self.counts: dict[str, int] = defaultdict(int)
         self.acts: dict[str, int] = defaultdict(int)  # since the last `metrics`
         self.skipped: dict[str, int] = defaultdict(int)  # updates of a net in a row that were left out: {net: n}
+
+    def _compiled(self) -> dict:
+        """The rows of the tables, compiled where that can be."""
+        policy = self.nets.get("policy")
+        if not compiler() or getattr(policy, "cameras", None):
+            return self.rows
+        return {(act, net): Compiled(f"{net} of {act}", row, policy) for (act, net), row in self.rows.items()}
 
     def _copies(self, advantage: dict | None) -> None:
         """The slow copies, and the policy as it was when a round's improvement began, for what is made of that."""

@@ -71,10 +71,7 @@ def train(
     torch.manual_seed(args.seed)
     peers = run.peers
     refuse(peers, algorithm, args.batch_size, args.slices)
-    version, pools, shares = selection.pools(args, run.store)
-    place = {"rank": peers.rank, "world_size": peers.size}
-    if args.shards and peers.size > 1:
-        (version, pools), place = share(peers, version, pools), {"seed": args.seed + SHARD * peers.rank}
+    version, pools, shares, place = _mine(args, run)
     windows = selection.windows(run.store.corpus(), version, args, run.store, fields)
     env = envs.opened(args, held=version)
     pools, unseen = validation.split(version, pools, args.validate) if args.task.recorded else (pools, None)
@@ -85,16 +82,8 @@ def train(
         policy.explores(algorithm.explore)
     if algorithm.evaluate or algorithm.advantage:
         build.blind(policy, f"algorithm {algorithm.name}")
-    learner = build.learner(
-        algorithm,
-        policy,
-        seed=args.seed,
-        device=device,
-        reward=args.task.learns,
-        nets=nets,
-        peers=peers,
-        slices=args.slices,
-    )
+    told = {"seed": args.seed, "device": device, "reward": args.task.learns, "nets": nets}
+    learner = build.learner(algorithm, policy, **told, peers=peers, slices=args.slices)
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
     kind, more = (labels and labels(policy, device, env)) or (Offline, {})
@@ -115,6 +104,14 @@ def train(
     if not curve.points:
         raise FloatingPointError(run.stopped["why"])
     return _handed_over(args, run, curve, len(version))
+
+
+def _mine(args: Training, run) -> tuple:
+    """What this process trains on: (version, pools, shares of a batch, which rows of it: what a source takes)."""
+    version, pools, shares = selection.pools(args, run.store)
+    if args.shards and run.peers.size > 1:
+        return *share(run.peers, version, pools), shares, {"seed": args.seed + SHARD * run.peers.rank}
+    return version, pools, shares, {"rank": run.peers.rank, "world_size": run.peers.size}
 
 
 def _curve(args: Training, run, env, learner, measure: Callable | None):
