@@ -122,6 +122,12 @@ def rate(row: dict) -> str:
     return f"{row['success']:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def elsewhere(row: dict) -> str:
+    """The machine of a row that was not made on two cores."""
+    cores = row["machine"]["cpu"].partition(",")[0]
+    return "" if cores == "2 cores" else f" ({cores}, torch {row['machine']['torch']})"
+
+
 def pooled(found: list[dict]) -> str:
     from flywheel.stats import wilson
 
@@ -160,7 +166,7 @@ def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
                 f"| {seed}, {row['commit'][:7]} | {row['base'] or '-'} | {' | '.join(cells)} | {standing['policy'] if standing else '-'} | {p} | {verdict} | "
                 f"{cost[0][0]} | {cost[1][0]} | {cost[0][1]} | {cost[1][1]} | "
                 f"{collected:,} | {row['steps']['gate']:,} | "
-                f"{row['steps']['report']:,} | {row['seconds'] / 60:.1f} |"
+                f"{row['steps']['report']:,} | {row['seconds'] / 60:.1f}{elsewhere(row)} |"
             )
     lines.append("")
     for name in NAMES:

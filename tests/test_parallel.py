@@ -173,22 +173,28 @@ def learns(rank: int, folder: str, table: str) -> None:
         meet = f"file://{folder}/meet-{table}"
         torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
     torch.set_num_threads(1)
+    state, told = learnt(table, peers)
+    if peers.rank == 0:
+        torch.save((state, told), f"{folder}/{table}-{peers.size}.pt")
+    if peers.size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def learnt(table: str, peers: Peers = ALONE, slices: int = 1, updates: int = 50) -> tuple[dict, dict]:
+    """The state and the metrics of a learner after so many updates of each act."""
     torch.manual_seed(0)
     algorithm = config.table("pretrain", table)
     kind = "tanh_gaussian" if table == "cql" else "flow"
     policy = base.build({"kind": kind, "obs_dim": 4, "action_dim": 2, "width": 16, "depth": 2})
     nets = {name: net.double() for name, net in table_nets(algorithm, policy).items()}
     tables = {key: getattr(algorithm, key) for key in ("evaluate", "improve", "lag", "lr")}
-    learner = Learner(nets, **tables, seed=1, peers=peers, precision="float32")
+    learner = Learner(nets, **tables, seed=1, peers=peers, slices=slices, precision="float32")
     for act in ("evaluate", "improve"):
-        for number in range(50):
+        for number in range(updates):
             whole = drawn(policy, number)
             learner.act(act, {key: value[peers.rank :: peers.size].clone() for key, value in whole.items()})
     told = learner.metrics()
-    if peers.rank == 0:
-        torch.save((learner.state(), told), f"{folder}/{table}-{peers.size}.pt")
-    if peers.size > 1:
-        torch.distributed.destroy_process_group()
+    return learner.state(), told
 
 
 def drawn(policy, number: int, size: int = 12) -> dict:
@@ -215,6 +221,16 @@ def test_the_sum_is_the_same_where_rounding_does_not_hide_it(table, tmp_path):
     assert floats and all((one[key] - two[key]).abs().max() < 1e-12 for key in floats if one[key].numel())
     assert torch.equal(one["rng"], two["rng"]), "all draw the same numbers"
     assert said.keys() == heard.keys()
+
+
+@pytest.mark.parametrize("table", ["iql", "cql"])
+def test_slices_of_a_batch_are_the_batch(table):
+    """Also what they draw: the gradient is the mean of theirs."""
+    (one, said), *others = (learnt(table, slices=slices, updates=5) for slices in (1, 2, 4))
+    floats = [key for key, value in one.items() if value.is_floating_point() and not key.startswith(("optim", "sums"))]
+    for state, heard in others:
+        assert floats and all((one[key] - state[key]).abs().max() < 1e-12 for key in floats if one[key].numel())
+        assert torch.equal(one["rng"], state["rng"]) and said == pytest.approx(heard, rel=1e-5, abs=1e-6)
 
 
 def test_a_process_takes_its_rows_of_what_the_whole_batch_draws():
@@ -253,6 +269,10 @@ def test_what_several_processes_would_learn_otherwise_is_refused():
     with pytest.raises(ValueError, match="batch_size=65 of 2 processes; expected a multiple"):
         refuse(two, config.table("pretrain", "bc"), 65)
     refuse(ALONE, config.table("pretrain", "td3_bc"), 65)
+    with pytest.raises(ValueError, match=r"slices=3 of batch_size=66 for 2 processes; expected a divisor of the batch"):
+        refuse(two, config.table("pretrain", "bc"), 66, 3)
+    with pytest.raises(ValueError, match="algorithm td3_bc: .* each of 4 processes or slices has a part"):
+        refuse(ALONE, config.table("pretrain", "td3_bc"), 64, 4)
 
 
 def test_a_stage_that_one_process_does_is_refused_to_two(monkeypatch):

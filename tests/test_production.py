@@ -81,7 +81,8 @@ def test_the_manifests_are_what_their_engines_read():
     assert all(line.split()[0] == "@reboot" or len(line.split()) > 6 for line in lines) and len(lines) == 2
 
 
-def test_status_names_what_is_at_work_and_what_waits(tmp_path, capsys):
+def test_status_names_what_is_at_work_and_two_stages_work_in_one_store_at_once(tmp_path, capsys):
+    """Another stage begins and ends while one is at work; the same run a second time says who is at it."""
     toy.demonstrations(tmp_path / "demos.hdf5")
     at = [*toy.TASK, f"store={tmp_path / 's'}"]
     assert call("ingest", f"source={tmp_path / 'demos.hdf5'}", *at, capsys=capsys)[0] == 0
@@ -100,25 +101,6 @@ def test_status_names_what_is_at_work_and_what_waits(tmp_path, capsys):
     assert "pretrain/" in status.line(row) and f"pid {child.pid}, since 20" in status.line(row)
     code, other = call("evaluate", "checkpoint=none", *at, capsys=capsys)
     assert code == 1 and "in use" not in other["error"], "another stage of the store does not wait for it"
-    child.kill()
-    child.wait()
-    code, out = call("status", f"store={place.root}", capsys=capsys)
-    assert out["working"] == [] and out["unfinished"] == [row["run"]]
-
-
-def test_two_stages_work_in_one_store_at_once(tmp_path, capsys):
-    """Another stage begins and ends while one is at work; the same run a second time says who is at it."""
-    toy.demonstrations(tmp_path / "demos.hdf5")
-    at = [*toy.TASK, f"store={tmp_path / 's'}"]
-    source = f"source={tmp_path / 'demos.hdf5'}"
-    assert call("ingest", source, *at, capsys=capsys)[0] == 0
-    words = ["pretrain", *LITTLE, *at, "policy=flow", "algorithm.cadence.improve=100000000", "score_every=100000000"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "flywheel.cli.app", *words], cwd=ROOT / "tests", stderr=subprocess.DEVNULL
-    )
-    place = Store(tmp_path / "s")
-    while not status.at_work(place):
-        runs_on(child)
     short = ["algorithm.cadence.improve=2", "score_every=2", "score_episodes=2"]
     code, out = call("pretrain", *LITTLE, *at, "policy=gaussian", *short, capsys=capsys)
     assert code == 0, out
@@ -128,6 +110,8 @@ def test_two_stages_work_in_one_store_at_once(tmp_path, capsys):
     assert code == 1 and "others" in out["error"], out
     child.kill()
     child.wait()
+    code, out = call("status", f"store={place.root}", capsys=capsys)
+    assert out["working"] == [] and out["unfinished"] == [row["run"]]
 
 
 def test_a_failure_is_told_and_a_stop_is_not(tmp_path, capsys):
