@@ -15,10 +15,12 @@ TOGETHER = ("test_fault_stages", "test_seeing", "test_shared", "test_parallel") 
 
 def pytest_itemcollected(item):
     """A test whose docstring names a finding ("findings A1") is selected by `-k findings`, and by `-k findings_a1`. Of
-    a module whose fixture is dear all tests run in one process."""
+    a module whose fixture is dear, and of those that look at the night, all tests run in one process."""
     words = re.findall(r"findings ([A-F]\d+)", getattr(item.obj, "__doc__", None) or "")
     if (module := item.path.stem) in TOGETHER:
         item.add_marker(pytest.mark.xdist_group(module))
+    elif "night" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("night"))
     item.extra_keyword_matches.update(["findings", *(f"findings_{word.lower()}_" for word in words)] if words else [])
 
 

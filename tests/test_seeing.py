@@ -196,7 +196,8 @@ def test_rows_that_are_repeated_share_their_pictures():
     assert not any(p.requires_grad for p in critic.encoder.eyes.parameters()), "it looks through the policy's eyes"
 
 
-@pytest.mark.parametrize("slowly", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("slowly", [False, True])
 def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, capsys, slowly):
     """Imitation, a score, its replay; critics do not see yet, and say so."""
     store = f"store={tmp_path}"

@@ -91,6 +91,7 @@ def other(shared, s3_server, tmp_path, monkeypatch):
     return shared
 
 
+@pytest.mark.slow
 def test_machines_that_are_killed_make_together_what_one_makes_in_a_folder(night, other, tmp_path, capsys):
     url, folder = other
     assert small.hashes(Store(url)) == small.hashes(night[1])
@@ -112,6 +113,7 @@ def test_machines_that_are_killed_make_together_what_one_makes_in_a_folder(night
     assert len(written) > 100 and not [data for data in written if servers.S3_SECRET.encode() in data]
 
 
+@pytest.mark.slow
 def test_a_damaged_object_is_found_by_fsck_and_by_who_needs_it(other, capsys):
     url, _ = other
     place = Store(url)
@@ -148,6 +150,7 @@ def test_a_damaged_object_is_found_by_fsck_and_by_who_needs_it(other, capsys):
     assert small.call("fsck", f"store={url}", capsys=capsys)[1]["findings"] == []
 
 
+@pytest.mark.slow
 def test_what_does_not_work_on_a_shared_store_says_so(other, tmp_path):
     url, _ = other
     with pytest.raises(RunError, match=f"a replay works on a copy .*aws s3 sync {url} DIR"):
@@ -283,6 +286,7 @@ def test_what_another_machine_removed_is_gone_here_and_a_run_begins_from_what_th
     assert two.runs() == [] and not (same / "_DONE.json").exists()
 
 
+@pytest.mark.slow
 def test_gc_takes_runs_that_nobody_goes_on_with(other, tmp_path, monkeypatch, capsys):
     url, _ = other
     place, runs = Store(url), [f"pretrain/{digit * 16}" for digit in "01"]

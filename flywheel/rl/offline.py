@@ -35,14 +35,6 @@ class Training(Learning):
     validate: float = arg(
         0.1, "without a simulator: the share of the episodes, by hash, that are held out and choose", least=0, most=0.9
     )
-    shards: bool = arg(
-        False, "by torchrun: each process draws from segments of its own, and decodes these alone; then it matters how "
-        "many there are",
-    )  # fmt: skip
-    slices: int = arg(
-        1, "of a batch, whose gradients are summed in one order: the same weights to the bit by every number of "
-        "processes that divides it", least=1, most=1024,
-    )  # fmt: skip
     corrections: float = arg(
         0.25, "share of a batch from steps at which a person took over (`intervention`), if there are any", least=0,
         most=0.9,
@@ -57,10 +49,12 @@ def train(
     nets: Mapping[str, Any] = {},
     labels: Callable | None = None,
     fields: tuple[str, ...] = (),
+    shards: bool = False,
+    slices: int = 1,
 ) -> dict[str, Any]:
     """Train the policy that `begin(env, windows)` makes on the demonstrations; `nets` stand beside those of the table.
     `labels(policy, device, env)` names a source other than Offline, if it is needed, and what that takes besides;
-    `fields` of the corpus are read too."""
+    `fields` of the corpus are read too. By several processes: `shards`, `slices` (parallel.py)."""
     import torch
 
     from flywheel.rl.fit import fit
@@ -70,20 +64,20 @@ def train(
     algorithm, device = args.algorithm, build.device(args.device)  # refused here if it is not there
     torch.manual_seed(args.seed)
     peers = run.peers
-    refuse(peers, algorithm, args.batch_size, args.slices)
-    version, pools, shares, place = _mine(args, run)
+    refuse(peers, algorithm, args.batch_size, slices)
+    version, pools, shares, place = _mine(args, run, shards)
     windows = selection.windows(run.store.corpus(), version, args, run.store, fields)
     env = envs.opened(args, held=version)
     pools, unseen = validation.split(version, pools, args.validate) if args.task.recorded else (pools, None)
     policy = begin(env, windows)
-    if args.shards:  # one normaliser for all: that of the first share
+    if shards:  # one normaliser for all: that of the first share
         policy.load_state_dict(peers.first(policy.state_dict))
     if algorithm.explore is not None:
         policy.explores(algorithm.explore)
     if algorithm.evaluate or algorithm.advantage:
         build.blind(policy, f"algorithm {algorithm.name}")
     told = {"seed": args.seed, "device": device, "reward": args.task.learns, "nets": nets}
-    learner = build.learner(algorithm, policy, **told, peers=peers, slices=args.slices)
+    learner = build.learner(algorithm, policy, **told, peers=peers, slices=slices)
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
     kind, more = (labels and labels(policy, device, env)) or (Offline, {})
@@ -106,10 +100,10 @@ def train(
     return _handed_over(args, run, curve, len(version))
 
 
-def _mine(args: Training, run) -> tuple:
+def _mine(args: Training, run, shards: bool) -> tuple:
     """What this process trains on: (version, pools, shares of a batch, which rows of it: what a source takes)."""
     version, pools, shares = selection.pools(args, run.store)
-    if args.shards and run.peers.size > 1:
+    if shards and run.peers.size > 1:
         return *share(run.peers, version, pools), shares, {"seed": args.seed + SHARD * run.peers.rank}
     return version, pools, shares, {"rank": run.peers.rank, "world_size": run.peers.size}
 

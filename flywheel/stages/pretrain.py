@@ -20,6 +20,14 @@ GROUPS = {"policy": "flow", "algorithm": "bc"}
 class Args(offline.Training):
     """Imitation or offline RL from a corpus version."""
 
+    shards: bool = arg(
+        False, "by torchrun: each process draws from segments of its own, and decodes these alone; then it matters how "
+        "many there are",
+    )  # fmt: skip
+    slices: int = arg(
+        1, "of a batch, whose gradients are summed in one order: the same weights to the bit by every number of "
+        "processes that divides it", least=1, most=1024,
+    )  # fmt: skip
     align: Any = arg(None, "views of several robots: pad (zeros, which do not count), or {SCHEMA: {action: [columns]}}")
 
 
@@ -40,7 +48,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
             raise ValueError(f"align: the checkpoint's robot has the columns {policy.robot}, these views give {robot}")
         return policy.train().requires_grad_(True)
 
-    return offline.train(args, run, begin)
+    return offline.train(args, run, begin, shards=args.shards, slices=args.slices)
 
 
 def _loaded(args: Args, checkpoint: dict[str, Any], env, run):
