@@ -131,6 +131,7 @@ def test_a_second_nightly_says_who_holds_the_store(night, tmp_path, capsys):
     assert code == 1 and str(os.getpid()) in out["error"]
 
 
+@pytest.mark.slow
 def test_wandb_mirrors_a_run_offline(night, tmp_path):
     pytest.importorskip("wandb")
     _, place, done = night

@@ -124,14 +124,14 @@ def test_the_optimiser_is_the_preset_of_the_type():
         and optim.made.param_groups[0]["betas"] == (0.95, 0.999)
         and optim.clip == 10
     )
-    flat.take([torch.ones_like(p) for p in flat.params])
+    flat.take([[torch.ones_like(p) for p in flat.params]])
     rates = []
     for _ in range(100):
         optim.step()
         rates.append(optim.made.param_groups[0]["lr"])
     assert rates[0] == 0 and rates[5] == pytest.approx(0.005) and rates[10] == pytest.approx(0.01) and rates[-1] < 1e-5
     before = flat.values.clone()
-    flat.take([None] * len(flat.params))
+    flat.take([[None] * len(flat.params)])
     optim.slots["updates"].fill_(10)
     optim.step()
     assert torch.equal(before, flat.values), "what has no part in a loss does not move"

@@ -65,6 +65,7 @@ def weights(folder: Path, result: dict, updates: int = 500) -> Path:
     return folder / "runs" / result["run"] / "out" / f"at_{updates}.safetensors"
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(place):
     """To 1e-6, in float32, after 500 updates; what is done is looked up by both."""
     import toy

@@ -21,7 +21,7 @@ from flywheel.cli import app, config
 from flywheel.runs import lineage, run
 from flywheel.runs.run import Store
 
-KILLS = 3  # `make soak`: more than a hundred
+KILLS = 2  # `make soak`: more than a hundred
 
 
 def test_a_nightly_ends_with_a_table_and_a_report(night):
