@@ -183,6 +183,12 @@ def test_a_command_seen_before_has_its_tables_in_the_same_order(tmp_path):
     ]
 
 
+def test_what_a_file_takes_of_the_environment_is_asked_each_time(monkeypatch):
+    for place in ("/one", "/two"):
+        monkeypatch.setenv("FLYWHEEL_DEMOS", place)
+        assert config.compose("nightly", ["experiment=adroit_door_policy"]).source.startswith(place)
+
+
 def test_what_was_composed_is_composed_anew_where_a_default_changed():
     """The key of a kept command covers each file that defines an argument, wherever that lies."""
     found = {"/".join(path.parts[-2:]) for path in config.sources(config.module("retrain").Args)}

@@ -37,6 +37,7 @@ OPTIONAL = ("online", "distil")  # of these, what a nightly may leave out: onlin
 GROUPS = ("task", "policy", "algorithm", "guard", "log", "experiment", "debug")
 FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a group where nothing else is said
 OPEN = ("algorithm", "policy", "task", "log", "guard")  # what a name stands for may be added to
+VARIABLE = re.compile(r"oc\.env:\s*(\w+)")  # of the environment, in a file or a word
 ELSEWHERE = {"nightly": "flywheel.runs.nightly", "sweep": "flywheel.runs.sweep"}  # stages that are no file of stages/
 
 
@@ -397,8 +398,14 @@ def _hydra(stage: str, overrides: list[str]) -> dict[str, Any]:
     that are much alike."""
     files = sorted(path for place in folders() for path in place.rglob("*.yaml"))
     seen = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
-    around = tuple(sorted(os.environ.items()))  # which a file may name
-    return copy.deepcopy(_composed(stage, tuple(overrides), seen, around))
+    around = {name: os.environ.get(name) for name in _variables(seen) | set(VARIABLE.findall(" ".join(overrides)))}
+    return copy.deepcopy(_composed(stage, tuple(overrides), seen, tuple(sorted(around.items()))))
+
+
+@functools.lru_cache(maxsize=16)
+def _variables(seen: tuple[tuple[str, int, int], ...]) -> frozenset[str]:
+    """The variables of the environment that these files name."""
+    return frozenset(name for path, *_ in seen for name in VARIABLE.findall(Path(path).read_text()))
 
 
 @functools.lru_cache(maxsize=256)

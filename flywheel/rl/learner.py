@@ -284,7 +284,7 @@ class Learner:
                 if self.skipped[net] >= SKIPS:
                     raise FloatingPointError(
                         f"{act}: the gradient of {net} was not finite in {SKIPS} updates in a row (loss "
-                        f"{float(made[0][0]):.3g}). Look for "
+                        f"{made[0][0].item():.3g}). Look for "
                         "values far outside the others in the data (`flywheel corpus stats`), or take a smaller "
                         "algorithm.lr"
                     )
