@@ -247,8 +247,16 @@ class Aims:
         return np.clip(4 * (obs[:, 2:] - obs[:, :2]), -1, 1)
 
 
-@pytest.mark.parametrize(("steps", "when", "alarm"), [(120, -1, None), (120, 3, 4)])
-def test_who_is_begun_is_who_this_process_would_begin(steps, when, alarm):
+@pytest.mark.parametrize(
+    ("when", "alarm", "workers"),
+    [
+        (-1, None, 2),
+        (3, 4, 2),
+        pytest.param(3, 4, 1, marks=pytest.mark.slow),
+        pytest.param(3, 4, 5, marks=pytest.mark.slow),
+    ],
+)
+def test_who_is_begun_is_who_this_process_would_begin(when, alarm, workers):
     """More episodes than fit beside each other, a bound of steps, an alarm on what was heard before, environments that
     raise at their reset or later: the same episodes, counts and faults."""
     import odd  # noqa: F401 (registers the task)
@@ -259,10 +267,10 @@ def test_who_is_begun_is_who_this_process_would_begin(steps, when, alarm):
     odd_ones = {"does": "raise", "at": list(range(0, 40, 5)), "when": when}
     task = Task(name="gym", id="odd:Odd-v0", max_steps=20, faults=1.0, kwargs=odd_ones)
     told = []
-    for play, how in ((rollout, {}), (collecting.play, {"executor": "processes", "workers": 2})):
+    for play, how in ((rollout, {}), (collecting.play, {"executor": "processes", "workers": workers})):
         env, heard, ticks = opened(Acting(task=task, num_envs=6, **how)), [], []
         found, counts = play(
-            env, Aims(), range(40), origin="policy:x", steps=steps, film=True, progress=ticks.append,
+            env, Aims(), range(40), origin="policy:x", steps=120, film=True, progress=ticks.append,
             each=lambda e, heard=heard: heard.append((e.seed, "cause" in e.meta)),
             late=lambda k, heard=heard: bool(alarm) and sum(fault for _, fault in heard) >= alarm,
         )  # fmt: skip

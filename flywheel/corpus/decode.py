@@ -86,6 +86,7 @@ def sent(corpus: tuple[str, str], decoder: Decoder, parts: list, counts: list) -
 
     try:
         found = Corpus(corpus[0])
+        found.history.refresh()
     except (CorpusError, OSError):
         return None
     return [*decoded(found, decoder, parts, counts)] if found.id == corpus[1] else None
@@ -97,7 +98,7 @@ def decoded(corpus, decoder: Decoder, parts: list, counts: list) -> Iterator[np.
         from flywheel.corpus import Corpus
 
         corpus = Corpus(corpus)
-    corpus.history.refresh()
+        corpus.history.refresh()
     wanted = iter(counts)
     for part, episodes in parts:
         segment = corpus.reader.segment(part)

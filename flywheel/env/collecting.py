@@ -52,6 +52,7 @@ def collected(
 
     buffer = io.BytesIO()
     torch.save(policy, buffer)
+    weights = buffer.getvalue()
     task = dataclasses.replace(env.made, faults=1.0)  # faults are counted over all, here
     told = json.dumps(plain({"task": task, "guard": env.guard}))
     do, workers = executors.bound(env.executor, env.workers, env.resources), env.workers or os.cpu_count() or 1
@@ -60,14 +61,7 @@ def collected(
         size = -(-len(asked) // workers)
         parts = [asked[k : k + size] for k in range(0, len(asked), size)]
         tasks = [
-            (
-                buffer.getvalue(),
-                told,
-                [seeds[k] for k in part],
-                [starts[k] for k in part] if starts else None,
-                origin,
-                film,
-            )
+            (weights, told, [seeds[k] for k in part], starts and [starts[k] for k in part], origin, film)
             for part in parts
         ]
         for part, found in zip(parts, do(played, tasks), strict=True):
@@ -150,14 +144,8 @@ def played(policy: bytes, told: str, seeds: list[int], starts, origin: str, film
 
     from flywheel.env.rollout import apart
 
-    return apart(
-        _environments(told, len(seeds)),
-        torch.load(io.BytesIO(policy), None if torch.cuda.is_available() else "cpu", weights_only=False),
-        seeds,
-        origin=origin,
-        starts=starts,
-        film=film,
-    )
+    actor = torch.load(io.BytesIO(policy), None if torch.cuda.is_available() else "cpu", weights_only=False)
+    return apart(_environments(told, len(seeds)), actor, seeds, origin=origin, starts=starts, film=film)
 
 
 def _environments(told: str, count: int):

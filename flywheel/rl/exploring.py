@@ -142,9 +142,8 @@ def warm_up(args, env, policy) -> list:
 
     shape = {**build.shape(env), "obs_steps": policy.obs_steps, "action_steps": policy.action_steps}
     chosen = seeds("collect", args, 0, min(args.warmup, NIGHT))
-    return play(env, Uniform(**shape, discrete=policy.discrete), chosen, origin="random", steps=args.warmup, film=True)[
-        0
-    ]
+    chance = Uniform(**shape, discrete=policy.discrete)
+    return play(env, chance, chosen, origin="random", steps=args.warmup, film=True)[0]
 
 
 def refuse_hopeless(task: Task, record: dict[str, Any], demos) -> None:
