@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,6 @@ from flywheel.report import charts
 
 SHOWN = 2  # episodes of each kind
 FRAMES = 6  # of a strip
-EVERY = 2  # control steps from one frame to the next that may be chosen
 SIZE = (160, 120)
 TRACES = 3  # numbers of the action that are drawn: those that move most
 
@@ -94,19 +94,22 @@ def _played(place, asked: dict[str, Any], mine: dict[str, np.ndarray], its: dict
 
 
 def _episode(env, policy, seed: int, pictures: bool) -> tuple[Any, list[np.ndarray]]:
-    """One episode, and what was drawn of it."""
+    """One episode, and FRAMES pictures of it. It is played twice: a picture takes longer than all steps of an episode,
+    and which ones are shown is known at its end."""
     from flywheel.env import rollout
 
-    frames: list[np.ndarray] = []
+    (episode,), _ = rollout(env, policy, [seed], origin="evaluation")
+    shown, frames = set(spread(range(len(episode)))) if pictures else set(), {}
 
     def watch(step: int, obs: np.ndarray) -> None:
         if not step:
             frames.clear()  # it began anew
-        if step % EVERY == 0:
-            frames.append(np.array(env.frame(0, *SIZE)))
+        if step in shown:
+            frames[step] = np.array(env.frame(0, *SIZE))
 
-    (episode,), _ = rollout(env, policy, [seed], origin="evaluation", watch=watch if pictures else None)
-    return episode, frames
+    if shown:
+        (episode,), _ = rollout(env, policy, [seed], origin="evaluation", watch=watch)
+    return episode, list(frames.values())
 
 
 def _trials(place, asked: dict[str, Any]) -> list[Flip]:
@@ -136,9 +139,9 @@ def _flip(kind: str, title: str, made: dict[str, tuple[Any, list[np.ndarray]]]) 
     return Flip(kind, title, strips, charts.actions(name, f"Actions of {title}, {kind}", actions, TRACES))
 
 
-def spread(frames: list[np.ndarray], count: int = FRAMES) -> list[np.ndarray]:
-    """Choose `count` frames from first to last."""
-    if not frames:
+def spread(frames: Sequence[Any], count: int = FRAMES) -> list[Any]:
+    """Choose `count` of them, from first to last."""
+    if not len(frames):
         return []
     return [frames[i] for i in np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
 
