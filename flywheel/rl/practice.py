@@ -80,7 +80,7 @@ class Practice(Watch):
         self.slump = Slump(args.guard.below, args.guard.false_alarm)
         self.good: dict[str, Any] = {}  # the learner as it was when it last acted well
         how = getattr(args, "collect", None) or args.algorithm.collect
-        self.spreads = Spreads(how.spreads if how else SPREADS, args.seed)
+        self.spreads = Spreads(how.spreads if how else SPREADS, args.seed, args.guard.below)
         self.share, self.again = how.retry if how else 0.0, set[int]()  # of a round; the seeds of this one
 
     def state(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@
 At 0 a policy does what it does by itself; at 1 it acts as it was trained to, by chance. Which is better is the task's
 business: where motions must be exact, sampled ones fail, however well critics choose among them; elsewhere critics need
 the choice. Each spread is an arm of a bandit: a round's shares are the chance of each to be the best (Thompson,
-Biometrika 1933), and what is scored and handed over is the best so far."""
+Biometrika 1933), and what is scored and handed over is the best so far. A wider one may cost something, for critics learn
+from what differs, but not what the guard promises: where it would fall further below the start than `below` it has no
+such bonus (a conservative bandit's constraint: Wu et al., 1602.04282)."""
 
 from __future__ import annotations
 
@@ -39,14 +41,15 @@ class Shares:
 
 
 class Spreads:
-    """The bandit. `counts` [[won, lost]] of each spread are the caller's to keep; of equal arms the first is best."""
+    """The bandit. `counts` [[won, lost]] of each spread are the caller's to keep; of equal arms the first is best.
+    `below` is what practice may fall below its start's success (None: anything)."""
 
-    def __init__(self, spreads: Sequence[float], seed: int):
+    def __init__(self, spreads: Sequence[float], seed: int, below: float | None = None):
         if not spreads or any(
             isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 <= s <= 10 for s in spreads
         ):
             raise UsageError(f"collect.spreads={list(spreads)}; expected numbers from 0 to 10, such as {SPREADS}")
-        self.spreads, self.seed = tuple(dict.fromkeys(float(s) for s in spreads)), seed
+        self.spreads, self.seed, self.below = tuple(dict.fromkeys(float(s) for s in spreads)), seed, below
         self.counts = [[0.0, 0.0] for _ in self.spreads]
 
     def fade(self) -> None:
@@ -79,7 +82,10 @@ class Spreads:
         """What a round is collected with from its episode `begun` on."""
         a, b = self._beta(0.5 if base is None else base)
         drawn = np.random.default_rng([self.seed, round, begun]).beta(a, b, (DRAWS, len(a)))
-        drawn += WIDER * np.array(self.spreads)
+        bonus = WIDER * np.array(self.spreads)
+        if base is not None and self.below is not None:
+            bonus = np.where(drawn >= base - self.below, bonus, 0.0)
+        drawn += bonus
         won = np.bincount(drawn.argmax(1), minlength=len(a)) / DRAWS
         return Shares(self.spreads, tuple(won.tolist()), self.seed * 100_003 + round)
 
