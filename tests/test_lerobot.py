@@ -14,13 +14,15 @@ import torch
 from small import call
 
 from flywheel import env as envs
-from flywheel.args import Task
+from flywheel.args import Task, build
+from flywheel.cli.algorithms import tables
 from flywheel.env import rollout
 from flywheel.policy import base
 from flywheel.policy._lerobot import ByRow, parts, wants_other_transformers
 from flywheel.policy._uniform import Uniform
-from flywheel.policy.lerobot import seeds, statistics
-from flywheel.rl.build import shape
+from flywheel.policy.lerobot import Averages, seeds, statistics
+from flywheel.rl.build import learns, shape
+from flywheel.rl.table import Algorithm
 from flywheel.runs.run import Store
 
 ACT = {"chunk_size": 8, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1,
@@ -145,12 +147,53 @@ def test_what_is_asked_of_a_type_that_it_has_not_got():
         ("act of LeRobot has no policy.settings.dim_modell; did you mean policy.settings.dim_model=", {"settings": {"dim_modell": 3}}),
         ("LeRobot has no such policy here. There are: act, diffusion", {"type": "atc"}),
         ("policy.type=tdmpc learns a world model", {"type": "tdmpc"}),
-        ("chunks are executed here, not averaged", {"settings": {"temporal_ensemble_coeff": 0.01, "n_action_steps": 1}, "action_steps": None}),
+        ("n_action_steps` must be 1 when using temporal ensembling", {"settings": {"temporal_ensemble_coeff": 0.01}}),
         ("n_obs_steps=2 with cameras", {"type": "diffusion", "settings": UNET, "cameras": {"top": [32, 32, 3]}}),
         ("takes no condition", {"condition": True}),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=re.escape(words)):
             made(**more)
+
+
+@LEROBOT
+@pytest.mark.parametrize("coefficient", [0.01, -0.3])
+def test_chunks_are_averaged_as_lerobot_does_it_each_slot_by_itself(coefficient):
+    settings = {**ACT, "temporal_ensemble_coeff": coefficient}
+    policy, rng = made(settings=settings, action_steps=1), np.random.default_rng(0)
+    obs = rng.normal(2.0, 3.0, (3, 20, 3)).astype(np.float32)  # of three episodes
+    alone = []
+    for episode in obs:
+        policy.net.reset()
+        before, after = policy.around()
+        with torch.no_grad():
+            batches = [before(policy.batch(torch.from_numpy(row)[None, None])) for row in episode]
+            alone.append([after(policy.net.select_action({k: v for k, v in b.items() if k != "action"}))[0].numpy() for b in batches])  # fmt: skip
+    found = [[], [], []]
+    policy.reset([0, 1], [5, 6])
+    for t in range(20):  # the third begins where the first was, later
+        if t == 10:
+            policy.reset([0], [7])
+        seen = [obs[0, t] if t < 10 else obs[2, t - 10], obs[1, t]]
+        for k, action in zip((0 if t < 10 else 2, 1), policy.act(np.stack(seen), [0, 1]), strict=True):
+            found[k].append(action)
+    for mine, its in zip(found, alone, strict=True):
+        np.testing.assert_allclose(mine, its[: len(mine)], atol=2e-6)
+    with pytest.raises(ValueError, match="executes averages of its chunks"):
+        learns(policy, build(Algorithm, tables()["rounds"]))
+    assert learns(policy, build(Algorithm, tables()["bc"])) is policy
+
+
+@LEROBOT
+def test_averages_by_hand():
+    averages = Averages(np.log(2.0), 3)  # weights 1, 1/2, 1/4, the oldest first
+    chunks = [
+        torch.tensor([[1.0], [2.0], [3.0]]),
+        torch.tensor([[5.0], [6.0], [7.0]]),
+        torch.tensor([[9.0], [9.0], [9.0]]),
+    ]
+    done = [float(averages.next(0, chunk, k == 0)) for k, chunk in enumerate(chunks)]
+    np.testing.assert_allclose(done, [1, (2 + 5 / 2) / 1.5, (3 + 6 / 2 + 9 / 4) / 1.75], rtol=1e-6)
+    assert float(averages.next(1, chunks[2], True)) == 9 and float(averages.next(0, chunks[0], True)) == 1
 
 
 @LEROBOT

@@ -337,13 +337,17 @@ class Policy(Normalised):
             stack, more = self._stack[due], self.fewest - len(due)
             if more > 0:  # matrices of few rows are multiplied in another way, and rounded otherwise
                 stack, noise = (np.concatenate([x, np.repeat(x[:1], more, 0)]) for x in (stack, noise))
-            chunk = self.sample(self._seen(stack, frames), torch.from_numpy(noise).to(self.device))
-            self._chunk[due] = chunk[: len(due)].float().cpu().numpy()
+            self._chunk[due] = self.decided(due, self._seen(stack, frames), torch.from_numpy(noise).to(self.device))
             self._cursor[due] = 0
         action = self._chunk[slots, self._cursor[slots]]
         self._cursor[slots] += 1
         action = action[:, self.robot["action"]] if self.robot else action
         return action[0] if single else action
+
+    def decided(self, slots: np.ndarray, obs: Tensor | Seen, noise: Tensor) -> np.ndarray:
+        """The chunks [N, Ta, Da] that `slots` [N] execute from now on; obs and noise have rows beyond these where they
+        are few."""
+        return self.sample(obs, noise)[: len(slots)].float().cpu().numpy()
 
 
 def _tell(names: list[str], out: dict[int, int]) -> None:

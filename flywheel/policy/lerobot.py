@@ -5,7 +5,8 @@
     action  [B, H, Da], from `window`[0] to `window`[1] steps from now, and where that is outside the episode
 
 Stacks, chunks and chance are this kind's own, a slot each (policy/base.py): of LeRobot's net only its loss and its next
-chunk are asked for, between the processors that LeRobot puts around it, with statistics that lie in the weights."""
+chunk are asked for, between the processors that LeRobot puts around it, with statistics that lie in the weights. An ACT
+with a `temporal_ensemble_coeff` asks at every step, and executes the average of what all chunks say of it."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ class Lerobot(Policy):
     state; `instruction` is what a type that reads is told to do. obs_steps and action_steps are those of the
     configuration, unless they are given."""
 
+    averages: Averages | None = None
     partial = True  # an update may leave parameters alone, and there are buffers that move
 
     def __init__(
@@ -81,6 +83,8 @@ class Lerobot(Policy):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         for row, value in ((1, 1.0), (3, 1.0), (-1, 1.0)):  # max, std, q99: until rows were seen nothing is changed
             self.numbers[row], self.actions[row] = value, value
+        coefficient = getattr(made, "temporal_ensemble_coeff", None)
+        self.averages = None if coefficient is None else Averages(coefficient, made.chunk_size)
         self._frozen = [p for p in self.net.parameters() if not p.requires_grad]
         self._around: tuple[Any, Any, Any] = (None, None, None)
 
@@ -144,15 +148,32 @@ class Lerobot(Policy):
 
     @torch.no_grad()
     def sample(self, obs: Tensor | Seen, noise: Tensor) -> Tensor:
-        (before, after), learning = self.around(), self.net.training
+        return self._out(self._chunk_of(obs, noise)[:, : self.action_steps], noise)
+
+    @torch.no_grad()
+    def decided(self, slots: np.ndarray, obs: Tensor | Seen, noise: Tensor) -> np.ndarray:
+        if self.averages is None:
+            return super().decided(slots, obs, noise)
+        chunks, new = self._chunk_of(obs, noise)[: len(slots)], self._cursor[slots] < 0
+        rows = zip(slots.tolist(), chunks, new.tolist(), strict=True)
+        averaged = torch.stack([self.averages.next(slot, chunk, fresh) for slot, chunk, fresh in rows])
+        return self._out(averaged[:, None], noise[: len(slots)]).cpu().numpy()
+
+    def _chunk_of(self, obs: Tensor | Seen, noise: Tensor) -> Tensor:
+        """The chunk [B, T, Da] that LeRobot's net makes, before the processors behind it."""
+        learning = self.net.training
         given = noise[:, : _lerobot.noise_size(self.net)[0]] if _lerobot.takes_noise(self.net) else None
         with _lerobot.ByRow(seeds(noise), self.device):
             if given is not None and (more := _lerobot.noise_size(self.net)[1] - self.action_dim):
                 given = torch.cat([given, torch.randn(*given.shape[:2], more, device=given.device)], 2)
-            action = after(_lerobot.chunk(self.net, before(self.batch(obs)), given)[:, : self.action_steps])
+            chunk = _lerobot.chunk(self.net, self.around()[0](self.batch(obs)), given)
         if learning:
             self.net.train()
-        action = action.to(self.device, torch.float32)
+        return chunk
+
+    def _out(self, chunk: Tensor, noise: Tensor) -> Tensor:
+        """A chunk [B, Ta, Da] in the environment's units, with the noise of exploration."""
+        action = self.around()[1](chunk).to(self.device, torch.float32)
         if not self.explore:
             return action
         return self.bounded(action + self.explore * self.half_range * noise[:, : self.action_steps])
@@ -176,10 +197,35 @@ class Lerobot(Policy):
         return _lerobot.presets(self.net, updates)
 
 
+class Averages:
+    """What the chunks of an episode say of a step, averaged (temporal ensembling: ACT, arXiv 2304.13705, algorithm 2):
+
+        a_t = sum_i w_i a_t^i / sum_i w_i,    w_i = exp(-coefficient i),    a_t^0 of the oldest chunk that reaches t
+
+    summed as LeRobot sums it, a slot each."""
+
+    def __init__(self, coefficient: float, steps: int):
+        self.weights = torch.exp(-coefficient * torch.arange(steps))
+        self.sums, self.steps = torch.cumsum(self.weights, 0), steps
+        self.ahead: dict[int, Tensor] = {}  # of each slot: the averages of the steps to come [n, Da]
+        self.counts: dict[int, Tensor] = {}  # and of how many chunks each is [n, 1]
+
+    def next(self, slot: int, chunk: Tensor, new: bool) -> Tensor:
+        """Take the newest chunk [T, Da], `new` of an episode's first; what is executed now, [Da]."""
+        if new:
+            made, counts = chunk.clone(), torch.ones(self.steps, 1, dtype=torch.long)
+        else:
+            made, counts = self.ahead[slot], self.counts[slot]
+            weights, sums = (x.to(chunk.device) for x in (self.weights, self.sums))
+            made = (made * sums[counts - 1] + chunk[:-1] * weights[counts]) / sums[counts]
+            made = torch.cat([made, chunk[-1:]])
+            counts = torch.cat([(counts + 1).clamp(max=self.steps), torch.ones_like(counts[-1:])])
+        self.ahead[slot], self.counts[slot] = made[1:], counts[1:]
+        return made[0]
+
+
 def _checked(chosen: Any, cameras: Mapping[str, Any]) -> None:
     """ValueError for what a configuration asks of whoever acts, and this kind does not do."""
-    if getattr(chosen, "temporal_ensemble_coeff", None) is not None:
-        raise ValueError("policy.settings.temporal_ensemble_coeff: chunks are executed here, not averaged; take null")
     if cameras and chosen.n_obs_steps > 1:
         raise ValueError(
             f"policy.settings.n_obs_steps={chosen.n_obs_steps} with cameras: the newest frame is seen; take 1"

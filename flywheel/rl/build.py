@@ -91,6 +91,11 @@ def _of_lerobot(policy, algorithm: Algorithm) -> None:
             "corrects its actions (the critics of a best of N, a residual) has no features of them; pretrain it "
             "further, or train one from numbers (no task.cameras=)"
         )
+    if policy.averages and (algorithm.act == "best_of_n" or algorithm.residual):
+        raise ValueError(
+            f"{what} and executes averages of its chunks: critics judge, and a residual corrects, one chunk; train one "
+            "with policy.settings.temporal_ensemble_coeff=null policy.action_steps=4, or pretrain it further"
+        )
     if algorithm.source == "on_policy":
         raise ValueError(
             f"{what}: it has no log pi(a), which on-policy algorithms move; take algorithm=rounds or residual, or "

@@ -5,9 +5,9 @@
 At 0 a policy does what it does by itself; at 1 it acts as it was trained to, by chance. Which is better is the task's
 business: where motions must be exact, sampled ones fail, however well critics choose among them; elsewhere critics need
 the choice. Each spread is an arm of a bandit: a round's shares are the chance of each to be the best (Thompson,
-Biometrika 1933), and what is scored and handed over is the best so far. A wider one may cost something, for critics learn
-from what differs, but not what the guard promises: where it would fall further below the start than `below` it has no
-such bonus (a conservative bandit's constraint: Wu et al., 1602.04282)."""
+Biometrika 1933), and what is scored and handed over is the best so far. A wider one may cost something, for critics
+learn from what differs, but no more than the guard promises: where it would be further below the start than `below` it
+has no such bonus (a conservative bandit's constraint: Wu et al., 1602.04282)."""
 
 from __future__ import annotations
 
