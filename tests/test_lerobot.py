@@ -263,6 +263,38 @@ def test_a_smolvla_of_random_weights_reads_looks_learns_and_is_handed_back(tmp_p
     assert code == 1 and "nothing is downloaded here" in made["error"] and "vlm_model_name=FOLDER" in made["error"]
 
 
+PI = {"chunk_size": 8, "n_action_steps": 4, "image_resolution": [28, 28], "num_inference_steps": 3,
+      "tokenizer_max_length": 8, "max_state_dim": 8, "max_action_dim": 8}  # fmt: skip
+
+
+@LEROBOT
+def test_a_pi0_of_random_weights_learns_is_replayed_and_handed_back(tmp_path):
+    """As SmolVLA above, in a process of its own, where pi0 is small (tiny_pi0.py)."""
+    pytest.importorskip("transformers", reason="pi0 needs the extra vla: pip install 'robot-flywheel[vla]'")
+    if wants_other_transformers(parts("pi0")[1]):
+        pytest.skip("pi0 of this LeRobot needs a changed transformers")
+    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4}
+    env, store = envs.make(task, 4, 1), Store(tmp_path / "store")
+    random = Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False)
+    store.corpus(create=True).append(rollout(env, random, range(6), origin="human", film=True)[0])
+    env.close()
+    at = ["task=gym", "task.id=odd:Camera-v0", "task.max_steps=4", f"store={store.root}", "demos.failures=true"]
+
+    def flywheel(*words):
+        command = [sys.executable, Path(__file__).with_name("tiny_pi0.py"), tmp_path / "cache", *words, "--json"]
+        out = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})  # fmt: skip
+        assert out.returncode == 0, out.stdout + out.stderr
+        return json.loads(out.stdout.splitlines()[-1])
+
+    little = ["batch_size=4", "num_envs=2", "score_every=3", "score_episodes=2", "algorithm.cadence.improve=3"]
+    words = ["policy=lerobot", "policy.type=pi0", "policy.instruction=pick up the cube", typed(PI)]
+    out = flywheel("pretrain", *words, *little, *at)
+    assert flywheel("replay", out["run"], at[3])["status"] != "failed"
+    ref = out["outputs"]["checkpoint"]
+    more = [f"checkpoint={ref}", "format=lerobot_policy", f"out={tmp_path / 'out'}"]
+    assert flywheel("export", *more, *at[:4])["metrics"]["difference"] <= 1e-5
+
+
 @LEROBOT
 def test_act_is_pretrained_practises_and_is_replayed(copied, capsys, tmp_path):
     """From a corpus to a policy, rounds of a best of N over it, to the bit again; and from a folder of LeRobot's."""

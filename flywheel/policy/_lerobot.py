@@ -162,7 +162,8 @@ def processors(chosen: Any, statistics: Mapping[str, Mapping[str, Tensor]]) -> t
         words = " ".join(str(error).split())[:200]
         raise ValueError(
             f"policy.type={chosen.type} needs a tokenizer that is not here ({words}); pip install "
-            "'robot-flywheel[vla]', and put its files into a folder that policy.chosen names"
+            "'robot-flywheel[vla]', and put its files where policy.settings says or, where there is no setting for it "
+            "(pi0), into the hub's cache (HF_HOME); or set HF_HUB_OFFLINE=0"
         ) from error
 
 
