@@ -210,6 +210,20 @@ SMOL = {"chunk_size": 8, "n_action_steps": 4, "num_vlm_layers": 2, "resize_imgs_
         "tokenizer_max_length": 8, "max_state_dim": 8, "max_action_dim": 8}  # fmt: skip
 
 
+LITTLE = ["batch_size=4", "num_envs=2", "score_every=3", "score_episodes=2", "algorithm.cadence.improve=3"]
+
+
+def filmed(root: Path) -> tuple[Store, list[str]]:
+    """A store of six filmed episodes, and what commands about it are told."""
+    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4}
+    env, store = envs.make(task, 4, 1), Store(root)
+    random = Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False)
+    store.corpus(create=True).append(rollout(env, random, range(6), origin="human", film=True)[0])
+    env.close()
+    at = ["task=gym", "task.id=odd:Camera-v0", "task.max_steps=4", f"store={root}", "demos.failures=true"]
+    return store, at
+
+
 @LEROBOT
 def test_a_smolvla_of_random_weights_reads_looks_learns_and_is_handed_back(tmp_path, capsys):
     """What it is built on lies in a folder; its words, its pictures and its chance are a row's own."""
@@ -218,22 +232,13 @@ def test_a_smolvla_of_random_weights_reads_looks_learns_and_is_handed_back(tmp_p
     import tiny_vla
 
     folder, rng = tiny_vla.write(tmp_path / "vlm"), np.random.default_rng(0)
-    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4}
-    env, store = envs.make(task, 4, 1), Store(tmp_path / "store")
-    random = Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False)
-    store.corpus(create=True).append(rollout(env, random, range(6), origin="human", film=True)[0])
-    env.close()
-    at = ["task=gym", "task.id=odd:Camera-v0", "task.max_steps=4", f"store={store.root}", "demos.failures=true"]
+    store, at = filmed(tmp_path / "store")
     words = [
         "policy=lerobot",
         "policy.type=smolvla",
         "policy.instruction=pick up the cube",
         typed(SMOL | {"vlm_model_name": str(folder)}),
-        "batch_size=4",
-        "num_envs=2",
-        "score_every=3",
-        "score_episodes=2",
-        "algorithm.cadence.improve=3",
+        *LITTLE,
     ]
     code, out = call("pretrain", *words, *at, capsys=capsys)
     assert code == 0, out
@@ -273,12 +278,7 @@ def test_a_pi0_of_random_weights_learns_is_replayed_and_handed_back(tmp_path):
     pytest.importorskip("transformers", reason="pi0 needs the extra vla: pip install 'robot-flywheel[vla]'")
     if wants_other_transformers(parts("pi0")[1]):
         pytest.skip("pi0 of this LeRobot needs a changed transformers")
-    task = {"name": "gym", "id": "odd:Camera-v0", "max_steps": 4}
-    env, store = envs.make(task, 4, 1), Store(tmp_path / "store")
-    random = Uniform(**shape(env), obs_steps=1, action_steps=1, discrete=False)
-    store.corpus(create=True).append(rollout(env, random, range(6), origin="human", film=True)[0])
-    env.close()
-    at = ["task=gym", "task.id=odd:Camera-v0", "task.max_steps=4", f"store={store.root}", "demos.failures=true"]
+    _, at = filmed(tmp_path / "store")
 
     def flywheel(*words):
         command = [sys.executable, Path(__file__).with_name("tiny_pi0.py"), tmp_path / "cache", *words, "--json"]
@@ -286,9 +286,8 @@ def test_a_pi0_of_random_weights_learns_is_replayed_and_handed_back(tmp_path):
         assert out.returncode == 0, out.stdout + out.stderr
         return json.loads(out.stdout.splitlines()[-1])
 
-    little = ["batch_size=4", "num_envs=2", "score_every=3", "score_episodes=2", "algorithm.cadence.improve=3"]
     words = ["policy=lerobot", "policy.type=pi0", "policy.instruction=pick up the cube", typed(PI)]
-    out = flywheel("pretrain", *words, *little, *at)
+    out = flywheel("pretrain", *words, *LITTLE, *at)
     assert flywheel("replay", out["run"], at[3])["status"] != "failed"
     ref = out["outputs"]["checkpoint"]
     more = [f"checkpoint={ref}", "format=lerobot_policy", f"out={tmp_path / 'out'}"]
