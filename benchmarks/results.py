@@ -36,6 +36,7 @@ FEW = [  # of 60,000 steps in all; half of each batch from so few demonstrations
     "retrain.algorithm.cadence={rounds: 12, evaluate: 3000, improve: 1500}", "retrain.max_steps=47000", "online.max_steps=6000",
 ]  # fmt: skip
 JOBS |= {f"few-{task}-{s}": [*FEW, f"task={task}", f"seed={s}"] for task in TASKS for s in SEEDS}
+JOBS |= {f"taught-{task}-{s}": [f"task={task}", "distil={}", f"seed={s}"] for task in TASKS for s in SEEDS}
 JOBS["rl100-1"] = ["experiment=rl100", "seed=1"]
 JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
 JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
@@ -147,15 +148,18 @@ def cells_of(metrics: dict | None) -> tuple[str, str]:
 
 def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
     """One line a seed: the policies on report seeds, what the gate said, and what it cost."""
+    some = [row for seed in SEEDS if (row := rows.get(f"{prefix}-{seed}"))]
+    taught = any(r["policy"] == "one-step" for row in some for r in row["table"])
+    names = (*NAMES, *["one-step"] * taught)
     lines = [
-        "| seed, commit | base | pretrained | retrained | best-of-N | online | in production | p | gate | regret: retrain | online | worst 50: "
+        f"| seed, commit | base | {' | '.join(names)} | in production | p | gate | regret: retrain | online | worst 50: "
         "retrain | online | steps: collection | gate | report | minutes |",
-        "|---" * 17 + "|",
+        "|---" * (13 + len(names)) + "|",
     ]
     for seed in SEEDS:
         if row := rows.get(f"{prefix}-{seed}"):
             by = {r["policy"]: r for r in row["table"]}
-            cells = [rate(by[n]) if n in by else "-" for n in NAMES]
+            cells = [rate(by[n]) if n in by else "-" for n in names]
             last = row["table"][-1]
             p = f"{last['p']:.1g}" if "p" in last else "-"
             cost = [cells_of(row.get(stage)) for stage in ("retrain", "online")]
@@ -169,7 +173,7 @@ def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
                 f"{row['steps']['report']:,} | {row['seconds'] / 60:.1f}{elsewhere(row)} |"
             )
     lines.append("")
-    for name in NAMES:
+    for name in names:
         found = [r for s in SEEDS if (row := rows.get(f"{prefix}-{s}")) for r in row["table"] if r["policy"] == name]
         if len(found) == len(SEEDS):
             lines.append(f"Pooled, {name}: {pooled(found)}.  ")
@@ -280,14 +284,24 @@ def page(rows: dict[str, dict]) -> str:
     for task in TASKS:
         if any(f"{task}-{seed}" in rows for seed in SEEDS):
             lines += [f"### {task}", "", *night_table(rows, task)]
-    few = [task for task in TASKS if any(f"few-{task}-{seed}" in rows for seed in SEEDS)]
+    taught, _ = by_task(rows, "taught")
+    if taught:
+        lines += [
+            "## The default nightly with a student",
+            "",
+            "The best of N is taught to a policy of one step (`distil={}`).",
+            "",
+            *taught,
+        ]
+    some, few = by_task(rows, "few")
     if few:
-        lines += ["## From 20 demonstrations", ""]
-        for task in few:
-            first = next(row for s in SEEDS if (row := rows.get(f"few-{task}-{s}")))
-            command = " ".join(w if "[" not in w and "{" not in w else f"'{w}'" for w in spelt(first["command"]))
-            lines += [f"### {task}", "", f"`{command} seed=S`.", "", *night_table(rows, f"few-{task}")]
-        lines += ["On 100 seeds to choose by, by environment steps of practice:", ""]
+        lines += [
+            "## From 20 demonstrations",
+            "",
+            *some,
+            "On 100 seeds to choose by, by environment steps of practice:",
+            "",
+        ]
         for job in (f"few-{task}-{seed}" for task in few for seed in SEEDS):
             if job in rows:
                 points = ", ".join(f"{p[0]:,}: {p[1]:.2f} ({p[3]})" for p in wheel.by_steps(rows[job]))
@@ -326,6 +340,16 @@ def page(rows: dict[str, dict]) -> str:
 
     parts = [*seeing.section(), *wheel.section(wheel.read()), *offline.section(), *scores.section(scores.read())]
     return "\n".join([*lines, *parts]).rstrip("\n") + "\n"
+
+
+def by_task(rows: dict[str, dict], prefix: str) -> tuple[list[str], list[str]]:
+    """The tables of jobs PREFIX-TASK-SEED, and the tasks that have one."""
+    lines, tasks = [], [task for task in TASKS if any(f"{prefix}-{task}-{seed}" in rows for seed in SEEDS)]
+    for task in tasks:
+        first = next(row for s in SEEDS if (row := rows.get(f"{prefix}-{task}-{s}")))
+        command = " ".join(w if "[" not in w and "{" not in w else f"'{w}'" for w in spelt(first["command"]))
+        lines += [f"### {task}", "", f"`{command} seed=S`.", "", *night_table(rows, f"{prefix}-{task}")]
+    return lines, tasks
 
 
 def advised(advice: list[dict]) -> list[str]:
