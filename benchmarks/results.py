@@ -261,7 +261,10 @@ def page(rows: dict[str, dict]) -> str:
 
     lines = ["# Results", "", "Made by `make results` (benchmarks/results.py); rows in benchmarks/results/.", ""]
     if rows:
-        facts = next(iter(rows.values()))["machine"]
+        facts = dict(next(iter(rows.values()))["machine"])
+        facts["cpu"] = " or ".join(
+            sorted({c for row in rows.values() if (c := row["machine"]["cpu"]).startswith("2 ")})
+        )
         lines += [
             ", ".join(f"{k} {v}" for k, v in facts.items())
             + ". Success: what the task says (ours: the predicate held for 10 steps; Fetch: at the "
