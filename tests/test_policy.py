@@ -1,5 +1,7 @@
 """The contract of every policy in flywheel/policy/, found by being there."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -434,3 +436,29 @@ def test_one_wild_value_does_not_blind_the_normaliser(capsys):
     policy = base.build({"kind": "flow", "obs_dim": 3, "action_dim": 2, "width": 8, "depth": 1})
     policy.fit_normaliser(rows, rng.normal(size=(3000, 2)))
     assert "obs[0]: 1 value lies far outside all others" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wide", [1, 2, 8, 10, 16, 28, 64, 256])
+def test_a_row_is_multiplied_alike_wherever_it_stands(wide):
+    """Else the last bit of an action depends on its slot (flywheel/__init__.py)."""
+    torch.manual_seed(0)
+    for deep in (6, 30, 134, 256):
+        layer = torch.nn.Linear(deep, wide)
+        for rows in (16, 32, 64):
+            made = layer(torch.randn(1, deep).expand(rows, deep).contiguous())
+            assert torch.equal(made, made[:1].expand(rows, wide)), (deep, rows)
+
+
+def test_mkl_is_asked_to_be_reproducible_where_the_processor_is_not_intels(tmp_path, monkeypatch):
+    import flywheel
+
+    told = tmp_path / "cpuinfo"
+    for words, wanted in (("vendor_id : GenuineIntel", None), ("", None), ("vendor_id : AuthenticAMD", "AUTO")):
+        monkeypatch.delenv("MKL_CBWR", raising=False)
+        told.write_text(f"processor : 0\n{words}\n")
+        flywheel._same_bits(str(told))
+        assert os.environ.get("MKL_CBWR") == wanted
+    flywheel._same_bits(str(tmp_path / "none"))
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    flywheel._same_bits(str(told))
+    assert os.environ["MKL_CBWR"] == "AVX2", "what is asked for already stays"
