@@ -238,7 +238,7 @@ def human(row: dict) -> list[str]:
         f"{row['retrain']['steps']:,} environment steps of collection (gate {row['steps']['gate']:,}, report "
         f"{row['steps']['report']:,}) in "
         f"{row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all.", "",
-        "| environment steps | scored | collected from the own reset (12 episodes) | collected along demonstrations | "
+        "| environment steps | scored | collected from the own reset | collected along demonstrations | "
         "the window begins at |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
