@@ -16,7 +16,7 @@ def _same_bits(told: str = "/proc/cpuinfo") -> None:
     """Ask MKL, before anybody multiplies, for its reproducible mode where the processor is not Intel's.
 
     By itself it sums every other row of a narrow product in another order there (8 columns, 16 rows), so that the last
-    bit of an action would depend on which slot it is for, and an episode on those beside it. No slower."""
+    bit of an action would depend on which slot it is for, and an episode on those beside it."""
     try:
         with open(told, encoding="utf-8", errors="replace") as file:
             known = file.read(400)

@@ -183,7 +183,6 @@ def test_chunks_are_averaged_as_lerobot_does_it_each_slot_by_itself(coefficient)
     assert learns(policy, build(Algorithm, tables()["bc"])) is policy
 
 
-@LEROBOT
 def test_averages_by_hand():
     averages = Averages(np.log(2.0), 3)  # weights 1, 1/2, 1/4, the oldest first
     chunks = [
@@ -288,7 +287,7 @@ def test_a_pi0_of_random_weights_learns_is_replayed_and_handed_back(tmp_path):
 
     words = ["policy=lerobot", "policy.type=pi0", "policy.instruction=pick up the cube", typed(PI)]
     out = flywheel("pretrain", *words, *LITTLE, *at)
-    assert flywheel("replay", out["run"], at[3])["status"] != "failed"
+    flywheel("replay", out["run"], at[3])  # exits with 0 only if every hash is equal
     ref = out["outputs"]["checkpoint"]
     more = [f"checkpoint={ref}", "format=lerobot_policy", f"out={tmp_path / 'out'}"]
     assert flywheel("export", *more, *at[:4])["metrics"]["difference"] <= 1e-5

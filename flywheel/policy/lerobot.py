@@ -34,7 +34,6 @@ class Lerobot(Policy):
     state; `instruction` is what a type that reads is told to do. obs_steps and action_steps are those of the
     configuration, unless they are given."""
 
-    averages: Averages | None = None
     partial = True  # an update may leave parameters alone, and there are buffers that move
 
     def __init__(
