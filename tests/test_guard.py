@@ -251,7 +251,7 @@ def test_a_resumed_guard_goes_on_to_the_same_bytes():
 
 def seen(q, before=None, **more):
     """A look at critics that say q [E, B]."""
-    made = SimpleNamespace(nets={"q": lambda obs, action: torch.tensor(q)}, anchor=None, optim={}, sums={}, counts={})
+    made = SimpleNamespace(nets={"q": lambda obs, action: torch.tensor(q)}, anchor=None, optim={}, mean={}.get)
     from flywheel.rl.guarding import Seen
 
     rows = {"obs": None, "action": None, "reward": torch.tensor([0.0, -2.0]), "discount": torch.tensor([0.9, 0.9])}
@@ -285,8 +285,7 @@ def test_disagreement_that_collapses_is_seen():
 def test_kl_and_clip_share_read_what_the_surrogate_logged():
     look = seen([[0.0]])
     assert check("kl", look) == check("clip_share", look) == ""  # nothing was logged
-    look.learner.sums |= {"policy.kl": torch.tensor(8.0), "policy.clipped": torch.tensor(1.8)}
-    look.learner.counts |= {"policy.kl": 2, "policy.clipped": 2}
+    look.learner.mean = {"policy.kl": 4.0, "policy.clipped": 0.9}.get
     assert check("kl", look) == "KL to the policy that acted is 4"
     assert check("clip_share", look) == "90% of the ratios were clipped"
 

@@ -50,9 +50,8 @@ class Curve(Watch):
             self.learner.slow(self.plateau.rate(updates))
 
     def note(self) -> str:
-        if self.loss is None:
-            return ""
-        return f"loss {float(self.learner.sums[self.loss]) / max(1, self.learner.counts[self.loss]):.3f}"
+        mean = self.learner.mean(self.loss) if self.loss else None
+        return "" if mean is None else f"loss {mean:.3f}"
 
     def add(self, updates: int) -> None:
         """Score and save the policy as it is after so many updates, unless that point is there."""

@@ -74,8 +74,7 @@ class Seen:
 
     def logged(self, key: str) -> float | None:
         """The mean of what a loss logged since the round began; None where it did not."""
-        sums, counts = self.learner.sums, self.learner.counts
-        return float(sums[key]) / counts[key] if counts.get(key) else None
+        return self.learner.mean(key)
 
 
 def _of(key: str, net: str) -> bool:

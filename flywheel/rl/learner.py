@@ -210,8 +210,8 @@ class Learner:
         self.quick = self._compiled() if compile and self.whole == 1 else self.rows  # where nothing is told
         self.rng = torch.Generator(device).manual_seed(seed)
         self.anchor = copy.deepcopy(self.nets["policy"].state_dict()) if restart else None
-        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-        self.counts: dict[str, int] = defaultdict(int)
+        self.sums: dict[str, Tensor] = {}  # of what losses logged since the last `metrics`
+        self.counts: dict[str, int] = {}
         self.acts: dict[str, int] = defaultdict(int)  # since the last `metrics`
         self.skipped: dict[str, int] = defaultdict(int)  # updates of a net in a row that were left out: {net: n}
 
@@ -320,8 +320,12 @@ class Learner:
                 kept.copy_(now)
 
     def _note(self, key: str, value: Tensor) -> None:
-        self.sums[key] += value.detach()
-        self.counts[key] += 1
+        self.sums[key] = self.sums.get(key, 0.0) + value.detach().float()
+        self.counts[key] = self.counts.get(key, 0) + 1
+
+    def mean(self, key: str) -> float | None:
+        """The mean of what a loss logged under this key since the last `metrics`; None where it did not."""
+        return float(self.sums[key]) / self.counts[key] if key in self.sums else None
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, over every eighth update."""
