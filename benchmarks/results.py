@@ -34,6 +34,7 @@ ALL = "policy=[flow,deterministic,diffusion,gaussian]"
 FEW = [  # of 60,000 steps in all; half of each batch from so few demonstrations is too much
     "experiment=wheel", ALL, "demos.first=20", "retrain.algorithm.mixture.improve={demos: 0.1, own: 0.9}",
     "retrain.algorithm.cadence={rounds: 12, evaluate: 3000, improve: 1500}", "retrain.max_steps=47000", "online.max_steps=6000",
+    "distil={}",
 ]  # fmt: skip
 JOBS |= {f"few-{task}-{s}": [*FEW, f"task={task}", f"seed={s}"] for task in TASKS for s in SEEDS}
 JOBS |= {f"taught-{task}-{s}": [f"task={task}", "distil={}", f"seed={s}"] for task in TASKS for s in SEEDS}
