@@ -23,6 +23,7 @@ from flywheel.policy._uniform import Uniform
 from flywheel.policy.lerobot import Averages, seeds, statistics
 from flywheel.rl.build import learns, shape
 from flywheel.rl.table import Algorithm
+from flywheel.rl.taught import Teaching
 from flywheel.runs.run import Store
 
 ACT = {"chunk_size": 8, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1,
@@ -180,6 +181,8 @@ def test_chunks_are_averaged_as_lerobot_does_it_each_slot_by_itself(coefficient)
         np.testing.assert_allclose(mine, its[: len(mine)], atol=2e-6)
     with pytest.raises(ValueError, match="executes averages of its chunks"):
         learns(policy, build(Algorithm, tables()["rounds"]))
+    with pytest.raises(ValueError, match="executes averages of its chunks"):
+        Teaching(None, None, policy).student(None, None)
     assert learns(policy, build(Algorithm, tables()["bc"])) is policy
 
 

@@ -94,6 +94,11 @@ class Teaching:
     def student(self, env, windows):
         """A new policy: of the teacher's shape and normaliser, or one that sees."""
         teacher = self.teacher
+        if getattr(teacher, "averages", None):
+            raise ValueError(
+                "the teacher executes averages of its chunks, which what it saw before decides too, and a student "
+                "learns what to do in a state; teach from a policy with policy.settings.temporal_ensemble_coeff=null"
+            )
         if self.apart:
             return self._seeing(env, windows)
         build.suits(teacher, env)
