@@ -12,17 +12,22 @@ import os
 __version__ = "0.1.0"
 
 
+def not_intel(told: str = "/proc/cpuinfo") -> bool:
+    """Is it known that the processor is someone else's?"""
+    try:
+        with open(told, encoding="utf-8", errors="replace") as file:
+            known = file.read(400)
+    except OSError:
+        return False
+    return "vendor_id" in known and "GenuineIntel" not in known
+
+
 def _same_bits(told: str = "/proc/cpuinfo") -> None:
     """Ask MKL, before anybody multiplies, for its reproducible mode where the processor is not Intel's.
 
     By itself it sums every other row of a narrow product in another order there (8 columns, 16 rows), so that the last
     bit of an action would depend on which slot it is for, and an episode on those beside it."""
-    try:
-        with open(told, encoding="utf-8", errors="replace") as file:
-            known = file.read(400)
-    except OSError:
-        return
-    if "vendor_id" in known and "GenuineIntel" not in known:
+    if not_intel(told):
         os.environ.setdefault("MKL_CBWR", "AUTO")
 
 

@@ -7,6 +7,7 @@ In training each frame is shifted by up to a few pixels, its border repeated (Dr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flywheel import not_intel
 from flywheel.obs import PRIVILEGED
 from flywheel.policy.nets import Rounded
 
@@ -86,9 +88,12 @@ class Seen:
         return self.numbers.new_ones(*size)
 
 
+@functools.cache
 def gains(device: torch.device) -> bool:
-    """Are convolutions faster in bfloat16 there? A processor needs tiles for that."""
-    return torch.cpu._is_amx_tile_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+    """Are convolutions faster in bfloat16 there? A processor needs tiles for that, or AMD's products."""
+    if device.type != "cpu":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_amx_tile_supported() or (not_intel() and torch.cpu._is_avx512_bf16_supported())
 
 
 def shifted(frames: Tensor, rng: torch.Generator) -> Tensor:
@@ -96,8 +101,8 @@ def shifted(frames: Tensor, rng: torch.Generator) -> Tensor:
     count, *sides, colours = frames.shape
     most = [max(1, round(side * SHIFT)) for side in sides]
     for axis, (side, by) in enumerate(zip(sides, most, strict=True), 1):
-        place = torch.arange(-by, side + by, device=frames.device).clamp(0, side - 1)
-        frames = frames.index_select(axis, place)
+        first, last = (frames.narrow(axis, at, 1) for at in (0, side - 1))
+        frames = torch.cat([first] * by + [frames] + [last] * by, axis)
     batch, row, column, colour = frames.stride()
     windows = frames.as_strided(
         (count, 2 * most[0] + 1, 2 * most[1] + 1, *sides, colours), (batch, row, column, row, column, colour)
@@ -111,7 +116,7 @@ def small() -> nn.Module:
     layers, before = [], 3
     for channels, kernel, stride in LAYERS:
         pad = kernel // 2 if kernel % 2 else (kernel - stride) // 2
-        layers += [nn.Conv2d(before, channels, kernel, stride, pad), nn.ReLU()]
+        layers += [nn.Conv2d(before, channels, kernel, stride, pad), nn.ReLU(inplace=True)]
         before = channels
     return nn.Sequential(*layers[:-1])
 
@@ -147,7 +152,7 @@ class Eye(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         learning = Rounded.on and gains(frames.device)
-        x = frames.permute(0, 3, 1, 2).to(torch.float32) / 255 - 0.5  # in memory it is channels last as it is
+        x = frames.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(0.5)  # in memory it is channels last as it is
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=learning):
             maps = self.net(x)
         weight = maps.float().flatten(2).softmax(2)  # [B, K, h * w]
