@@ -37,6 +37,8 @@ PARTS: dict[str, tuple[str, str | None, list[str], str]] = {
     "top": ("pretrain", None, ["task.cameras={top: 64}", *SEE], "imitation, the upper camera alone"),
     "rounds": ("retrain", "clone", [BOTH, *ROUNDS], "rounds, eyes frozen"),
     "learn": ("retrain", "clone", [BOTH, *ROUNDS, "algorithm.encoder=learn"], "rounds, eyes learning too"),
+    "again": ("pretrain", "rounds", [BOTH, *SEE, "demos.origin=*"], "imitation again, of own successes too"),
+    "more": ("retrain", "again", [BOTH, *ROUNDS], "rounds after that, eyes frozen"),
     "taught": (
         "distil", "teacher", [
             BOTH, "policy=deterministic", "practice={rounds: 8, episodes: 64}", "algorithm.cadence.improve=12000",
@@ -65,6 +67,7 @@ def made(part: str, seed: int, store: Path, tiny: bool) -> tuple[dict, list[str]
     source = ROOT / "datasets" / "lift_demos.hdf5"
     flywheel("ingest", *task, f"source={source}")
     begins = [f"checkpoint={made(of, seed, store, tiny)[0]['outputs']['checkpoint']}"] if of else []
+    begins *= stage != "pretrain"  # a new net, of what the corpus holds by then
     rest = [word for word in words if not word.startswith("task.cameras")]
     return flywheel(stage, *task, *begins, *rest, *(small(stage) if tiny else []), f"seed={seed}"), task
 
