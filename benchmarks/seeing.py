@@ -38,7 +38,7 @@ PARTS: dict[str, tuple[str, str | None, list[str], str]] = {
     "rounds": ("retrain", "clone", [BOTH, *ROUNDS], "rounds, eyes frozen"),
     "learn": ("retrain", "clone", [BOTH, *ROUNDS, "algorithm.encoder=learn"], "rounds, eyes learning too"),
     "again": ("pretrain", "rounds", [BOTH, *SEE, "demos.origin=*"], "imitation again, of own successes too"),
-    "more": ("retrain", "again", [BOTH, *ROUNDS], "rounds after that, eyes frozen"),
+    "more": ("retrain", "again", [BOTH, "rounds=12", *ROUNDS[1:], "prior=true"], "rounds after that, their own steps"),
     "taught": (
         "distil", "teacher", [
             BOTH, "policy=deterministic", "practice={rounds: 8, episodes: 64}", "algorithm.cadence.improve=12000",
@@ -66,8 +66,11 @@ def made(part: str, seed: int, store: Path, tiny: bool) -> tuple[dict, list[str]
     task = ["task=lift", *(word for word in words if word.startswith("task.cameras")), f"store={store}"]
     source = ROOT / "datasets" / "lift_demos.hdf5"
     flywheel("ingest", *task, f"source={source}")
-    begins = [f"checkpoint={made(of, seed, store, tiny)[0]['outputs']['checkpoint']}"] if of else []
-    begins *= stage != "pretrain"  # a new net, of what the corpus holds by then
+    before = made(of, seed, store, tiny)[0]["outputs"] if of else {}
+    if stage == "pretrain":  # a new net, of what the corpus held then
+        begins = [f"corpus={before['corpus']}"] if of else []
+    else:
+        begins = [f"checkpoint={before['checkpoint']}"]
     rest = [word for word in words if not word.startswith("task.cameras")]
     return flywheel(stage, *task, *begins, *rest, *(small(stage) if tiny else []), f"seed={seed}"), task
 

@@ -292,3 +292,21 @@ def test_a_budget_bounds_the_fitting_of_critics(three, monkeypatch):
         made = run.execute("pretrain", cfg, place, deadline=float("inf"))
     assert (made["stopped"], made["metrics"]["updates"], len(asked)) == ("budget", 0, 4) and asked[-1] == [0, 1, 4]
     assert lineage.replay(made["run"], place)["metrics"]["different"] == 0
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "pretrain.demos.origin=*",
+        "retrain.corpus=1",
+        "retrain.prior=true",
+        "online.checkpoint=policy/x@1",
+        "pretrain.night=3",
+    ],
+)
+def test_what_a_night_decides_itself_is_refused(word, tmp_path):
+    """Of a stage it would have no effect; said of the whole night it has one."""
+    cfg = config.load("nightly", ["task=lift", "distil={}", word], tmp_path)
+    with pytest.raises(UsageError, match="a nightly decides that itself"):
+        nightly.refuse_decided(cfg)
+    nightly.refuse_decided(config.load("nightly", ["task=lift", "distil={}", "demos.origin=*"], tmp_path))

@@ -199,7 +199,7 @@ def test_rows_that_are_repeated_share_their_pictures():
 @pytest.mark.slow
 @pytest.mark.parametrize("slowly", [False, True])
 def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, capsys, slowly):
-    """Imitation, a score, its replay; critics do not see yet, and say so."""
+    """Imitation, a score, its replay; offline RL, from a checkpoint whose eyes have learnt."""
     store = f"store={tmp_path}"
     assert call("ingest", f"source={few}", "task=lift", TASK, store, capsys=capsys)[0] == 0
     words = ["task=lift", TASK, "policy=flow", "policy.width=16", "policy.depth=1", "demos.failures=true", store]
@@ -218,6 +218,20 @@ def test_a_policy_learns_from_pictures_and_is_scored_by_them(few, tmp_path, caps
     assert code != 0 and "task lift shows none; take task.cameras={top: 32, wrist: 24}" in json.dumps(out), out
     code, out = call("pretrain", *words, *size, "algorithm=iql", capsys=capsys)
     assert code != 0 and "algorithm iql: this policy sees top, wrist" in out["error"], out
+    assert "begin from one that imitates" in out["error"]
+    judge = [
+        "algorithm.cadence={rounds: 2, evaluate: 3, improve: 3}",
+        "algorithm.critic.width=16",
+        "name=policy/judged",
+    ]
+    for algorithm, *more in (["iql"], ["fql"], ["iql", "algorithm.encoder=learn"]):
+        told = [*words, *size, *judge, f"algorithm={algorithm}", *more, f"checkpoint={ref}", "threads=1"]
+        code, out = call("pretrain", *told, capsys=capsys)
+        assert code == 0, (algorithm, out)
+        assert call("replay", out["run"], store, capsys=capsys)[0] == 0
+        eyes = Store(tmp_path).load(out["outputs"]["checkpoint"]).encoder.eyes.state_dict()
+        same = all(torch.equal(eyes[name], weights) for name, weights in policy.encoder.eyes.state_dict().items())
+        assert same == (not more), algorithm
     turn(ref, ["task=lift", TASK, "demos.failures=true", store, "threads=1", "num_envs=2"], capsys, slowly)
     driven = ["driver_args={seed: 3}", "hz=100", "seconds=0.05", store]
     code, out = call("drive", f"checkpoint={ref}", "task=lift", TASK, *driven, capsys=capsys)

@@ -7,6 +7,11 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from flywheel.corpus.rows import Rows
+from flywheel.env.playback import filmed
+from flywheel.log import progress
+from flywheel.selection import SEEN
+
 
 @dataclass
 class Start:
@@ -44,6 +49,22 @@ def eyes(learner):
         return None
     nets = [learner.nets[name] for name in ("q", "policy") if name in learner.nets]
     return next((net.encoder.eyes for net in nets if net.encoder.eyes is not None and not net.encoder.eyes.move), None)
+
+
+def seen(eyes, episode, env, film: dict[str, Any] | None = None):
+    """The episode with what frozen `eyes` made of its frames; those that were not kept are drawn again, unless the
+    `film` {camera: [T+1, H, W, 3]} is still there."""
+    if film is None and (film := episode.obs).keys().isdisjoint(eyes.each):
+        film = filmed(env, episode, f"episode {episode.hash[:12]}").obs
+    made = eyes.seen(film, next(eyes.parameters()).device).cpu().numpy()
+    return episode.replace(extras={**episode.extras, SEEN: made})
+
+
+def rows_seen(eyes, version, env, fields: tuple[str, ...]) -> Rows:
+    """The rows of a version with what frozen `eyes` made of each frame, in memory."""
+    with progress("look", len(version)) as tick:
+        episodes = [(seen(eyes, episode, env), tick())[0] for episode in version]
+    return Rows(episodes, (*fields, f"extras.{SEEN}"))
 
 
 def best_of_n(

@@ -62,9 +62,9 @@ def blind(policy, what: str) -> None:
     """ValueError where a policy sees, and `what` has no eyes yet."""
     if getattr(policy, "cameras", None):
         raise ValueError(
-            f"{what}: this policy sees {', '.join(policy.cameras)}, and so far such policies learn by imitation "
-            "(flywheel pretrain algorithm=bc), and from a checkpoint off policy (flywheel retrain; flywheel online "
-            "algorithm=ogpo)"
+            f"{what}: this policy sees {', '.join(policy.cameras)}, and a transition model predicts numbers, on-policy "
+            "chunks hold them; take imitation (algorithm=bc), or from a checkpoint an algorithm off policy (flywheel "
+            "retrain; flywheel online algorithm=ogpo; flywheel pretrain algorithm=iql)"
         )
 
 

@@ -13,7 +13,7 @@ from flywheel import selection
 from flywheel.args import Learning, arg
 from flywheel.env.scoring import rate, score
 from flywheel.parallel import refuse, share
-from flywheel.rl import build, validation
+from flywheel.rl import acting, build, validation
 from flywheel.rl.table import Algorithm
 from flywheel.seeds import CURVE, seeds
 
@@ -74,15 +74,13 @@ def train(
         policy.load_state_dict(peers.first(policy.state_dict))
     if algorithm.explore is not None:
         policy.explores(algorithm.explore)
-    if algorithm.evaluate or algorithm.advantage:
-        build.blind(policy, f"algorithm {algorithm.name}")
+    windows, seen = _shown(args, run, policy, env, version, windows)
     told = {"seed": args.seed, "device": device, "reward": args.task.learns, "nets": nets}
     learner = build.learner(algorithm, policy, **told, peers=peers, slices=slices)
     acts = {act: {"demos": 1.0} for act in ("evaluate", "improve")}
     mixture = selection.mixed(acts, shares, args.batch_size)
     kind, more = (labels and labels(policy, device, env)) or (Offline, {})
-    if seen := selection.cameras(run.store.corpus(), version, policy, args, run.store):
-        more = {**more, "cameras": seen, "frames": 1}
+    more = more | seen
     drawn = {**build.drawn(args, policy), "batch_size": args.batch_size // peers.size, **place}
     source = kind(windows, pools, mixture, **drawn, **more)
     learner.try_all({act: source.draw(shares, 2) for act, shares in mixture.items()})
@@ -98,6 +96,25 @@ def train(
     if not curve.points:
         raise FloatingPointError(run.stopped["why"])
     return _handed_over(args, run, curve, len(version))
+
+
+def _shown(args: Training, run, policy, env, version, windows) -> tuple[Any, dict[str, Any]]:
+    """What is learnt from, and the frames of a policy whose eyes learn, as a source takes them. Where critics look
+    through its eyes as they are, the rows say what these make of each frame. ValueError where they have learnt
+    nothing yet."""
+    algorithm, learns = args.algorithm, True
+    if policy.cameras and (algorithm.evaluate or algorithm.advantage):
+        build.learns(policy, algorithm)
+        if args.checkpoint is None:
+            raise ValueError(
+                f"algorithm {algorithm.name}: this policy sees {', '.join(policy.cameras)}, and critics look through "
+                "its eyes as they are, which have learnt nothing yet; begin from one that imitates (flywheel pretrain "
+                "algorithm=bc, then checkpoint=NAME)"
+            )
+        windows = acting.rows_seen(policy.encoder.eyes, version, env, windows.fields)
+        learns = policy.encoder.eyes.move
+    frames = selection.cameras(run.store.corpus(), version, policy, args, run.store) if learns else []
+    return windows, {"cameras": frames, "frames": 1} if frames else {}
 
 
 def _mine(args: Training, run, shards: bool) -> tuple:

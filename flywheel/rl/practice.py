@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 
 from flywheel import selection
-from flywheel.corpus.rows import Rows
-from flywheel.env.playback import filmed
 from flywheel.env.trust import honours_seeds
 from flywheel.log import say
 from flywheel.obs import PRIVILEGED, STATE
@@ -29,7 +27,6 @@ from flywheel.rl.slump import KNOWN, Slump
 from flywheel.rl.spread import Shares, Spreads, by_spread
 from flywheel.rl.table import SPREADS
 from flywheel.seeds import NIGHT
-from flywheel.selection import SEEN
 from flywheel.stats import wilson
 
 BLOCK = 32  # episodes that are played with the same shares of spreads
@@ -246,12 +243,7 @@ class Practice(Watch):
     def seen(self, episode, film=None):
         """The episode with what the policy's frozen eyes made of its frames, where it has any; frames that were not
         kept are drawn again, unless the `film` is still there."""
-        if not self.eyes:
-            return episode
-        if film is None and (film := episode.obs).keys().isdisjoint(self.eyes.each):
-            film = filmed(self.env, episode, f"episode {episode.hash[:12]}").obs
-        made = self.eyes.seen(film, next(self.eyes.parameters()).device).cpu().numpy()
-        return episode.replace(extras={**episode.extras, SEEN: made})
+        return acting.seen(self.eyes, episode, self.env, film) if self.eyes else episode
 
     def told(self) -> dict[str, Any]:
         """What practice cost (regret.py), and how often the guard had to undo it: for the result of a stage."""
@@ -333,8 +325,8 @@ class Practice(Watch):
             raise ValueError(
                 "there is no room for more transitions of a policy that sees: end this run, and begin another"
             )
-        fields = (*selection.FIELDS[self.args.task.learns], f"extras.{SEEN}", *known)
-        return Rows([self.seen(e) for e in version], fields)
+        fields = (*selection.FIELDS[self.args.task.learns], *known)
+        return acting.rows_seen(self.eyes, version, self.env, fields)
 
     def after_round(self, round: int) -> None:
         self.run.log("learned", round=round, **self.learner.metrics())

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ SHARE = {
     "gate": 0.82,
     "evaluate": 0.97,
 }  # of a budget: done by
+DECIDED = ("night", "corpus", "demos", "data", "prior")  # of each stage, by a night itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +189,26 @@ def plan(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str,
     }
 
 
+def refuse_decided(cfg: Args) -> None:
+    """UsageError for a key of a stage that a night decides itself: it would have no effect."""
+    for stage in PARTS:
+        part = getattr(cfg, stage)
+        for key, usual in defaults(part).items() if is_dataclass(part) else ():
+            own = key in DECIDED or (key == "checkpoint" and stage in ("retrain", "online", "distil"))
+            if own and (value := getattr(part, key)) not in (usual, getattr(cfg, key, usual)):
+                hint = f"; say it for all: {key}=..." if hasattr(cfg, key) else ""
+                raise UsageError(f"{stage}.{key}={plain(value)}: a nightly decides that itself{hint}")
+
+
+def defaults(args: Any) -> dict[str, Any]:
+    """The default of each argument of a stage."""
+    return {one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(args)}
+
+
 def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
     """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or
     a new one."""
+    refuse_decided(cfg)
     source = default_source(cfg)
     for stage in ("pretrain", "retrain", *(("online",) if cfg.online else ())):  # refused now, not after hours
         selection.belongs(stage, getattr(cfg, stage).algorithm)
