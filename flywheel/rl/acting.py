@@ -4,6 +4,7 @@ the critics. And what a run begins from, where that is such a best of N itself."
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +52,7 @@ def eyes(learner):
     return next((net.encoder.eyes for net in nets if net.encoder.eyes is not None and not net.encoder.eyes.move), None)
 
 
-def seen(eyes, episode, env, film: dict[str, Any] | None = None):
+def seen(eyes, episode, env, film: Mapping[str, Any] | None = None):
     """The episode with what frozen `eyes` made of its frames; those that were not kept are drawn again, unless the
     `film` {camera: [T+1, H, W, 3]} is still there."""
     if film is None and (film := episode.obs).keys().isdisjoint(eyes.each):
@@ -62,8 +63,11 @@ def seen(eyes, episode, env, film: dict[str, Any] | None = None):
 
 def rows_seen(eyes, version, env, fields: tuple[str, ...]) -> Rows:
     """The rows of a version with what frozen `eyes` made of each frame, in memory."""
+    episodes = []
     with progress("look", len(version)) as tick:
-        episodes = [(seen(eyes, episode, env), tick())[0] for episode in version]
+        for episode in version:
+            episodes.append(seen(eyes, episode, env))
+            tick()
     return Rows(episodes, (*fields, f"extras.{SEEN}"))
 
 

@@ -111,8 +111,8 @@ def _shown(args: Training, run, policy, env, version, windows) -> tuple[Any, dic
                 "its eyes as they are, which have learnt nothing yet; begin from one that imitates (flywheel pretrain "
                 "algorithm=bc, then checkpoint=NAME)"
             )
-        windows = acting.rows_seen(policy.encoder.eyes, version, env, windows.fields)
-        learns = policy.encoder.eyes.move
+        eyes = policy.encoder.eyes.to(build.device(args.device))
+        windows, learns = acting.rows_seen(eyes, version, env, windows.fields), eyes.move
     frames = selection.cameras(run.store.corpus(), version, policy, args, run.store) if learns else []
     return windows, {"cameras": frames, "frames": 1} if frames else {}
 
