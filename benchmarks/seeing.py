@@ -26,7 +26,7 @@ ROWS = ROOT / "benchmarks" / "results" / "seeing"
 SEEDS = (1, 2, 3)
 BOTH = "task.cameras={wrist: 64, top: 64}"
 CLONE = ["policy=flow", "algorithm.cadence.improve=8000", "score_every=4000"]
-SEE = ["policy=flow", "batch_size=128", "score_every=4000"]  # half a batch costs half, and is as good
+SEE = ["policy=flow", "batch_size=128", "score_every=4000"]  # half a batch costs half
 ROUNDS = ["rounds=16", "score_every=4", "score_episodes=96"]
 # part: (stage, what its checkpoint comes from, words, in words)
 PARTS: dict[str, tuple[str, str | None, list[str], str]] = {

@@ -62,8 +62,8 @@ def blind(policy, what: str) -> None:
     """ValueError where a policy sees, and `what` has no eyes yet."""
     if getattr(policy, "cameras", None):
         raise ValueError(
-            f"{what}: this policy sees {', '.join(policy.cameras)}, and a transition model predicts numbers, on-policy "
-            "chunks hold them; take imitation (algorithm=bc), or from a checkpoint an algorithm off policy (flywheel "
+            f"{what}: this policy sees {', '.join(policy.cameras)}, and a transition model predicts numbers, as "
+            "on-policy rounds keep numbers alone; take imitation (algorithm=bc), or from a checkpoint an algorithm off policy (flywheel "
             "retrain; flywheel online algorithm=ogpo; flywheel pretrain algorithm=iql)"
         )
 
