@@ -62,9 +62,9 @@ def blind(policy, what: str) -> None:
     """ValueError where a policy sees, and `what` has no eyes yet."""
     if getattr(policy, "cameras", None):
         raise ValueError(
-            f"{what}: this policy sees {', '.join(policy.cameras)}, and a transition model predicts numbers, as "
-            "on-policy rounds keep numbers alone; take imitation (algorithm=bc), or from a checkpoint an algorithm off policy (flywheel "
-            "retrain; flywheel online algorithm=ogpo; flywheel pretrain algorithm=iql)"
+            f"{what}: this policy sees {', '.join(policy.cameras)}; transition models predict, and on-policy rounds "
+            "keep, numbers alone. Take imitation (algorithm=bc), or off policy from a checkpoint (flywheel retrain; "
+            "flywheel online algorithm=ogpo; flywheel pretrain algorithm=iql)"
         )
 
 
