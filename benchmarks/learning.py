@@ -12,6 +12,7 @@ the processor's, so that a busy neighbour does not count. DQN has a second line:
 
     --compile  such a line for every case
     --gpu      ours alone, on a GPU; skipped without one
+    --against DIR   ours of another checkout, set up there, in place of every peer: what a change cost
 """
 
 from __future__ import annotations
@@ -225,24 +226,19 @@ def worker(case: str, side: str, threads: int, **how) -> None:
         print(done / (clock() - begin), file=out, flush=True)
 
 
-def measure(case: str, threads: int, seconds: float, turns: int, precision: str, compile: bool) -> dict:
+def measure(
+    case: str, threads: int, seconds: float, turns: int, precision: str, compile: bool, against: Path | None = None
+) -> dict:
     """Both sides of one case, taking turns; what is compiled is compiled anew."""
     sides, began = {}, {}
     cache = tempfile.TemporaryDirectory()
     env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache.name}
+    common = ["--threads", str(threads), "--precision", precision, *(["--compile"] if compile else [])]
     for side in ("ours", "peer"):
-        command = [
-            sys.executable,
-            __file__,
-            case,
-            "--worker",
-            side,
-            "--threads",
-            str(threads),
-            "--precision",
-            precision,
-            *(["--compile"] if compile else []),
-        ]
+        command = [sys.executable, __file__, case, "--worker", side, *common]
+        if side == "peer" and against:
+            there = against / "benchmarks" / "learning.py"
+            command = [str(against / ".venv" / "bin" / "python"), str(there), case, "--worker", "ours", *common]
         sides[side] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
         )
@@ -261,7 +257,7 @@ def measure(case: str, threads: int, seconds: float, turns: int, precision: str,
     ratio = median(a / b for a, b in zip(rates["ours"], rates["peer"], strict=True))
     plain, amx = CASES[case][3]
     return {
-        "case": case, "peer": CASES[case][2], "compiled": compile, "threads": threads, "ours": median(rates["ours"]),
+        "case": case, "peer": "then" if against else CASES[case][2], "compiled": compile, "threads": threads, "ours": median(rates["ours"]),
         "theirs": median(rates["peer"]), "ratio": ratio, "seconds_to_begin": float(began["ours"]), "target": amx if TENSOR_CORES else plain,
         "target_with_amx": amx, "target_without": plain,
     }  # fmt: skip
@@ -299,6 +295,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="ours compiled too, as DQN is in any case")
     parser.add_argument("--gpu", action="store_true", help="ours alone, on a GPU")
     parser.add_argument("--json", action="store_true", help="one JSON object a case")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout of ours as the peer")
     parser.add_argument("--worker", choices=("ours", "peer"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -306,22 +303,25 @@ def main() -> None:
     if args.gpu:
         return on_gpu(args.cases or list(CASES), args.seconds, precision=args.precision, compile=args.compile)
     for case in args.cases or CASES:
-        needed = NEEDS.get(CASES[case][2])
+        needed = None if args.against else NEEDS.get(CASES[case][2])
         if needed and not _peers.folder(needed):
             print(f"{case}: left out, {needed} names no checkout")
             continue
         forms = (False, True) if args.compile or case == "dqn" else (False,)
         for threads, compile in itertools.product(args.threads or (1, 2), forms):
-            result = measure(case, threads, args.seconds, args.turns, args.precision, compile)
+            result = measure(case, threads, args.seconds, args.turns, args.precision, compile, args.against)
             if args.json:
                 print(json.dumps(result), flush=True)
                 continue
             print(
                 f"{case:8} {threads} thread(s){', compiled' * compile}: ours {result['ours']:7.1f} updates/s, "
-                f"{result['peer']} {result['theirs']:7.1f}, "
-                f"ratio {result['ratio']:.2f}; target {result['target_without']} without AMX, "
-                f"{result['target_with_amx']} with "
-                f"({'with' if TENSOR_CORES else 'without'} applies)"
+                f"{result['peer']} {result['theirs']:7.1f}, ratio {result['ratio']:.3f}"
+                + (
+                    ""
+                    if args.against
+                    else f"; target {result['target_without']} without AMX, {result['target_with_amx']} with "
+                    f"({'with' if TENSOR_CORES else 'without'} applies)"
+                )
                 + (f"; {result['seconds_to_begin']:.0f} s to compile" if compile else ""),
                 flush=True,
             )
