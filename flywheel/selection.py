@@ -23,6 +23,7 @@ FIELDS = {  # of the window cache, by what is learnt from
     "env": ("obs.state", "action", "extras.env_reward"),
 }
 SEEN = "seen"  # an episode's extras, in training: what frozen eyes made of its frames
+MADE = ("policy:*", "hindsight:*")  # origins of what policies did, and of what that would have reached
 LEARNS = {
     "pretrain": "learns offline",
     "distil": "learns offline",
@@ -84,7 +85,8 @@ def demonstrations(args, store):
     if demos.origin:
         chosen = keep(chosen.select(origin=demos.origin), f"of origin {demos.origin}")
     else:
-        made = np.char.startswith(chosen.table["origin"].astype(str), "policy:")
+        origin = chosen.table["origin"].astype(str)
+        made = np.any([np.char.startswith(origin, by.rstrip("*")) for by in MADE], axis=0)
         chosen = keep(chosen.select(~made), "that no policy made")
     if not demos.failures:
         chosen = keep(

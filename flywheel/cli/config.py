@@ -353,8 +353,10 @@ def _unfrozen(kind: Any) -> Any:
 
 
 def _loose(kind: Any) -> bool:
-    """Is it a list or a dict, perhaps?"""
-    return any(getattr(one, "__origin__", one) in (list, dict) for one in (kind, *getattr(kind, "__args__", ())))
+    """Is it a list or a dict, perhaps, or a dataclass that may be missing (into which OmegaConf merges nothing)?"""
+    kinds = getattr(kind, "__args__", ())
+    maybe = isinstance(kind, types.UnionType) and any(map(dataclasses.is_dataclass, kinds))
+    return maybe or any(getattr(one, "__origin__", one) in (list, dict) for one in (kind, *kinds))
 
 
 _opened = functools.cache(_open)

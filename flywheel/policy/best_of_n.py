@@ -50,21 +50,11 @@ class BestOfN(Policy):
         self.alike: bool | None = None  # do all its nets see the same in a picture? None: not compared yet
 
     @classmethod
-    def of(
-        cls,
-        base: Policy,
-        critic: Critic,
-        anchor: Policy | None = None,
-        n: int = 16,
-        k: float = 1.0,
-        jitter: float = 0.0,
-        guarded: bool = False,
-        spread: float = 1.0,
-    ) -> BestOfN:
-        """A wrapper around existing nets (shared, not copied)."""
+    def of(cls, base: Policy, critic: Critic, anchor: Policy | None = None, **how) -> BestOfN:
+        """A wrapper around existing nets (shared, not copied); `how` it chooses is what its making takes."""
         shape = {key: base.spec[key] for key in (*SHAPE, "robot") if key in base.spec}
         spec = {"base": base.spec, "critic": critic.spec, "anchor": anchor.spec if anchor else None}
-        made = cls(**spec, n=n, k=k, jitter=jitter, guarded=guarded, spread=spread, **shape)
+        made = cls(**spec, **how, **shape)
         made.to(base.device)  # its own bounds
         made.base, made.critic, made.anchor = base, critic, anchor
         made.encoder, made.action_norm = base.encoder, base.action_norm

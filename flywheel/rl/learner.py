@@ -74,8 +74,9 @@ def gradient(
 def look(batch: dict[str, Any], rng: torch.Generator | None = None) -> None:
     """Put a batch's frames, "obs.wrist" [B, 1, H, W, 3], or what frozen eyes made of them, "obs.seen" [B, F], where
     policies look for them. With `rng` frames are to be shifted."""
-    for obs in ("obs", "next_obs"):
-        there = {key.removeprefix(f"{obs}."): batch.pop(key) for key in list(batch) if key.startswith(f"{obs}.")}
+    parts = [key for key in batch if "." in key]
+    for obs in ("obs", "next_obs") if parts else ():
+        there = {key.removeprefix(f"{obs}."): batch.pop(key) for key in parts if key.startswith(f"{obs}.")}
         features = there.pop(SEEN, None)
         features = features if features is None else features[:, -1]
         if features is not None or there:
@@ -133,7 +134,7 @@ class Flat:
             self.values.grad.copy_(peers.mean(torch.stack(rows)))
         else:
             peers.average(self.values.grad)
-        return self.values.grad.norm().item()
+        return torch.linalg.vector_norm(self.values.grad).item()
 
     def cut(self, norm: float, most: float) -> None:
         """Shorten a gradient of this norm to at most `most`."""

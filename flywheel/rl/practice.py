@@ -21,7 +21,7 @@ from flywheel.env.trust import honours_seeds
 from flywheel.log import say
 from flywheel.obs import PRIVILEGED, STATE
 from flywheel.regret import WINDOW, summary
-from flywheel.rl import acting, retry
+from flywheel.rl import acting, hindsight, retry
 from flywheel.rl.fit import Watch
 from flywheel.rl.slump import KNOWN, Slump
 from flywheel.rl.spread import Shares, Spreads, by_spread
@@ -79,6 +79,7 @@ class Practice(Watch):
         how = getattr(args, "collect", None) or args.algorithm.collect
         self.spreads = Spreads(how.spreads if how else SPREADS, args.seed, args.guard.below)
         self.share, self.again = how.retry if how else 0.0, set[int]()  # of a round; the seeds of this one
+        self.goals = hindsight.goals(how.hindsight, env, args.task.learns) if how and how.hindsight else None
 
     def state(self) -> dict[str, Any]:
         self.settle()
@@ -217,12 +218,15 @@ class Practice(Watch):
         films: dict[str, Any] = {}
         if not self.args.task.keep_frames:
             done, films = bare(done)
-        self.waiting += done
+        played = [e for e in done if "cause" not in e.meta]
+        copies = hindsight.relabelled(played, *self.goals) if self.goals else []
+        self.waiting += done + copies
         memory.steps += sum(len(e) for e in done)
         memory.outcomes += "".join("01"[bool(e.success)] for e in done if counts_for(e))
         memory.begun += len(done)
-        gone = self.corpus.refused([e.hash for e in done])
-        sound = [e for e in done if "cause" not in e.meta and e.hash not in gone and e.hash not in self.known]
+        gone = self.corpus.refused([e.hash for e in played + copies])
+        films |= {e.hash: films[e.meta["of"]] for e in copies if e.meta["of"] in films}
+        sound = [e for e in played + copies if e.hash not in self.known and not gone & {e.hash, e.meta.get("of")}]
         fresh = {e.hash: e for e in reversed(sound)}
         new = list(fresh.values())[::-1]
         self.known.update(fresh)
@@ -230,6 +234,8 @@ class Practice(Watch):
         line = {"round": memory.round, "episodes": len(done), **more, "steps": memory.steps}
         if recent := memory.outcomes[-WINDOW:]:
             line["window"] = recent.count("1") / len(recent)
+        if copies:
+            line["hindsight"] = len(copies)
         if guarded := {name: n for name, n in counts.items() if name not in ("steps", "faults", "interventions")}:
             line["guard"] = guarded  # steps at which each guard stepped in
         memory.interventions += counts.get("interventions", 0)

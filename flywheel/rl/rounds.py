@@ -15,21 +15,17 @@ from flywheel.log import progress
 from flywheel.rl.acting import best_of_n
 from flywheel.rl.backward import Backward, Rule
 from flywheel.rl.practice import Practice, counts_for, tell
-from flywheel.rl.table import SPREADS
+from flywheel.rl.table import Choosing
 from flywheel.seeds import NIGHT, seeds
 
 
 @dataclasses.dataclass(frozen=True)
-class Collect:
+class Collect(Choosing):
     """How a round is collected."""
 
     episodes: int = arg(64, "a round", least=1, most=NIGHT)
-    n: int = arg(16, "candidates at each decision, half of them from the anchor", least=1, most=100_000)
-    k: float = arg(1.0, "lower bound: mean - k std of the critics", least=0, most=100)
     explore: float = arg(0.1, "noise on every second candidate, in half action ranges", least=0, most=10)
     retry: float = arg(0.3, "share of a round, at most, from starts at which it failed before", least=0, most=0.9)
-    anchored: bool = arg(True, "is the checkpoint that it began from among the candidates?")
-    spreads: list[Any] = arg(SPREADS, "of candidates, from 0, what the policy does by itself; the best is found")
     back: Rule = arg(Rule, "where the base never succeeds: starts along demonstrations, that move back as it gets good")
 
 

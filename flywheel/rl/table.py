@@ -28,19 +28,34 @@ class Cadence:
 
 
 @dataclasses.dataclass(frozen=True)
-class Collect:
-    """How a stage that acts by the policy itself collects."""
+class Goal:
+    """Where observations have a task's goal."""
 
-    steps: int = arg(1000, "environment steps a round, in whole episodes", least=1)
+    achieved: str = arg("achieved_goal", "the key of what is there")
+    desired: str = arg("desired_goal", "the key of what is wanted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosing:
+    """How candidates are made and chosen, and starts tried again, by whatever collects."""
+
     explore: float = arg(0.0, "noise, in what the policy takes it in; of a best of N on candidates", least=0, most=10)
-    explore_from: float | None = arg(None, "noise at first", least=0, most=10)
-    explore_until: float = arg(1.0, "share of all rounds in which it goes down, in a line", least=0, most=1)
-    learn_noise: bool = arg(False, "of a flow: the noise of its steps is a net's (ReinFlow)")
     n: int = arg(16, "of a best of N: candidates at each decision, half of them the anchor's", least=1, most=100_000)
     k: float = arg(1.0, "of a best of N: lower bound, mean - k std of the critics", least=0, most=100)
     retry: float = arg(0.0, "share of a round, at most, from starts at which it failed before", least=0, most=0.9)
     anchored: bool = arg(True, "of a best of N: is the checkpoint that it began from among the candidates?")
     spreads: list[Any] = arg(SPREADS, "of a best of N: how far candidates scatter; the best is found (rl/spread.py)")
+    hindsight: Goal | None = arg(None, "{}: what failed is, as a copy, a success at the goal where it ended (HER)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect(Choosing):
+    """How a stage that acts by the policy itself collects."""
+
+    steps: int = arg(1000, "environment steps a round, in whole episodes", least=1)
+    explore_from: float | None = arg(None, "noise at first", least=0, most=10)
+    explore_until: float = arg(1.0, "share of all rounds in which it goes down, in a line", least=0, most=1)
+    learn_noise: bool = arg(False, "of a flow: the noise of its steps is a net's (ReinFlow)")
     guarded: bool = arg(False, "of a best of N: what the anchor does, unless the critics are sure of something better")
 
     def noise(self, round: int, rounds: int) -> float:

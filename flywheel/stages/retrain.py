@@ -58,7 +58,7 @@ def _episodes(args: Args, store, demos):
     if not args.prior:
         return demos
     version = demos.corpus.at(demos.number if args.data else demos.ref)
-    own = version.select(task=selection.title(args.task), origin="policy:*")
+    own = version.select(task=selection.title(args.task), origin=list(selection.MADE))
     own = selection.sound(own.select(~np.isin(own.rows, demos.rows))).canonical()
     return type(demos)(demos.corpus, demos.number, np.concatenate([demos.rows, own.rows]), demos.ref)
 

@@ -1,0 +1,58 @@
+"""Hindsight (Andrychowicz et al., arXiv 1707.01495): an episode that missed its goal is one that reached another.
+
+    achieved        a0 a1 a2 ... aT        desired   g  g  g ... g        failed
+    in hindsight    a0 a1 a2 ... aT                  aT aT aT ... aT      success at the last step
+
+Such a copy is an episode of its own in the corpus, of origin "hindsight:ID" where its policy is "policy:ID", with the
+hash of what was played in meta["of"]. It is learnt from, and counts in no rate of success."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flywheel import obs as observed
+from flywheel.args import UsageError
+from flywheel.episode import Episode
+from flywheel.obs import STATE
+from flywheel.rl.table import Goal
+
+ORIGIN = "hindsight:"
+LEAST = 0.25  # of the way that was asked for: what moved less does not say how to move
+
+
+def goals(keys: Goal, env, learns: str) -> tuple[slice, slice]:
+    """Where the goal that is there and the one that is wanted are in a row of the state. UsageError where a task has
+    no such keys, or is learnt from by another reward than success."""
+    if learns == "env":
+        raise UsageError("collect.hindsight: a goal is reached or not, and task.reward=env says neither; take it away")
+    shapes = env.obs_shapes
+    if not {keys.achieved, keys.desired} <= shapes.keys() or shapes[keys.achieved] != shapes[keys.desired]:
+        raise UsageError(
+            f"collect.hindsight needs two parts of the observation that have one shape, {keys.achieved} and "
+            f"{keys.desired}; {env.task} has {observed.listed(shapes)}. Name them: "
+            "collect.hindsight={achieved: KEY, desired: KEY}"
+        )
+    return observed.columns(shapes)[keys.achieved], observed.columns(shapes)[keys.desired]
+
+
+def relabelled(episodes: Sequence[Episode], achieved: slice, desired: slice) -> list[Episode]:
+    """A copy of each episode that failed and moved something: where that ended was its goal."""
+    return [made for e in episodes if not e.success and (made := _relabelled(e, achieved, desired))]
+
+
+def _relabelled(episode: Episode, achieved: slice, desired: slice) -> Episode | None:
+    state = np.array(episode.obs[STATE])
+    begin, end, wanted = state[0, achieved], state[-1, achieved], state[0, desired]
+    if np.linalg.norm(end - begin) < LEAST * np.linalg.norm(wanted - begin):
+        return None
+    state[:, desired] = end
+    reward = np.zeros_like(episode.reward)
+    reward[-1] = 1.0
+    return episode.replace(
+        obs={**episode.obs, STATE: state}, reward=reward, success=True,
+        origin=ORIGIN + episode.origin.removeprefix("policy:"),
+        extras={key: value for key, value in episode.extras.items() if key != "env_reward"},
+        meta={**episode.meta, "of": episode.hash},
+    )  # fmt: skip
