@@ -22,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from flywheel.args import Guard
 from flywheel.regret import WINDOW, by_chance
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results"
 SEEDS = (1, 2, 3)
-BELOW = 0.05  # guard.below: what practice may be below its start
+BELOW = Guard().below  # what practice may be below its start
 NAMES = ("pretrained", "retrained", "best-of-N", "online")
 
 TASKS = ("lift", "insert", "push")

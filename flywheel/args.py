@@ -73,6 +73,15 @@ def build(cls: type, told: Mapping[str, Any], where: str = "") -> Any:
         raise UsageError(f"{where}{error}") from None
 
 
+def defaults(args: Any) -> dict[str, Any]:
+    """The default of each argument of a stage."""
+    none = dataclasses.MISSING
+    return {
+        one.name: one.default if one.default_factory is none else one.default_factory()
+        for one in dataclasses.fields(args)
+    }
+
+
 def plain(args: Any) -> Any:
     """Arguments as JSON keeps them: dicts, in the fields' order."""
     if dataclasses.is_dataclass(args):

@@ -11,7 +11,7 @@ from small import LITTLE, call, words
 from flywheel import log
 from flywheel.args import UsageError
 from flywheel.cli import complete, config
-from flywheel.runs import chain, lineage, nightly, run
+from flywheel.runs import chain, lineage, nightly, run, which
 from flywheel.stages import promote
 
 
@@ -308,5 +308,5 @@ def test_what_a_night_decides_itself_is_refused(word, tmp_path):
     """Of a stage it would have no effect; said of the whole night it has one."""
     cfg = config.load("nightly", ["task=lift", "distil={}", word], tmp_path)
     with pytest.raises(UsageError, match="a nightly decides that itself"):
-        nightly.refuse_decided(cfg)
-    nightly.refuse_decided(config.load("nightly", ["task=lift", "distil={}", "demos.origin=*"], tmp_path))
+        which.refuse_decided(cfg)
+    which.refuse_decided(config.load("nightly", ["task=lift", "distil={}", "demos.origin=*"], tmp_path))

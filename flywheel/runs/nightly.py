@@ -14,8 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,9 @@ from flywheel.cli.config import PARTS
 from flywheel.log import say
 from flywheel.runs import robot
 from flywheel.runs import run as runs
-from flywheel.runs.identity import deciding, fingerprint, key_of
+from flywheel.runs.identity import deciding
 from flywheel.runs.names import Moved
+from flywheel.runs.which import look, number_of, production
 
 SHARE = {
     "pretrain": 0.4,
@@ -40,7 +40,6 @@ SHARE = {
     "gate": 0.82,
     "evaluate": 0.97,
 }  # of a budget: done by
-DECIDED = ("night", "corpus", "demos", "data", "prior")  # of each stage, by a night itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,27 +86,6 @@ class Args(Bounded):
                     f"rounds={text}; expected a whole number of at least 1, or +N: N further rounds from the incumbent"
                 )
             number("rounds", int(text), int, 1, 10**9)
-
-
-def default_source(cfg: Args) -> str | None:
-    """`source=default`: the demonstrations that ship with a task of sim/."""
-    if cfg.source != "default":
-        return cfg.source
-    if cfg.task.recorded:
-        return None
-    import flywheel_datasets
-
-    name = cfg.task.name
-    found = [p for d in flywheel_datasets.__path__ for p in Path(d).glob(f"{name}_demos.hdf5")]
-    if not found:
-        raise runs.RunError(f"no demonstrations ship with task {name!r}; give source=FILE format=..., or source=null")
-    return str(found[0])
-
-
-def production(place: runs.Store, name: str) -> str | None:
-    """NAME@ID in production, or None."""
-    id_ = place.names.production(name)
-    return f"{name}@{id_}" if id_ else None
 
 
 @dataclass
@@ -189,117 +167,12 @@ def plan(cfg: Args, place: runs.Store, budget: float | None = None) -> dict[str,
     }
 
 
-def refuse_decided(cfg: Args) -> None:
-    """UsageError for a key of a stage that a night decides itself: it would have no effect."""
-    for stage in PARTS:
-        part = getattr(cfg, stage)
-        for key, usual in defaults(part).items() if is_dataclass(part) else ():
-            own = key in DECIDED or (key == "checkpoint" and stage in ("retrain", "online", "distil"))
-            if own and (value := getattr(part, key)) not in (usual, getattr(cfg, key, usual)):
-                hint = f"; say it for all: {key}=..." if hasattr(cfg, key) else ""
-                raise UsageError(f"{stage}.{key}={plain(value)}: a nightly decides that itself{hint}")
-
-
-def defaults(args: Any) -> dict[str, Any]:
-    """The default of each argument of a stage."""
-    return {one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(args)}
-
-
-def look(cfg: Args, place: runs.Store, work: Work) -> dict[str, Any]:
-    """Ingest, and find out which night this is: {"result"} of one that was finished, else its state: a begun one, or
-    a new one."""
-    refuse_decided(cfg)
-    source = default_source(cfg)
-    for stage in ("pretrain", "retrain", *(("online",) if cfg.online else ())):  # refused now, not after hours
-        selection.belongs(stage, getattr(cfg, stage).algorithm)
-    if cfg.promote.against:
-        place.names.resolve(cfg.promote.against)
-    if source is not None:
-        _ingest(replace(cfg.ingest, source=source), work)
-    demos = selection.pools(replace(cfg.pretrain, demos=cfg.demos, data=cfg.data), place)[0]
-    more, told = _more(cfg), plain(cfg)
-    known = deciding(
-        {k: v for k, v in told.items() if k not in ("source", *PARTS)}
-    )  # where the source lies is no input
-    parts = [part for part in PARTS if told[part] is not None]
-    known |= {part: {k: v for k, v in deciding(told[part]).items() if k != "source"} for part in parts}
-    files = config.stages()
-    used = [name for name in parts[1:] if not cfg.task.recorded or name in robot.PARTS]
-    code = {name: fingerprint(files[name], {**told, **told[name]}) for name in used}
-    name = selection.name_of(cfg)
-    incumbent = production(place, name)
-    trials = {"trials": robot.recorded(cfg, place)} if cfg.task.recorded else {}
-    base = key_of({"config": known, "demos": demos.id, "code": code, **trials})
-
-    finished = {r["key"]: r for r in place.runs("nightly")}
-    same = sorted((b for b in _begun(place) if b["base"] == base), key=lambda b: b["night"])
-    state = next((b for b in same if b["key"] not in finished), None)
-    if state is None and not more:
-        for b in same:
-            result = finished[b["key"]]["result"]
-            if result.get("stopped") == "budget" and not work.budget:
-                continue  # cut short: without a budget the whole is another night
-            if incumbent in (b["incumbent"], result["outputs"].get("checkpoint")):
-                return {"result": result}
-    if state is None:
-        again = 1 + len(place.ledger.taken("night")) if more else 0
-        what = {"base": base, "incumbent": incumbent, "again": again}
-        while key_of(what) in finished:  # cut short by its budget
-            what["whole"] = what.get("whole", 0) + 1
-        corpus = demos.number if cfg.data else demos.ref
-        start = _start(name, incumbent, finished.values()) if more else None
-        state = {"key": key_of(what), **what, "night": None, "corpus": corpus, "start": start}
-    return state
-
-
-def _begun(place: runs.Store) -> list[dict[str, Any]]:
-    """What each night wrote when it began. A damaged one is named and left out; its number stands in the ledger."""
-    found = []
-    for path in (folder / "begin.json" for folder in place.begun("nightly") if (folder / "begin.json").exists()):
-        try:
-            found.append(store.read_json(path))
-        except ValueError as error:
-            say(f"  left out: {error}")
-    return found
-
-
-def _more(cfg: Args) -> str | None:
-    """+N, where so many further rounds are asked for."""
-    return cfg.rounds if cfg.rounds and cfg.rounds.startswith("+") else None
-
-
-def _start(name: str, incumbent: str | None, finished) -> str:
-    """Where further rounds begin: at the incumbent, or at what the last night made and the gate refused, if it was
-    made to beat it."""
-    if not incumbent:
-        raise runs.RunError(f"rounds=+N goes on from the incumbent, but nothing of {name} is in production yet")
-    mine = [r for r in finished if r["content"].get("name") == name]
-    last = max(mine, key=lambda r: r["content"]["night"], default=None)
-    if last and last["result"]["status"] == "refused" and last["result"]["outputs"]["checkpoint"] == incumbent:
-        return last["content"]["candidate"]
-    return incumbent
-
-
-def _ingest(part: Any, work: Work) -> None:
-    """Take in what is there. Files that failed are said; a source of which nothing at all could be taken is a
-    failure."""
-    try:
-        result = work("ingest", part, lock=True)
-    except ending.Failed as error:
-        counts = error.result.get("metrics", {})
-        if not counts.get("added") and not counts.get("duplicates"):
-            raise
-        say(f"  going on without what ingest could not take: {error}")
-        return
-    say(f"  demonstrations: {result['metrics']['added']} added by {result['run']}")
-
-
 def _night(cfg: Args, place: runs.Store, state: dict[str, Any], work: Work) -> dict[str, Any]:
     """Do the stages of a night, write its record and the page; its result."""
     folder = place.root / "runs" / "nightly" / state["key"]
     store.make_dirs(folder / "out")
     if state["night"] is None:
-        state["night"] = _number(cfg, place, state["key"])
+        state["night"] = number_of(cfg, place, state["key"])
         store.write_json(folder / "begin.json", state, indent=1)
         place.mirror.keep(folder)
     run = f"nightly/{state['key']}"
@@ -359,7 +232,7 @@ def _stages(cfg: Args, place: runs.Store, state: dict[str, Any], work: Callable)
     """The stages after ingest, by whatever `work` does with each: the table, the gate's answer, and what the record
     tells."""
     run, incumbent, start = f"nightly/{state['key']}", state["incumbent"], state.get("start")
-    night = {"night": state["night"] if state["night"] is not None else _number(cfg, place)}
+    night = {"night": state["night"] if state["night"] is not None else number_of(cfg, place)}
     shared = {**night, "corpus": str(state["corpus"]), "demos": cfg.demos, "data": cfg.data}
     name, rows, tournament = selection.name_of(cfg), [], []
     if start:
@@ -443,18 +316,6 @@ def _suited(algorithm: Any, anchor: str, place: runs.Store) -> Any:
         steps = {"steps": algorithm.collect.steps, "explore": algorithm.collect.explore}
         return replace(other, cadence=algorithm.cadence, collect=replace(other.collect, **steps))
     return algorithm
-
-
-def _number(cfg: Args, place: runs.Store, key: str | None = None) -> int:
-    """The number of the night `key`, its own for ever; without a key, that of a night which began now."""
-    first = cfg.night
-    least = (
-        1 + max((b["night"] for b in _begun(place)), default=first - 1) - first
-    )  # also of nights from before there was a ledger
-    taken = place.ledger.taken("night")
-    return first + (
-        place.ledger.take("night", key, least=least) if key else max([least, *(e["first"] + 1 for e in taken)])
-    )
 
 
 def _base(cfg: Args, shared: dict[str, Any], work: Callable) -> tuple[str, str, list[dict[str, Any]]]:
