@@ -7,6 +7,7 @@ import toy
 
 from flywheel import env as envs
 from flywheel.args import UsageError
+from flywheel.cli import config
 from flywheel.episode import Episode
 from flywheel.rl import hindsight
 from flywheel.rl.table import Goal
@@ -51,6 +52,11 @@ def test_a_task_without_such_a_goal_says_what_it_has():
         hindsight.goals(Goal(), env, "success")
     with pytest.raises(UsageError, match="task.reward=env"):
         hindsight.goals(WHERE, env, "env")
+
+
+def test_on_policy_there_is_no_hindsight(tmp_path):
+    with pytest.raises(UsageError, match="algorithm ppo learns from what its policy has just done"):
+        config.load("online", ["task=lift", "algorithm=ppo", "algorithm.collect.hindsight={}"], tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["retrain", "online"])

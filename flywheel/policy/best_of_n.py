@@ -51,7 +51,7 @@ class BestOfN(Policy):
 
     @classmethod
     def of(cls, base: Policy, critic: Critic, anchor: Policy | None = None, **how) -> BestOfN:
-        """A wrapper around existing nets (shared, not copied); `how` it chooses is what its making takes."""
+        """A wrapper around existing nets (shared, not copied); `how`: n, k, jitter, guarded, spread."""
         shape = {key: base.spec[key] for key in (*SHAPE, "robot") if key in base.spec}
         spec = {"base": base.spec, "critic": critic.spec, "anchor": anchor.spec if anchor else None}
         made = cls(**spec, **how, **shape)

@@ -111,6 +111,11 @@ class Algorithm:
             rates = getattr(self, key)
             for net, rate in rates.items() if isinstance(rates, dict) else [("", rates)]:
                 number(f"{key}{'.' if net else ''}{net}", rate, float, 1e-12, most)
+        if self.source == "on_policy" and self.collect and self.collect.hindsight is not None:
+            raise UsageError(
+                f"collect.hindsight: algorithm {self.name} learns from what its policy has just done, and its copies "
+                "are of other goals; take an off-policy one (ogpo, rounds), or collect.hindsight=null"
+            )
         if (seen := self.critic.get("obs")) not in (None, "privileged", ["privileged"], ["state", "privileged"]):
             raise UsageError(f"critic.obs={seen}; expected [state, privileged]: what only the simulator knows")
         known = {"members": (1, 1000), "width": (1, 1e5), "depth": (0, 100)}
