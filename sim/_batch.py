@@ -53,7 +53,7 @@ class Batch:
         model = self._task.model
         self.task, self.num_envs = self._task.name, num_envs
         self.cameras = shapes(cameras or {}, self.task)
-        self._eyes = Cameras(self._task, cameras, nthread) if cameras else None
+        self._eyes = Cameras(self._task, cameras) if cameras else None
         self.seen = self._task.proprio if cameras else slice(None)
         self.obs_names, self.obs_units = (
             np.array(names, object)[self.seen].tolist() for names in (self._task.obs_names, self._task.obs_units)

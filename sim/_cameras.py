@@ -2,8 +2,8 @@
 
 A second model, with the cameras of CAMERAS in it, is only drawn: the one that is stepped stays as it is, to the last
 bit. Shadows, reflections, sky, haze and multisampling are off: they cost many times what the picture does. An OpenGL
-context belongs to a thread, so each painter is a thread with renderers of its own; what is drawn does not depend on how
-many there are."""
+context belongs to a thread, so the painter is one; and it is one alone, since Mesa's software rasteriser ends the whole
+process, sooner or later, where contexts of several threads draw at once (a segmentation fault; measured with 22.3)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _model(task: Task) -> mujoco.MjModel:
 
 
 class _Painter:
-    """A thread's own renderers, one a size."""
+    """The thread's renderers, one a size."""
 
     def __init__(self, task: Task, sides: set[int]):
         model = _model(task)
@@ -56,10 +56,10 @@ class _Painter:
             for flag in OFF:
                 renderer.scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
 
-    def draw(self, rows: range, physics: np.ndarray, mocap: np.ndarray, out: dict[str, np.ndarray]) -> None:
-        """Draw these rows of physics [N, nx] and mocap [N, nm] into out {camera: [N, H, W, 3]}."""
+    def draw(self, physics: np.ndarray, mocap: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """Draw physics [N, nx] and mocap [N, nm] into out {camera: [N, H, W, 3]}."""
         model, data, split = self.model, self.data, 3 * self.nmocap
-        for row in rows:
+        for row in range(len(physics)):
             mujoco.mj_setState(model, data, physics[row], PHYSICS)
             data.mocap_pos[:] = mocap[row, :split].reshape(-1, 3)
             data.mocap_quat[:] = mocap[row, split:].reshape(-1, 4)
@@ -77,36 +77,26 @@ class _Painter:
 
 
 class Cameras:
-    """Draws states of a task: `shapes` {camera: (H, W, 3)}, by at most `threads` painters, opened at the first
-    frame."""
+    """Draws states of a task: `shapes` {camera: (H, W, 3)}, by a thread of its own, opened at the first frame."""
 
-    def __init__(self, task: Task, cameras: Mapping[str, int], threads: int = 1):
+    def __init__(self, task: Task, cameras: Mapping[str, int]):
         self.shapes = shapes(cameras, task.name)
-        self._task, self._pools = task, [ThreadPoolExecutor(1, "painter") for _ in range(max(1, threads))]
-        self._painters: list[_Painter] = []
+        self._task, self._pool = task, ThreadPoolExecutor(1, "painter")
+        self._painter: _Painter | None = None
 
     def draw(self, physics: np.ndarray, mocap: np.ndarray) -> dict[str, np.ndarray]:
         """physics [N, nx], mocap [N, nm] -> {camera: [N, H, W, 3] uint8}; RuntimeError with what to do where there is
         no OpenGL."""
-        if not self._painters:
+        if self._painter is None:
             sides = {shape[0] for shape in self.shapes.values()}
-            self._painters = [pool.submit(_Painter, self._task, sides).result() for pool in self._pools]
+            self._painter = self._pool.submit(_Painter, self._task, sides).result()
         out = {name: np.empty((len(physics), *shape), np.uint8) for name, shape in self.shapes.items()}
-        count = len(self._painters)
-        parts = [range(k * len(physics) // count, (k + 1) * len(physics) // count) for k in range(count)]
-        going = [
-            pool.submit(painter.draw, rows, physics, mocap, out)
-            for pool, painter, rows in zip(self._pools, self._painters, parts, strict=True)
-            if len(rows)
-        ]
-        for one in going:
-            one.result()
+        self._pool.submit(self._painter.draw, physics, mocap, out).result()
         return out
 
     def close(self) -> None:
-        """Free the renderers, each in its own thread."""
-        for pool, painter in zip(self._pools, self._painters, strict=False):
-            pool.submit(painter.close).result()
-        for pool in self._pools:
-            pool.shutdown()
-        self._painters = []
+        """Free the renderers, in the thread that has them."""
+        if self._painter is not None:
+            self._pool.submit(self._painter.close).result()
+        self._pool.shutdown()
+        self._painter = None

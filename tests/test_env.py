@@ -12,7 +12,7 @@ from flywheel.env import gym_batch as gym_task
 from flywheel.env import spaces as gym_spaces
 from flywheel.env import trust
 from flywheel.env.guard import StepGuard
-from flywheel.env.gym_batch import TaskError
+from flywheel.env.gym_batch import GymBatch, TaskError
 from flywheel.env.playback import replay
 from flywheel.policy import base
 from flywheel.rl import build
@@ -200,6 +200,17 @@ def test_a_policy_takes_the_dict_that_the_environment_gives():
         ValueError, match=r"observation has goal \[2\]; this policy was trained on goal \[2\], agent_pos \[2\]"
     ):
         policy.act({"goal": np.zeros(2)})
+    batch.close()
+
+
+def test_an_environment_that_draws_is_stepped_by_one_thread():
+    """OpenGL of several threads at once may end the process (tests/test_sim.py), also where nobody looks."""
+    for task in ({"id": "odd:Camera-v0"}, {"id": "odd:Camera-v0", "obs_keys": ["goal", "agent_pos"]}):
+        batch = GymBatch(num_envs=4, threads=4, **task)
+        assert not batch._helpers
+        batch.close()
+    batch = GymBatch("toy:Reach-v0", num_envs=4, threads=4)
+    assert len(batch._helpers) == 3
     batch.close()
 
 

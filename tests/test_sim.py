@@ -6,6 +6,8 @@ import itertools
 import os
 import subprocess
 import sys
+import textwrap
+import threading
 from pathlib import Path
 
 import flywheel_sim
@@ -160,6 +162,33 @@ def test_cameras_change_nothing_but_what_is_observed(name):
         assert len({picture.tobytes() for picture in pictures[camera]}) == 4, "each state looks different"
         np.testing.assert_array_equal(again[camera][0], pictures[camera][2])
         np.testing.assert_array_equal(drawn(name, 1)[2][camera], pictures[camera])
+
+
+def test_one_thread_draws_whatever_the_number_that_steps():
+    """Mesa's software rasteriser ends a process in which contexts of several threads draw at once."""
+    batch = Batch("lift", 8, 4, autoreset=False, cameras=EYES)
+    try:
+        batch.look(range(8))
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    assert sum(thread.name.startswith("painter") for thread in threading.enumerate()) == 1
+    batch.close()
+    assert not any(thread.name.startswith("painter") for thread in threading.enumerate())
+
+
+@pytest.mark.slow
+def test_pictures_can_be_drawn_for_long():
+    """With eight painters two processes of three ended within a minute by a segmentation fault, in Mesa 22.3."""
+    words = """
+        import flywheel_sim
+        batch = flywheel_sim.make_batch("lift", 32, threads=8, cameras={"wrist": 64, "top": 64})
+        batch.reset(list(range(32)))
+        for _ in range(400):
+            batch.look(range(32))
+        batch.close()
+    """
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(words)], capture_output=True, text=True)
+    assert out.returncode == 0 or "OpenGL" in out.stderr, out.stderr
 
 
 def test_a_camera_that_is_none_is_refused():

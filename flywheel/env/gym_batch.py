@@ -16,7 +16,7 @@ import numpy as np
 from flywheel import obs as observed
 from flywheel.env.faults import Fault, cause_of, truth
 from flywheel.env.ids import find, identity, title
-from flywheel.env.spaces import TaskError, box, parts, units
+from flywheel.env.spaces import TaskError, box, parts, pictured, units
 
 __all__ = ["Faster", "GymBatch", "TaskError", "find", "identity", "title"]
 
@@ -127,7 +127,8 @@ class GymBatch:
         self.success = metadata.get("success", "any")  # which steps count (flywheel.success)
         if hasattr(env.unwrapped, "hold_action"):
             self.hold_action = self._hold_action
-        self._threads = min(threads, num_envs)
+        alone = pictured(env.observation_space)  # who draws: OpenGL of several threads at once may end the process
+        self._threads = 1 if alone else min(threads, num_envs)
         self._helpers = [Helper() for _ in range(self._threads - 1)]
         self._faster = Faster()
         weakref.finalize(self, _stop, self._helpers)

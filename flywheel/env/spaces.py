@@ -72,6 +72,11 @@ def _is_camera(box) -> bool:
     return len(box.shape) == 3 and box.shape[2] == 3 and box.dtype == np.uint8 and min(box.shape[:2]) >= 8
 
 
+def pictured(space) -> bool:
+    """Whether anything observed is a picture, whoever looks at it."""
+    return any(_is_picture(part) for part in getattr(space, "spaces", {"": space}).values() if part.shape)
+
+
 def _is_picture(box) -> bool:
     """Whether a box holds pixels: bytes in two dimensions or more, or [..., H, W, C] or [..., C, H, W] of 1 to 4
     channels."""
