@@ -18,6 +18,18 @@ AZURE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # azurite's own, public
 )
 S3_SECRET = "s3-secret-of-the-tests"
+# moto asks whether an object is there, and then puts it: two conditional puts at once may both pass. S3 lets one pass.
+MOTO = """
+import threading
+from moto.s3.responses import S3Response
+from moto.server import main
+put, one = S3Response.put_object, threading.Lock()
+def alone(self):
+    with one:
+        return put(self)
+S3Response.put_object = alone
+main()
+"""
 
 
 def azurite() -> str | None:
@@ -53,7 +65,7 @@ def s3():
     port = _port()
     at = f"http://127.0.0.1:{port}"
     env = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": S3_SECRET, "AWS_REGION": "us-east-1"}
-    with _running([str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)], port):
+    with _running([sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(port)], port):
         urllib.request.urlopen(urllib.request.Request(f"{at}/corpora", method="PUT", data=b"")).close()
         yield "s3://corpora", env | {"AWS_ENDPOINT_URL": at, "AWS_ALLOW_HTTP": "true"}
 
