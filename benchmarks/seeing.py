@@ -21,8 +21,6 @@ import numpy as np
 import results
 from results import flywheel
 
-from flywheel import stats
-
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "seeing"
 SEEDS = (1, 2, 3)
@@ -150,9 +148,7 @@ def section() -> list[str]:
     for part, (*_, words) in PARTS.items():
         mine = [row for row in rows if row["part"] == part]
         if len(mine) == len(SEEDS):
-            won, n = sum(round(row["success"] * row["n"]) for row in mine), sum(row["n"] for row in mine)
-            pooled = {"success": won / n, "ci95": stats.wilson(won, n)}
-            lines.append(f"Pooled, {words}: {results.rate(pooled)}, n = {n}.  ")
+            lines.append(f"Pooled, {words}: {results.pooled(mine)}.  ")
     return [*lines, ""]
 
 

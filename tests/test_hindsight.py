@@ -40,7 +40,9 @@ def test_where_it_ended_was_the_goal():
 def test_what_succeeded_or_hardly_moved_has_no_copy():
     """A quarter of the way of 8 is 2."""
     rounds = [episode([0, 1, 8], 8, success=True), episode([0, 1, 1.9], 8), episode([0, 1, 2], 8)]
-    assert [e.meta["of"] for e in hindsight.relabelled(rounds, slice(0, 1), slice(1, 2))] == [rounds[2].hash]
+    unknown = episode([0, 1, 3], 8, success=None)
+    copies = hindsight.relabelled([*rounds, unknown], slice(0, 1), slice(1, 2))
+    assert [e.meta["of"] for e in copies] == [rounds[2].hash]
 
 
 def test_a_task_without_such_a_goal_says_what_it_has():

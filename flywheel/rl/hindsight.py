@@ -38,8 +38,8 @@ def goals(keys: Goal, env, learns: str) -> tuple[slice, slice]:
 
 
 def relabelled(episodes: Sequence[Episode], achieved: slice, desired: slice) -> list[Episode]:
-    """A copy of each episode that failed and moved something: where that ended was its goal."""
-    return [made for e in episodes if not e.success and (made := _relabelled(e, achieved, desired))]
+    """A copy of each episode that is known to have failed, and moved something: where that ended was its goal."""
+    return [made for e in episodes if e.success is False and (made := _relabelled(e, achieved, desired))]
 
 
 def _relabelled(episode: Episode, achieved: slice, desired: slice) -> Episode | None:
