@@ -34,8 +34,9 @@ from flywheel.rl import packed
 from flywheel.rl.packed import Kept, pack
 from flywheel.selection import FIELDS, SEEN
 
-GROUP, GROUP_BYTES = 32, 8 * 2**20  # batches that are worked out at once: so many, or as many as take so much memory
-PIECE_BYTES = 4 * 2**20  # of these are copied at once
+GROUP, GROUP_BYTES = 32, 8 * 2**20  # batches that are read ahead at once: so many, or as many as take so much memory
+WORKED = 4  # times as many are worked out at once where they are copied a piece at a time
+PIECE_BYTES = 2 * 2**20  # of these are copied at once, into memory of their own
 ANEW = (
     "the window cache was built anew while it was trained from; give the same command again: it goes on from its last "
     "state"
@@ -52,8 +53,9 @@ class Reading:
     later: dict[str, Any] = field(default_factory=dict)  # what the group is made of
     places: dict[str, np.ndarray] = field(default_factory=dict)  # of its frames
     piece: int = -1
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    batches: list[dict[str, torch.Tensor]] = field(default_factory=list)
     stream: Any = None
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # what it read last
 
 
 class Offline:
@@ -139,9 +141,9 @@ class Offline:
             self.pools.setdefault(name, Pool()).add(first[which] + begin, steps)
         total = len(self.returns)
         shown = self.frames * sum(camera.bytes for camera, _ in self.cameras.values())
-        for early, size in ((False, self._bytes(rows)), (True, self._bytes(rows) + shown)):
-            samples = min(GROUP_BYTES // size, rows.resident // PLACE)
-            self.groups[early] = max(1, min(GROUP, samples // self.batch_size))
+        for early, size, times in ((False, self._bytes(rows), WORKED), (True, self._bytes(rows) + shown, 1)):
+            samples = min(times * GROUP_BYTES // size, rows.resident // PLACE)
+            self.groups[early] = max(1, min(times * GROUP, samples // self.batch_size))
         self.piece = max(1, PIECE_BYTES // self._bytes(rows) // self.batch_size)
         if not self.fits(rows, total):
             self.kept = None
@@ -205,15 +207,24 @@ class Offline:
                 steps = self.steps(act, group * self.group, self.group)
                 now.later, now.places = self._of(steps), self._places(steps)
             now.group, now.piece = group, -1
-        part = self._part(inside)
-        if now.stream:  # another group will be written there
-            return self._tensors({name: value[part].copy() for name, value in now.arrays.items()})
-        piece, inside = divmod(inside, self.piece)
+        size = 1 if now.stream else self.piece
+        piece, at = divmod(inside, size)
         if now.piece != piece:
-            now.arrays, now.piece = self._gathered(now.later, self._part(piece, self.piece)), piece
+            part = self._part(piece, size)
+            arrays = _cut(now.arrays if now.stream else now.later, part)
+            if now.stream:  # another group will be written there
+                arrays = {name: value.copy() for name, value in arrays.items()}
+            now.batches, now.piece = self._batches(arrays), piece
+        if not now.places:
+            return now.batches[at]
         here = self._part(inside)
-        arrays = {name: value[here] for name, value in now.arrays.items()}
-        return self._tensors(arrays | self._shown({name: rows[part] for name, rows in now.places.items()}))
+        return now.batches[at] | self._tensors(self._shown({name: rows[here] for name, rows in now.places.items()}))
+
+    def _batches(self, arrays: dict[str, np.ndarray]) -> list[dict[str, torch.Tensor]]:
+        """These samples on the device, a batch each."""
+        whole = self._tensors(arrays)
+        parts = zip(*(tensor.chunk(len(tensor) // self.batch_size) for tensor in whole.values()), strict=True)
+        return [dict(zip(whole, part, strict=True)) for part in parts]
 
     def _part(self, number: int, batches: int = 1) -> slice:
         """Where the samples of a batch are, or of so many at once."""
@@ -230,7 +241,7 @@ class Offline:
     def draw(self, mixture: dict[str, float], size: int) -> dict[str, torch.Tensor]:
         """`size` transitions from pools by share, the same each time; no batch is taken for it."""
         steps = self._drawn(mixture, fractions(self.seed, np.arange(size))[None])[0]
-        return self._tensors(self._gathered(self._of(steps)) | self.looked(steps))
+        return self._tensors(_cut(self._of(steps)) | self.looked(steps))
 
     def _drawn(self, mixture: dict[str, float], drawn: np.ndarray) -> np.ndarray:
         """The steps [N, B] at fractions [N, B], each row by the mixture."""
@@ -241,19 +252,15 @@ class Offline:
     def _arrays(self, act: str, group: int) -> dict[str, np.ndarray]:
         """A group of batches of an act, one after the other in one, with frames."""
         steps = self.steps(act, group * self.group, self.group)
-        return self._gathered(self._of(steps)) | self.looked(steps)
+        arrays = _cut(self._of(steps))
+        if self.kept and self.device == "cpu":
+            arrays = {name: value.numpy() for name, value in self._tensors(arrays).items()}
+        return arrays | self.looked(steps)
 
     def _of(self, steps: np.ndarray) -> dict[str, Any]:
         """What batches of these steps are made of beside frames: the steps themselves where their transitions are
         kept."""
         return {"steps": steps} if self.kept else self._transitions(steps)
-
-    def _gathered(self, batch: dict[str, Any], part: slice = WHOLE) -> dict[str, np.ndarray]:
-        """A part of what `_of` says: arrays; on a GPU that keeps the transitions, which they are."""
-        arrays = {name: value[part] for name, value in batch.items()}
-        if self.kept and self.device == "cpu":
-            return {name: value.numpy() for name, value in self.kept.take(arrays["steps"]).items()}
-        return arrays
 
     def looked(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """What the cameras saw at steps [n]: {"obs.front": [n, frames, H, W, 3]}."""
@@ -276,12 +283,12 @@ class Offline:
         return made
 
     def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        """One batch on the device: one copy to there, and one for each camera."""
-        frames = {k: torch.from_numpy(arrays[k]).to(self.device) for k in self.cameras}
+        """Samples on the device: one copy to there, and one for each camera."""
+        frames = {k: torch.from_numpy(arrays[k]).to(self.device) for k in self.cameras if k in arrays}
         if "steps" in arrays:
             return self.kept.take(arrays["steps"]) | frames
         made = {k: torch.from_numpy(v) for k, v in arrays.items() if k not in frames}
-        if self.device != "cpu":
+        if made and self.device != "cpu":
             rows, layout = pack(made)
             made = layout.fields(rows.to(self.device))
         return made | frames
@@ -333,6 +340,11 @@ class Offline:
     def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor] | None = None) -> None:
         """Go on where another source stood; `data` is what it held that no corpus has."""
         self.taken, self.read = dict(state["taken"]), {}
+
+
+def _cut(fields: dict[str, Any], part: slice = WHOLE) -> dict[str, np.ndarray]:
+    """This part of each field."""
+    return {name: value[part] for name, value in fields.items()}
 
 
 class OffPolicy(Offline):
