@@ -33,6 +33,10 @@ PARTS: dict[str, tuple[str, str | None, list[str], str]] = {
     "state": ("pretrain", None, CLONE, "imitation from the state, for comparison"),
     "teacher": ("retrain", "state", ["rounds=5"], "rounds from the state: the teacher"),
     "clone": ("pretrain", None, [BOTH, *SEE], "imitation"),
+    "quick": (
+        "pretrain", None, [BOTH, *SEE, "algorithm.cadence.improve=24000", "budget=10m"],
+        "imitation, ten minutes of both cores with nothing beside (OMP_NUM_THREADS=2)",
+    ),
     "wrist": ("pretrain", None, ["task.cameras={wrist: 64}", *SEE], "imitation, the wrist's camera alone"),
     "top": ("pretrain", None, ["task.cameras={top: 64}", *SEE], "imitation, the upper camera alone"),
     "rounds": ("retrain", "clone", [BOTH, *ROUNDS], "rounds, eyes frozen"),
@@ -134,7 +138,8 @@ def section() -> list[str]:
         "## From pictures", "",
         "`python benchmarks/seeing.py`: `lift` from 85 demonstrations, two cameras of 64 x 64 pixels and what the robot "
         "knows of itself; 200 report seeds each. Blank, shuffled: the same policy before grey pictures, or those of "
-        "another episode, 100 gate seeds. Minutes on two cores are of one thread beside two or three other jobs.", "",
+        "another episode, 100 gate seeds. Minutes on two cores are of one thread beside two or three other jobs, where "
+        "nothing else is said.", "",
         "| | seed | success | steps of practice | updates | blank, shuffled | minutes | machine |", "|---" * 8 + "|",
     ]  # fmt: skip
     for part, (*_, words) in PARTS.items():

@@ -58,7 +58,26 @@ class Reading:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # what it read last
 
 
-class Offline:
+class Source:
+    """What every source is told: chunks of `action_steps` (Ta) after `obs_steps` (To) observations, `batch_size` of
+    them at once on `device`, and what they earn: `reward` ("success" or "env"), less by `gamma` each step."""
+
+    def __init__(
+        self,
+        *,
+        obs_steps: int,
+        action_steps: int,
+        batch_size: int = 256,
+        gamma: float = 0.99,
+        seed: int = 0,
+        reward: str = "success",
+        device: str = "cpu",
+    ):
+        self.To, self.Ta, self.gamma, self.reward = obs_steps, action_steps, gamma, reward
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+
+
+class Offline(Source):
     """Batches from a fixed set of episodes: `mixture` {act: {pool: share}}, `pools` {name: positions among `windows`,
     or rows (position, first step, steps) for parts of episodes}.
 
@@ -77,28 +96,21 @@ class Offline:
         pools: dict[str, np.ndarray],
         mixture: dict[str, dict[str, float]],
         *,
-        obs_steps: int,
-        action_steps: int,
-        batch_size: int = 256,
-        gamma: float = 0.99,
-        seed: int = 0,
-        reward: str = "success",
-        device: str = "cpu",
         cameras: Sequence = (),
         frames: int | None = None,
         window: tuple[int, int] | None = None,
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        **drawn: Any,
     ):
+        super().__init__(**drawn)
         if not 0 <= rank < world_size:
             raise ValueError(f"source: rank {rank} of world_size {world_size}; expected 0 <= rank < world_size")
-        self.To, self.Ta, self.gamma, self.reward = obs_steps, action_steps, gamma, reward
-        self.batch_size, self.mixture, self.seed, self.device = batch_size, mixture, seed, device
-        self.workers, self.rank, self.world_size = workers, rank, world_size
-        self.frames = obs_steps if frames is None else frames
+        self.mixture, self.workers, self.rank, self.world_size = mixture, workers, rank, world_size
+        self.frames = self.To if frames is None else frames
         self.window = None if window is None else np.arange(window[0], window[1] + 1)
-        self.power = (gamma ** np.arange(action_steps + 1)).astype(np.float32)
+        self.power = (self.gamma ** np.arange(self.Ta + 1)).astype(np.float32)
         self.taken = dict.fromkeys(mixture, 0)  # batches given
         self.use(windows, pools, cameras)
 
@@ -342,9 +354,9 @@ class Offline:
         self.taken, self.read = dict(state["taken"]), {}
 
 
-def _cut(fields: dict[str, Any], part: slice = WHOLE) -> dict[str, np.ndarray]:
-    """This part of each field."""
-    return {name: value[part] for name, value in fields.items()}
+def _cut(batch: dict[str, Any], part: slice = WHOLE) -> dict[str, np.ndarray]:
+    """This part of a batch."""
+    return {name: value[part] for name, value in batch.items()}
 
 
 class OffPolicy(Offline):
@@ -385,7 +397,7 @@ class OffPolicy(Offline):
         self.use(*self.held())
 
 
-class OnPolicy:
+class OnPolicy(Source):
     """Only what the policy that acts now has just done: `play(learner)` returns the round's whole episodes.
 
     Advantages are made once a round (`learner.advantage`), then batches go through the round's chunks in a shuffled
@@ -394,21 +406,9 @@ class OnPolicy:
 
     collects = True
 
-    def __init__(
-        self,
-        *,
-        obs_steps: int,
-        action_steps: int,
-        play: Callable,
-        batch_size: int = 256,
-        gamma: float = 0.99,
-        seed: int = 0,
-        reward: str = "success",
-        device: str = "cpu",
-    ):
-        self.To, self.Ta, self.gamma, self.reward, self.batch_size = obs_steps, action_steps, gamma, reward, batch_size
-        self.play, self.device = play, device
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, *, play: Callable, **drawn: Any):
+        super().__init__(**drawn)
+        self.play, self.rng = play, np.random.default_rng(self.seed)
 
     def collect(self, learner) -> None:
         self.use(self.play(learner), learner)
