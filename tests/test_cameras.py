@@ -275,8 +275,8 @@ def test_batches_with_cameras_are_the_same_with_workers(corpus, tmp_path, kept, 
         for name in CAMERAS:
             expected = np.asarray(one.obs[name])[[max(0, step - 1), step]]
             assert np.array_equal(found[0][0][f"obs.{name}"][number].numpy(), expected), name
-    assert reader(batch_size=5).group == 32
-    assert reader(batch_size=9000).group == 1 == reader(batch_size=3000, workers=2).group, "of large batches is small"
+    assert (reader(batch_size=5).group, reader(batch_size=5, workers=2).group) == (128, 32)
+    assert reader(batch_size=36_000).group == 1 == reader(batch_size=3000, workers=2).group, "of large batches is small"
     with pytest.raises(ValueError, match="are no windows of a camera of the episodes"):
         Offline(*drawn, cameras=[low], **options)
 

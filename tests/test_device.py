@@ -85,6 +85,12 @@ class Elsewhere(TorchDispatchMode):
 
 
 @pytest.fixture
+def one_by_one(monkeypatch):
+    """Batches go there each by itself."""
+    monkeypatch.setattr("flywheel.rl.source.PIECE_BYTES", 0)
+
+
+@pytest.fixture
 def elsewhere(monkeypatch):
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(learning, "multiplies_bf16", lambda device: True)
@@ -122,7 +128,9 @@ def drawn_from(name: str, held, policy, envs, folder):
 
 
 @pytest.mark.parametrize("name", often(TABLES, "sac", "ppo", "ogpo", "rl100_offline"))
-def test_of_every_table_an_index_goes_there_a_batch_and_a_number_comes_back_for_each_net(elsewhere, tmp_path, name):
+def test_of_every_table_an_index_goes_there_a_batch_and_a_number_comes_back_for_each_net(
+    elsewhere, one_by_one, tmp_path, name
+):
     held, policy, envs = made(name)
     source = drawn_from(name, held, policy, envs, tmp_path)
     stops = str(TABLES[name].get("improve")).count("target_kl")
@@ -143,7 +151,7 @@ def test_a_run_goes_on_only_on_the_kind_of_device_that_it_was_begun_on(elsewhere
         held.load_state(state)
 
 
-def test_a_batch_that_is_not_kept_there_goes_there_at_once(elsewhere, tmp_path, monkeypatch):
+def test_a_batch_that_is_not_kept_there_goes_there_at_once(elsewhere, one_by_one, tmp_path, monkeypatch):
     monkeypatch.setattr(packed, "ROOM", 0)
     held, policy, envs = made("iql")
     source = drawn_from("iql", held, policy, envs, tmp_path)
@@ -182,7 +190,17 @@ FEW = "algorithm.cadence={rounds: 2, evaluate: 2, improve: 2}"
 BC = "algorithm.cadence.improve=4"
 
 
-def test_a_stage_moves_nothing_else_for_an_update(copied, elsewhere, capsys, monkeypatch):
+@pytest.mark.parametrize("room", [0, packed.ROOM])
+def test_several_batches_go_there_in_one(elsewhere, tmp_path, monkeypatch, room):
+    monkeypatch.setattr(packed, "ROOM", room)
+    held, policy, envs = made("iql")
+    source = drawn_from("iql", held, policy, envs, tmp_path)
+    source.piece = 3
+    counts = [elsewhere.during(lambda: source.batch("evaluate")) for _ in range(6)]
+    assert counts == [{"to": 1}, {}, {}] * 2
+
+
+def test_a_stage_moves_nothing_else_for_an_update(copied, elsewhere, one_by_one, capsys, monkeypatch):
     _, at = copied
     monkeypatch.setattr("flywheel.log.BEAT", 1e9)  # a heartbeat looks at the loss, too
     moved = []
