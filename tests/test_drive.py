@@ -151,7 +151,7 @@ def test_what_a_driver_did_before_it_raised_is_an_episode_of_the_corpus(tmp_path
     monkeypatch.chdir(tmp_path)
     copy, at = copied
     ref = copy.runs("retrain")[-1]["result"]["outputs"]["checkpoint"]
-    code, out = call("drive", f"checkpoint={ref}", "driver=loose:Arm", "hz=500", "seconds=1", at[3], capsys=capsys)
+    code, out = call("drive", f"checkpoint={ref}", "driver=loose:Arm", "hz=500", "seconds=600", at[3], capsys=capsys)
     assert code == 1 and "the cable is loose; the 4 actions before are episode" in out["error"], out
     kept = list(copy.corpus().at("latest"))[-1]
     assert len(kept) == 4 and kept.meta["ended"] == "OSError: the cable is loose" and kept.success is None
