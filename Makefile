@@ -61,6 +61,7 @@ bench: setup     ## speed, as ratios against peers in one run (benchmarks/scale.
 	$(BIN)/python benchmarks/near.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/cameras.py
+	$(BIN)/python benchmarks/drawing.py
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/cli.py
 	$(BIN)/python benchmarks/learning.py
