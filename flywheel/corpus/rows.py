@@ -101,6 +101,7 @@ class Later:
             raise IndexError(f"gather: {found}; expected 0 <= low <= high < {held.count} rows")
         self.index, self.offsets = np.asarray(index, np.int64), np.asarray(offsets, np.int64)
         size, width, self.pieces = len(self.offsets), self.rows.shape[1], None
+        self.last: tuple[slice, np.ndarray] | None = None  # what a Part read
         self.shape = len(self.index), size, width
         self.each = self.rows.strides[0] * size + FAULT
         if not 0 < size <= len(self.rows) or (self.offsets[1:] - self.offsets[:-1] != 1).any():
@@ -128,9 +129,25 @@ class Later:
             out[redo] = self._clipped(index[redo], self.low[part][redo], self.high[part][redo])
         return out
 
+    def parted(self, at: int) -> tuple[Part, Part]:
+        """The windows' rows before `at` and from there on: [B, at, D] and [B, L - at, D], gathered as one."""
+        return Part(self, slice(0, at)), Part(self, slice(at, self.shape[1]))
+
     def _clipped(self, index: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         inside = index[:, None] + self.offsets
         return self.rows.take(np.minimum(np.maximum(inside, low[:, None]), high[:, None]), 0)
+
+
+class Part:
+    """Some rows of each window of a Later, for who asks for the same windows in turn: they are gathered once."""
+
+    def __init__(self, whole: Later, rows: slice):
+        self.whole, self.rows = whole, rows
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        if self.whole.last is None or self.whole.last[0] != part:
+            self.whole.last = part, self.whole[part]
+        return self.whole.last[1][:, self.rows]
 
 
 def _stream(episode: Episode, field: str) -> np.ndarray:

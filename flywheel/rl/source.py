@@ -331,15 +331,17 @@ class Offline(Source):
             there = later(here, self.window, first, last - 1, columns=columns["action"])
             outside = (t[:, None] + self.window < 0) | (t[:, None] + self.window >= length[:, None])
             seen |= {"window": there, "window_pad": outside.astype(np.float32)}
+        both = later(here, np.arange(2 * self.Ta), first, last - 1, columns=columns["action"])
+        action, following = both.parted(self.Ta)
         return (
             mask
             | seen
             | {
                 "obs": later(here, stack, first, last, columns=columns["obs.state"]),
-                "action": later(here, chunk, first, last - 1, columns=columns["action"]),
+                "action": action,
                 "reward": self.rewards.all[steps],
                 "next_obs": later(here + left, stack, first, last, columns=columns["obs.state"]),
-                "next_action": later(here, chunk + self.Ta, first, last - 1, columns=columns["action"]),
+                "next_action": following,
                 "discount": np.where(ends, 0, self.power[left]),
                 "return": self.returns.all[steps],
             }
