@@ -1,6 +1,6 @@
 """Scripted demonstrations of two tasks of gymnasium-robotics on which nothing here was tuned, in robomimic's layout.
 
-    python benchmarks/fetch.py push FILE.hdf5                  40 episodes of FetchPush-v4
+    python benchmarks/fetch.py push FILE.hdf5                  20 episodes of FetchPush-v4
     python benchmarks/fetch.py pick FILE.hdf5 --episodes 40    of FetchPickAndPlace-v4; by default 10
 
 Imitation of so many ends at about a half; of 40 of pick, at 0.96 (a flow policy, 100 seeds to choose by).
@@ -35,39 +35,49 @@ def _towards(see: dict[str, np.ndarray], point: np.ndarray, speed: float, grip: 
 
 
 def push(see: dict[str, np.ndarray], rng: np.random.Generator, flawed: bool) -> Iterator[np.ndarray]:
-    """Up, above the object's far side, down, and along the line to the goal, for as long as it is not there. `see` is
-    the newest observation. The mistake: it pushes beside the middle, and the object turns away."""
+    """Up, above the object's far side, down, and along the line to the goal, for as long as it is not there; once the
+    hand is not behind the object any more, or that lies past the goal, the same again. `see` is the newest observation.
+    The mistake: it first pushes beside the middle, and the object turns away."""
     speed, depth = rng.uniform(0.7, 1.0), float(see["achieved_goal"][2])
     aside = rng.choice([-1, 1]) * rng.uniform(0.025, 0.035) if flawed else rng.normal(0, 0.003)
 
-    def line() -> tuple[np.ndarray, np.ndarray]:
-        """The direction from object to goal, and the one across, both in the table's plane."""
+    def line() -> tuple[np.ndarray, np.ndarray, float]:
+        """The direction from object to goal, the one across, both in the table's plane, and how far it is (m)."""
         way = (see["desired_goal"] - see["achieved_goal"]) * [1, 1, 0]
-        along = way / max(float(np.hypot(*way[:2])), 1e-6)
-        return along, np.array([-along[1], along[0], 0.0])
+        left = float(np.hypot(*way[:2]))
+        along = way / max(left, 1e-6)
+        return along, np.array([-along[1], along[0], 0.0]), left
 
-    raised = see["observation"][:3] + np.array([0, 0, 0.09])
-    while raised[2] - see["observation"][2] > 0.03:
-        yield _towards(see, raised, speed, 0.0)
-    for height, near in ((0.08, 0.02), (0.0, 0.015)):
-        for _ in range(18):
-            along, across = line()
-            point = see["achieved_goal"] - 0.07 * along + aside * across + [0, 0, height]
+    def behind() -> tuple[float, float]:
+        """How far the hand is behind the object, and beside the line (m)."""
+        along, across, _ = line()
+        back = see["achieved_goal"] - see["observation"][:3]
+        return float(back @ along), abs(float(back @ across) + aside)
+
+    for attempt in itertools.count():
+        if attempt:
+            aside = rng.normal(0, 0.003)
+        raised = see["observation"][:3] * [1, 1, 0] + [0, 0, depth + 0.09]
+        while raised[2] - see["observation"][2] > 0.03:
+            yield _towards(see, raised, speed, 0.0)
+        for height, near in ((0.08, 0.02), (0.0, 0.015)):
+            for _ in range(18):
+                along, across, _ = line()
+                point = see["achieved_goal"] - 0.07 * along + aside * across + [0, 0, height]
+                yield _towards(see, point, speed, 0.0)
+                if np.abs(point - see["observation"][:3]).max() < near:
+                    break
+        while line()[2] > 0.015 and behind()[0] > 0.02:
+            along, across, left = line()
+            ahead = min(0.08, 0.03 + 0.6 * left) if behind()[1] < 0.012 else -0.015  # m, beyond where it is touched
+            point = see["achieved_goal"] + (ahead - 0.045) * along + aside * across
+            point[2] = depth
             yield _towards(see, point, speed, 0.0)
-            if np.abs(point - see["observation"][:3]).max() < near:
+        there = see["observation"][:3].copy()
+        for wait in itertools.count():
+            if wait > 1 and line()[2] > 0.03:
                 break
-    while (left := float(np.hypot(*(see["desired_goal"] - see["achieved_goal"])[:2]))) > 0.015:
-        along, across = line()
-        beside = abs(float((see["observation"][:3] - see["achieved_goal"]) @ across) - aside)
-        ahead = (
-            min(0.08, 0.03 + 0.6 * left) if beside < 0.012 else -0.015
-        )  # m, beyond where the hand touches the object
-        point = see["achieved_goal"] + (ahead - 0.045) * along + aside * across
-        point[2] = depth
-        yield _towards(see, point, speed, 0.0)
-    there = see["observation"][:3].copy()
-    while True:
-        yield _towards(see, there, speed, 0.0)
+            yield _towards(see, there, speed, 0.0)
 
 
 def pick(see: dict[str, np.ndarray], rng: np.random.Generator, flawed: bool) -> Iterator[np.ndarray]:
@@ -90,7 +100,7 @@ def pick(see: dict[str, np.ndarray], rng: np.random.Generator, flawed: bool) -> 
         yield _towards(see, carried if step < lets_go else see["desired_goal"], speed, -1.0 if step < lets_go else 1.0)
 
 
-OPERATORS = {"push": ("FetchPush-v4", push, 40), "pick": ("FetchPickAndPlace-v4", pick, 10)}  # id, script, episodes
+OPERATORS = {"push": ("FetchPush-v4", push, 20), "pick": ("FetchPickAndPlace-v4", pick, 10)}  # id, script, episodes
 
 
 def record(name: str, path: Path, episodes: int | None = None) -> float:
