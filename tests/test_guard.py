@@ -10,7 +10,7 @@ import torch
 
 from flywheel import env as envs
 from flywheel import regret, stats
-from flywheel.args import Guard
+from flywheel.args import Guard, UsageError
 from flywheel.env.guard import StepGuard
 from flywheel.policy import base
 from flywheel.rl import guards as learning
@@ -352,6 +352,9 @@ def test_a_nightly_may_leave_online_out_and_a_policy_without_chance_gets_a_resid
     args = config.compose("nightly", [])
     assert (args.online.algorithm.name, args.distil) == ("ogpo", None)
     assert config.compose("nightly", ["online=null"]).online is None
+    for part in set(config.PARTS) - set(config.OPTIONAL):
+        with pytest.raises(UsageError, match=f"nightly: {part}=null; a night can do without online and distil alone"):
+            config.compose("nightly", [f"{part}=null"])
     assert config.compose("nightly", ["online.algorithm=residual"]).online.algorithm.name == "residual"
     assert config.table("online", "residual").residual == {"alpha": 0.2}
     told = config.compose("nightly", ["guard=real", "guard.step.rate.share=0.1"])

@@ -288,9 +288,14 @@ def routed(word: str) -> str:
 def handed_down(part: str, told: dict[str, Any]) -> Any:
     """A stage's arguments inside a nightly: its defaults, what the nightly shares, what the nightly says under its
     name; None of one that is left out."""
-    if told[part] is None and part in OPTIONAL:
-        return None
-    own = dict(told[part] or {})
+    if told[part] is None:
+        if part in OPTIONAL:
+            return None
+        raise UsageError(
+            f"nightly: {part}=null; a night can do without {' and '.join(OPTIONAL)} alone. Take it away, or run the "
+            "stages that you want by themselves (flywheel --help lists them)"
+        )
+    own = dict(told[part])
     table = own.get("algorithm")
     named = table if isinstance(table, str) else (table or {}).get("name")
     overrides = [f"algorithm={named}"] if named else []
