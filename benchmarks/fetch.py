@@ -1,6 +1,6 @@
 """Scripted demonstrations of two tasks of gymnasium-robotics on which nothing here was tuned, in robomimic's layout.
 
-    python benchmarks/fetch.py push FILE.hdf5                  20 episodes of FetchPush-v4
+    python benchmarks/fetch.py push FILE.hdf5                  40 episodes of FetchPush-v4
     python benchmarks/fetch.py pick FILE.hdf5 --episodes 40    of FetchPickAndPlace-v4; by default 10
 
 Imitation of so many ends at about a half; of 40 of pick, at 0.96 (a flow policy, 100 seeds to choose by).
@@ -100,7 +100,7 @@ def pick(see: dict[str, np.ndarray], rng: np.random.Generator, flawed: bool) -> 
         yield _towards(see, carried if step < lets_go else see["desired_goal"], speed, -1.0 if step < lets_go else 1.0)
 
 
-OPERATORS = {"push": ("FetchPush-v4", push, 20), "pick": ("FetchPickAndPlace-v4", pick, 10)}  # id, script, episodes
+OPERATORS = {"push": ("FetchPush-v4", push, 40), "pick": ("FetchPickAndPlace-v4", pick, 10)}  # id, script, episodes
 
 
 def record(name: str, path: Path, episodes: int | None = None) -> float:

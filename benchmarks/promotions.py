@@ -22,6 +22,8 @@ from results import flywheel
 ROOT = Path(__file__).parent.parent
 ROW = results.ROWS / "promotions.json"
 UPDATES, SEEDS, QUESTIONS, TRUTH = (2000, 4000, 7000), (1, 2, 3, 4), 40, 1000
+STATUS = {"promote": "done", "refuse": "refused"}
+MOVES = ("promote", "rollback")
 
 
 def policies(store: Path, tiny: bool) -> dict[str, list[float]]:
@@ -40,23 +42,37 @@ def policies(store: Path, tiny: bool) -> dict[str, list[float]]:
 
 
 def asked(store: Path, truth: dict[str, list[float]], questions: int) -> list[dict]:
-    """Ask; a line a question: who, over whom, the answer, pairs, and by how much the candidate is better in truth."""
-    from flywheel.runs.run import Store
-
+    """Ask, but for what the names' log has the answer to; a line a question: who, over whom, the answer, pairs, and by
+    how much the candidate is better in truth."""
     rng, refs, lines, standing = np.random.default_rng(0), list(truth), [], None
+    name = refs[0].partition("@")[0]
     for number in range(questions):
         ref = refs[int(rng.integers(len(refs)))]
         if ref == standing:
             ref = refs[(refs.index(ref) + 1) % len(refs)]
-        told = flywheel("promote", f"store={store}", "task=lift", f"checkpoint={ref}", f"night={number}")
-        names = Store(store).names
-        entry = names.log(ref.partition("@")[0])[-1]
-        line = {"candidate": ref, "over": standing, "status": told["status"], "pairs": entry.get("pairs", 0)}
+        if number == len(answers(store, name)):
+            flywheel("promote", f"store={store}", "task=lift", f"checkpoint={ref}", f"night={number}")
+        entries = answers(store, name)[number]
+        entry = next(one for one in entries if one["op"] in STATUS)
+        line = {"candidate": ref, "over": standing, "status": STATUS[entry["op"]], "pairs": entry.get("pairs", 0)}
+        line["back"] = {
+            one["op"]: one["pairs"] for one in entries if "best" in one
+        }  # was an earlier one better after all?
         line["gain"] = round(truth[ref][0] - truth[standing][0], 4) if standing else None
         lines.append(line | {"why": entry.get("reason", "")[:200]})
-        standing = f"{ref.partition('@')[0]}@{names.production(ref.partition('@')[0])}"
+        standing = next((f"{name}@{one['id']}" for one in reversed(entries) if one["op"] in MOVES), standing)
         print(f"{number + 1:3} {line}", flush=True)
     return lines
+
+
+def answers(store: Path, name: str) -> list[list[dict]]:
+    """What the names' log has of each question, in the order in which they were asked."""
+    from flywheel.runs.run import Store
+
+    found: dict[str, list[dict]] = {}
+    for entry in Store(store).names.log(name):
+        found.setdefault(entry["run"], []).append(entry)
+    return [several for several in found.values() if any(entry["op"] in STATUS for entry in several)]
 
 
 def summary(lines: list[dict]) -> dict:
@@ -70,6 +86,9 @@ def summary(lines: list[dict]) -> dict:
         "better_by_5_promoted": sum(line["gain"] >= 0.05 for line in promoted),
         "worse_by_5": sum(line["gain"] <= -0.05 for line in real),
         "pairs": sum(line["pairs"] for line in real),
+        "looks_back": sum(len(line["back"]) for line in lines),
+        "rolled_back": sum("keep" not in line["back"] for line in lines if line["back"]),
+        "pairs_looking_back": sum(sum(line["back"].values()) for line in lines),
     }  # fmt: skip
 
 

@@ -39,8 +39,8 @@ SETTINGS: dict[str, list[str]] = {
 }
 ABOUT = {
     "assemble": "Ours: a square nut onto a square post, from the shipped demonstrations.",
-    "push": "gymnasium-robotics' FetchPush-v4, from 20 scripted demonstrations (benchmarks/fetch.py), whose operator goes back for an "
-    "object that it pushed past. From 40 of one that did not (until 7a26a28), seed 1 went from 0.417 to 0.803.",
+    "push": "gymnasium-robotics' FetchPush-v4, from 40 scripted demonstrations (benchmarks/fetch.py), whose operator goes back for an "
+    "object that it pushed past. From as many of one that did not (until 7a26a28), seed 1 went from 0.417 to 0.803.",
     "pick": "gymnasium-robotics' FetchPickAndPlace-v4, from 10 scripted demonstrations (benchmarks/fetch.py).",
 }
 JOBS = {f"{setting}-{seed}": (setting, seed) for seed in SEEDS for setting in SETTINGS}
