@@ -1,19 +1,17 @@
 """What each part of practice is worth: `lift` from its first 20 demonstrations, with one part left out at a time.
 
     python benchmarks/ablations.py                     # two seeds, nine variants: two hours on two cores; resumable
-    python benchmarks/ablations.py --seeds 1 full ppo  # only these
+    python benchmarks/ablations.py full ppo --seeds 1  # only these
 
-Each begins from the base of `benchmarks/results.py few-lift-SEED` (its store is made if it is not there), practises about
-48,000 steps, and is scored on 300 report seeds, the same for all. Rows are kept in benchmarks/results/ablations/ and
-committed; `benchmarks/results.py --page` puts them into docs/results.md."""
+Each begins from the base that a nightly takes from these, practises about 48,000 steps, and is scored on 300 report
+seeds, the same for all. Rows are kept in benchmarks/results/ablations/ and committed; `benchmarks/results.py --page`
+puts them into docs/results.md."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -63,16 +61,18 @@ VARIANTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {
 
 
 def base_of(seed: int) -> tuple[Path, str, str]:
-    """(store, base, anchor) of the nightly from 20 demonstrations."""
+    """(store, base, anchor) of a nightly from 20 demonstrations, of whose practice there is as little as can be."""
     from flywheel.runs.run import Store
 
-    job = f"few-lift-{seed}"
-    place, row = results.ROOT / "stores" / "results" / job, results.ROWS / f"{job}.json"
-    if not (place.exists() and row.exists()):
-        subprocess.run([sys.executable, "benchmarks/results.py", job, "--again"], check=True, cwd=results.ROOT)
-    base = json.loads(row.read_text())["table"][0]["checkpoint"]
-    runs = [r for r in Store(place).runs("pretrain") if r["result"]["outputs"]["checkpoint"] == base]
-    return place, base, runs[-1]["result"]["outputs"]["anchor"]
+    place = results.ROOT / "stores" / "ablations" / f"base-{seed}"
+    words = [*results.FEW, "task=lift", f"seed={seed}", "distil=null", "online=null", "retrain.max_steps=1"]
+    told = flywheel(
+        "nightly", f"store={place}", *words, "retrain.score_episodes=0", "promote.gate.pairs=20", "evaluate.episodes=20"
+    )
+    store = Store(place)
+    base = store.find(told["run"])["content"]["table"][0]["checkpoint"]
+    (made,) = [r["result"]["outputs"] for r in store.runs("pretrain") if r["result"]["outputs"]["checkpoint"] == base]
+    return place, base, made["anchor"]
 
 
 def job(variant: str, seed: int) -> dict:
