@@ -3,7 +3,7 @@
     python benchmarks/ablations.py                     # two seeds, nine variants: two hours on two cores; resumable
     python benchmarks/ablations.py full ppo --seeds 1  # only these
 
-Each begins from the base that a nightly takes from these, practises about 48,000 steps, and is scored on 300 report
+Each begins from the flow policy that a nightly trains on these, practises about 48,000 steps, and is scored on 300 report
 seeds, the same for all. Rows are kept in benchmarks/results/ablations/ and committed; `benchmarks/results.py --page`
 puts them into docs/results.md."""
 
@@ -61,11 +61,20 @@ VARIANTS: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {
 
 
 def base_of(seed: int) -> tuple[Path, str, str]:
-    """(store, base, anchor) of a nightly from 20 demonstrations, of whose practice there is as little as can be."""
+    """(store, base, anchor) of a nightly from 20 demonstrations, of whose practice there is as little as can be. A flow
+    policy: the best imitation of so few knows no chance, and what is compared here needs some."""
     from flywheel.runs.run import Store
 
     place = results.ROOT / "stores" / "ablations" / f"base-{seed}"
-    words = [*results.FEW, "task=lift", f"seed={seed}", "distil=null", "online=null", "retrain.max_steps=1"]
+    words = [
+        *results.FEW,
+        "policy=flow",
+        "task=lift",
+        f"seed={seed}",
+        "distil=null",
+        "online=null",
+        "retrain.max_steps=1",
+    ]
     told = flywheel(
         "nightly", f"store={place}", *words, "retrain.score_episodes=0", "promote.gate.pairs=20", "evaluate.episodes=20"
     )
