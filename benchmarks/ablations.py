@@ -66,18 +66,9 @@ def base_of(seed: int) -> tuple[Path, str, str]:
     from flywheel.runs.run import Store
 
     place = results.ROOT / "stores" / "ablations" / f"base-{seed}"
-    words = [
-        *results.FEW,
-        "policy=flow",
-        "task=lift",
-        f"seed={seed}",
-        "distil=null",
-        "online=null",
-        "retrain.max_steps=1",
-    ]
-    told = flywheel(
-        "nightly", f"store={place}", *words, "retrain.score_episodes=0", "promote.gate.pairs=20", "evaluate.episodes=20"
-    )
+    words = [*results.FEW, "policy=flow", "task=lift", f"seed={seed}", "distil=null", "online=null"]
+    little = ["retrain.max_steps=1", "retrain.score_episodes=0", "promote.gate.pairs=20", "evaluate.episodes=20"]
+    told = flywheel("nightly", f"store={place}", *words, *little)
     store = Store(place)
     base = store.find(told["run"])["content"]["table"][0]["checkpoint"]
     (made,) = [r["result"]["outputs"] for r in store.runs("pretrain") if r["result"]["outputs"]["checkpoint"] == base]

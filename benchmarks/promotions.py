@@ -55,9 +55,7 @@ def asked(store: Path, truth: dict[str, list[float]], questions: int) -> list[di
         entries = answers(store, name)[number]
         entry = next(one for one in entries if one["op"] in STATUS)
         line = {"candidate": ref, "over": standing, "status": STATUS[entry["op"]], "pairs": entry.get("pairs", 0)}
-        line["back"] = {
-            one["op"]: one["pairs"] for one in entries if "best" in one
-        }  # was an earlier one better after all?
+        line["back"] = {one["op"]: one["pairs"] for one in entries if "best" in one}  # is the best so far better still?
         line["gain"] = round(truth[ref][0] - truth[standing][0], 4) if standing else None
         lines.append(line | {"why": entry.get("reason", "")[:200]})
         standing = next((f"{name}@{one['id']}" for one in reversed(entries) if one["op"] in MOVES), standing)
