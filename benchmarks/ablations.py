@@ -103,7 +103,7 @@ def section() -> list[str]:
         return []
     lines = [
         "## What each part is worth", "",
-        f"`python benchmarks/ablations.py`: lift from 20 demonstrations, about {STEPS:,} steps of practice.", "",
+        f"`python benchmarks/ablations.py`: lift from 20 demonstrations, about {STEPS:,} steps of practice, from a flow policy.", "",
         "| variant | seed | base | success | steps | regret below the start | worst 50 | guard | minutes |", "|---" * 9 + "|",
     ]  # fmt: skip
     for name, (words, _) in VARIANTS.items():

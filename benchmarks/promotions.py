@@ -41,7 +41,7 @@ def policies(store: Path, tiny: bool) -> dict[str, list[float]]:
     return found
 
 
-def asked(store: Path, truth: dict[str, list[float]], questions: int) -> list[dict]:
+def asked(store: Path, truth: dict[str, list[float]], questions: int, *words: str) -> list[dict]:
     """Ask, but for what the names' log has the answer to; a line a question: who, over whom, the answer, pairs, and by
     how much the candidate is better in truth."""
     rng, refs, lines, standing = np.random.default_rng(0), list(truth), [], None
@@ -51,7 +51,7 @@ def asked(store: Path, truth: dict[str, list[float]], questions: int) -> list[di
         if ref == standing:
             ref = refs[(refs.index(ref) + 1) % len(refs)]
         if number == len(answers(store, name)):
-            flywheel("promote", f"store={store}", "task=lift", f"checkpoint={ref}", f"night={number}")
+            flywheel("promote", f"store={store}", "task=lift", f"checkpoint={ref}", f"night={number}", *words)
         entries = answers(store, name)[number]
         entry = next(one for one in entries if one["op"] in STATUS)
         line = {"candidate": ref, "over": standing, "status": STATUS[entry["op"]], "pairs": entry.get("pairs", 0)}
@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) if args.small else ROOT / "stores" / "promotions"
         truth = policies(store, args.small)
-        lines = asked(store, truth, 4 if args.small else QUESTIONS)
+        lines = asked(store, truth, *((4, "gate.pairs=40") if args.small else (QUESTIONS,)))
         fsck = flywheel("fsck", f"store={store}")["metrics"]["findings"]
     row = {"truth": truth, "lines": lines, **summary(lines), "fsck": fsck, "machine": results.machine()}
     print({**summary(lines), "fsck": fsck, "minutes": round((time.monotonic() - began) / 60, 1)})

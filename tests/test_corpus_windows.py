@@ -68,6 +68,20 @@ def test_gather_clips_each_window_to_its_episode(corpus, tmp_path, offsets):
         windows.gather([0], [0], [0], [len(windows.rows)])
 
 
+def test_a_parted_gather_is_two_gathers_whichever_part_is_asked_first(corpus, tmp_path):
+    windows = corpus.windows(corpus.at("latest"), FIELDS, cache=tmp_path / "cache")
+    low = np.repeat(windows.start, windows.length)
+    high, columns = low + np.repeat(windows.length, windows.length) - 1, windows.columns["action"]
+    index = low + np.concatenate([np.arange(n) for n in windows.length])
+    early, late = (windows.gather(index, range(*span), low, high, columns=columns) for span in ((0, 3), (3, 8)))
+    assert not np.array_equal(early, late[:, :3])
+    first, second = windows.later(index, range(8), low, high, columns=columns).parted(3)
+    for part in (slice(0, 7), slice(7, 20), slice(0, 7), slice(None)):
+        np.testing.assert_array_equal(second[part], late[part])
+        np.testing.assert_array_equal(first[part], early[part])
+        np.testing.assert_array_equal(first[slice(2, 5)], early[2:5])
+
+
 def test_the_file_is_extended_by_new_segments_only_and_serves_every_version(corpus, tmp_path):
     first = corpus.windows(corpus.at(1), FIELDS, cache=tmp_path / "cache")
     assert first.decoded == 1
