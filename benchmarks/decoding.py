@@ -43,7 +43,8 @@ def main() -> None:
     from flywheel import executors
     from flywheel.corpus import Corpus
 
-    folder = Path(tempfile.mkdtemp(prefix="decoding-"))
+    place = tempfile.TemporaryDirectory(prefix="decoding-")  # gone with the process
+    folder = Path(place.name)
     corpus = Corpus(folder / "corpus", create=True)
     for first in range(0, args.episodes, 16):
         corpus.append([episode(seed) for seed in range(first, first + 16)])

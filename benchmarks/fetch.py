@@ -113,11 +113,11 @@ def record(name: str, path: Path, episodes: int | None = None) -> float:
         data = file.create_group("data")
         data.attrs["origin"], data.attrs["fps"] = f"scripted:{name}", float(env.metadata["render_fps"])
         for k in range(episodes or usual):
-            seen, actions, success = _play(env, operator, FIRST_SEED + k)
-            won.append(success)
+            seen, actions, flags = _play(env, operator, FIRST_SEED + k)
+            won.append(success := bool(flags[-1]))
             demo = data.create_group(f"demo_{k}")
             demo.attrs["success"], demo.attrs["seed"], demo.attrs["num_samples"] = success, FIRST_SEED + k, len(actions)
-            demo["actions"] = actions
+            demo["actions"], demo["success"] = actions, flags
             obs = demo.create_group("obs")
             for key in seen[0]:
                 obs[key] = np.array([one[key] for one in seen], np.float32)
@@ -126,12 +126,12 @@ def record(name: str, path: Path, episodes: int | None = None) -> float:
     return float(np.mean(won))
 
 
-def _play(env, operator, seed: int) -> tuple[list[dict[str, np.ndarray]], np.ndarray, bool]:
-    """One episode: observations [T+1], actions [T, 4] float32, and success at its last step."""
+def _play(env, operator, seed: int) -> tuple[list[dict[str, np.ndarray]], np.ndarray, np.ndarray]:
+    """One episode: observations [T+1], actions [T, 4] float32, and at each step whether it is there, [T] bool."""
     rng = np.random.default_rng([seed, 3])
     flawed, noise = rng.random() < FLAWED, np.zeros(3)
     see = dict(env.reset(seed=seed)[0])
-    seen, actions, done, script = [dict(see)], [], False, operator(see, rng, flawed)
+    seen, actions, flags, done, script = [dict(see)], [], [], False, operator(see, rng, flawed)
     while not done:
         action = next(script)
         noise = MEMORY * noise + np.sqrt(1 - MEMORY**2) * WAVER * rng.standard_normal(3)
@@ -140,7 +140,8 @@ def _play(env, operator, seed: int) -> tuple[list[dict[str, np.ndarray]], np.nda
         obs, _, _, done, info = env.step(actions[-1])
         see.update(obs)
         seen.append(dict(see))
-    return seen, np.array(actions), bool(info["is_success"])
+        flags.append(bool(info["is_success"]))
+    return seen, np.array(actions), np.array(flags)
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ CASES = {
 }
 NEEDS = {"corl": "CORL_DIR", "cleanrl": "CLEANRL_DIR"}
 SCRIPTS = {"sac": "sac_continuous_action", "td3": "td3_continuous_action", "dqn": "dqn", "ppo": "ppo_continuous_action"}
+CORPORA = tempfile.TemporaryDirectory()  # gone with the process
 ROUND = 8  # updates of PPO in one pass through its batch
 
 
@@ -107,7 +108,7 @@ def ours(case: str, device: str = "cpu", **how):
     if case == "ppo":
         return on_policy(device, **how)
     obs_dim, action_dim, _, batch = CASES[case][-1]
-    folder, rows = Path(tempfile.mkdtemp()), random_rows(obs_dim, action_dim)
+    folder, rows = Path(tempfile.mkdtemp(dir=CORPORA.name)), random_rows(obs_dim, action_dim)
     if case == "dqn":
         rows["actions"] = np.eye(action_dim, dtype=np.float32)[rows["actions"].argmax(1)]
     episodes = [

@@ -30,7 +30,7 @@ TARGETS = {  # success by environment steps of practice
     "pick": {200_000: 0.95},
 }
 
-FETCH = ["task=gym", "task.max_steps=50", "task.success=last", "retrain.collect.hindsight={}"]
+FETCH = ["task=gym", "task.max_steps=50", "task.success=last:10", "retrain.collect.hindsight={}"]
 KEYS = "ingest.obs_keys=[achieved_goal,desired_goal,observation]"  # as Gymnasium sorts them
 SETTINGS: dict[str, list[str]] = {
     "assemble": ["task=assemble"],

@@ -189,7 +189,7 @@ class Task:
         None, "what is learnt from: success, or env, the environment's own", choices=(None, "success", "env")
     )
     solved: float | None = arg(None, "with reward=env: the return that counts as success")
-    success: str | None = arg(None, "which steps count: any, last, or held:N")
+    success: str | None = arg(None, "which steps count: any, last, last:N or held:N")
     step_seconds: float | None = arg(
         None, "how long a step or a reset may take (30 s); 0: no limit, stepped in this process", least=0, most=1e6
     )

@@ -91,8 +91,9 @@ def joined() -> Peers:
 
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE") or size), torch.cuda.device_count()
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+        backend = "cpu:gloo,cuda:nccl" if here <= gpus else "gloo"  # NCCL takes one process of each GPU
     where = os.environ.get("FLYWHEEL_RENDEZVOUS") or "env://"  # file:///a/shared/file: nobody listens for it
     rank = int(os.environ["RANK"])
     dist.init_process_group(backend, init_method=where, rank=rank, world_size=size, timeout=PATIENCE)

@@ -4,6 +4,8 @@
     any        the first true flag                                                   ^ 1
     held:3     the first step that ends 3 true flags in a row                                  ^ 6
     last       the episode's last step, if its flag is true                                    ^ 6
+    last:2     the same episodes, but decided as soon as 2 flags of those that
+               stay true to the end are: how soon it was there is learnt too                 ^ 5
 
 Learning (reward 1 there, and the episode ends), collection, the gate and the report all ask here.
 """
@@ -14,17 +16,18 @@ import re
 
 import numpy as np
 
-MODES = "any (at any step), last (at the episode's last step) or held:N (N steps in a row)"
+MODES = "any (at any step), last or last:N (at the episode's last step) or held:N (N steps in a row)"
+NEVER = 10**6  # more steps than an episode has
 
 
 def parse(mode: str | None) -> tuple[str, int]:
-    """ "any" -> ("any", 1), "last" -> ("last", 1), "held:10" -> ("held", 10); None is any. ValueError for anything
-    else."""
+    """ "any" -> ("any", 1), "held:10" -> ("held", 10), "last:10" -> ("last", 10); None is any, and last as many as
+    there are. ValueError for anything else."""
     text = "any" if mode is None else str(mode)
-    found = re.fullmatch(r"(any|last)|held:([1-9]\d{0,5})", text)
+    found = re.fullmatch(r"(any|last)|(held|last):([1-9]\d{0,5})", text)
     if not found:
         raise ValueError(f"task.success={text}; expected {MODES}, such as task.success=held:10")
-    return (found[1], 1) if found[1] else ("held", int(found[2]))
+    return (found[2], int(found[3])) if found[2] else (found[1], NEVER if found[1] == "last" else 1)
 
 
 def decide(flags: np.ndarray, mode: str | None) -> int | None:
@@ -32,9 +35,14 @@ def decide(flags: np.ndarray, mode: str | None) -> int | None:
     kind, steps = parse(mode)
     flags = np.asarray(flags, bool)
     if kind == "last":
-        return len(flags) - 1 if len(flags) and flags[-1] else None
+        return arrived(flags, steps) if len(flags) and flags[-1] else None
     at = np.flatnonzero(streaks(flags) >= steps)
     return int(at[0]) if len(at) else None
+
+
+def arrived(flags: np.ndarray, steps: int) -> int:
+    """The step at which flags [T] that are true at the end have been so for `steps`, the last one at the latest."""
+    return len(flags) - max(1, int(streaks(flags)[-1]) - steps + 1)
 
 
 def recorded(flags: np.ndarray, mode: str | None, label: bool | None = None) -> int | None:

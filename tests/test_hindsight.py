@@ -37,6 +37,13 @@ def test_where_it_ended_was_the_goal():
     assert played.obs["state"][0].tolist() == [0, 8], "what was played is as it was"
 
 
+@pytest.mark.parametrize(("mode", "reward"), [("any", [0, 1, 0, 0]), ("last:2", [0, 0, 1, 0]), ("last", [0, 0, 0, 1])])
+def test_it_was_there_once_it_stayed_there(mode, reward):
+    """A tenth of the way of 4 is 0.4."""
+    (made,) = hindsight.relabelled([episode([0, 1, 3.7, 3.9, 4], 8)], slice(0, 1), slice(1, 2), mode)
+    assert made.reward.tolist() == reward
+
+
 def test_what_succeeded_or_hardly_moved_has_no_copy():
     """A quarter of the way of 8 is 2."""
     rounds = [episode([0, 1, 8], 8, success=True), episode([0, 1, 1.9], 8), episode([0, 1, 2], 8)]

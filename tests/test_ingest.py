@@ -9,6 +9,7 @@ import pytest
 import toy
 from small import outcome
 
+from flywheel import env as envs
 from flywheel.cli import config
 from flywheel.episode import Episode, EpisodeError, check
 from flywheel.intake import accept, recordings, screen
@@ -29,6 +30,27 @@ def test_every_format_reads_lazily_and_says_what_it_wants(tmp_path):
         assert "wrong.bin" in str(found[0])
     with pytest.raises(ValueError, match="no format 'hdf6' in datasets/. There are: .*hand_dapg, .*robomimic_hdf5"):
         recordings.reader("hdf6")
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "at"),
+    [
+        ("any", "0110", 1), ("last", "0110", None), ("last", "0111", 3), ("last:2", "0111", 2), ("held:2", "0110", 2),
+        ("held:3", "0110", None),
+        ("held:3", "0011", 2),  # it was stopped while it held: as the recording has it, at the first flag
+    ],
+)  # fmt: skip
+def test_recorded_flags_decide_as_the_task_does(mode, flags, at):
+    env = envs.make({"name": "gym", "id": "toy:Keyed-v0", "success": mode}, 1)
+    told = np.array([c == "1" for c in flags])
+    reward = np.zeros(4, np.float32)
+    reward[told.argmax()] = 1
+    found = Episode(
+        task=env.task, obs={"state": np.zeros((5, env.obs_dim), np.float32)}, action=np.zeros((4, 2), np.float32),
+        reward=reward, terminated=False, success=True, origin="human", extras={"success": told},
+    )  # fmt: skip
+    kept = screen.decided(found, env)
+    assert kept.success == (at is not None) and np.flatnonzero(kept.reward).tolist() == ([] if at is None else [at])
 
 
 def test_the_same_file_twice_adds_nothing(tmp_path):

@@ -16,10 +16,12 @@ from flywheel.rl import packed
 from flywheel.rl.fit import At, Cadence, loop
 from flywheel.rl.source import FIELDS, Offline, OffPolicy, OnPolicy
 
+CORPORA = tempfile.TemporaryDirectory()  # gone with the process
+
 
 def corpus_of(*episodes, ended=False):
     """A corpus of episodes [(obs [T+1], reward [T])]; the action at t is 10 * obs[t]; all `ended`, or none."""
-    corpus = Corpus(Path(tempfile.mkdtemp()) / "corpus", create=True)
+    corpus = Corpus(Path(tempfile.mkdtemp(dir=CORPORA.name)) / "corpus", create=True)
     append(corpus, *episodes, ended=ended)
     return corpus
 

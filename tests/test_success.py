@@ -24,6 +24,10 @@ def flags(text):
         ("held:3", "110110", None),
         ("held:10", "1111", None),
         ("last", "", None),
+        ("last:2", "0110111", 5),
+        ("last:5", "0110111", 6),
+        ("last:1", "1111", 0),
+        ("last:2", "1110", None),
         ("held:2", "", None),
     ],
 )
@@ -40,7 +44,7 @@ def test_a_recording_that_stopped_at_success_counts():
     assert success.recorded(flags("0111"), "held:2", label=True) == 2
 
 
-@pytest.mark.parametrize("mode", ["held", "held:0", "held:-3", "held:2.5", "first", "", "held:", 3])
+@pytest.mark.parametrize("mode", ["held", "held:0", "held:-3", "held:2.5", "last:0", "any:2", "first", "", "held:", 3])
 def test_other_modes_are_refused_by_name(mode):
     with pytest.raises(ValueError, match=r"task\.success=.*expected any .* last .* or held:N"):
         success.parse(mode)

@@ -69,7 +69,7 @@ class Loopback:
 
     def _mode(self) -> str | None:
         """`last` is decided at the end only."""
-        return "held:1000000" if self.env.success == "last" and not self.over else self.env.success
+        return "held:1000000" if success.parse(self.env.success)[0] == "last" and not self.over else self.env.success
 
     def _go_on(self) -> None:
         while not self.over and len(self.flags) < int((self.clock() - self.begun) * self.fps + 1e-6):

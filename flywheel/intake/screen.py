@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from flywheel import obs as observed
+from flywheel import success
 from flywheel.corpus.segment import prepare
 from flywheel.episode import Episode, EpisodeError, check
 
@@ -49,7 +50,22 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
     _alive(episode, where)
     outside = int(((episode.action < low) | (episode.action > high)).sum())
     extras = {**episode.extras, "recorded_action": episode.action}
-    return prepare(episode.replace(action=np.clip(episode.action, low, high), extras=extras), where), outside
+    episode = decided(episode, env).replace(action=np.clip(episode.action, low, high), extras=extras)
+    return prepare(episode, where), outside
+
+
+def decided(episode: Episode, env) -> Episode:
+    """The episode with its success where the task's mode decides it, if each step's flag was recorded; one that was
+    stopped while it held is as the recording has it."""
+    flags, mode = episode.extras.get("success"), getattr(env, "success", None)
+    if flags is None or success.parse(mode)[0] == "any":
+        return episode
+    at, reward = success.decide(flags, mode), np.zeros_like(episode.reward)
+    if at is None and success.recorded(flags, mode, label=episode.success) is not None:
+        return episode
+    if at is not None:
+        reward[at] = 1.0
+    return episode.replace(reward=reward, success=at is not None)
 
 
 def _packed(episode: Episode, env, where: str) -> Episode:

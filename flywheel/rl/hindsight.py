@@ -1,7 +1,7 @@
 """Hindsight (Andrychowicz et al., arXiv 1707.01495): an episode that missed its goal is one that reached another.
 
     achieved        a0 a1 a2 ... aT        desired   g  g  g ... g        failed
-    in hindsight    a0 a1 a2 ... aT                  aT aT aT ... aT      success at the last step
+    in hindsight    a0 a1 a2 ... aT                  aT aT aT ... aT      success, decided once it stayed there
 
 Such a copy is an episode of its own in the corpus, of origin "hindsight:ID" where its policy is "policy:ID", with the
 hash of what was played in meta["of"]. It is learnt from, and counts in no rate of success."""
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flywheel import obs as observed
+from flywheel import success
 from flywheel.args import UsageError
 from flywheel.episode import Episode
 from flywheel.obs import STATE
@@ -20,6 +21,7 @@ from flywheel.rl.table import Goal
 
 ORIGIN = "hindsight:"
 LEAST = 0.25  # of the way that was asked for: what moved less does not say how to move
+NEAR = 0.1  # of the way that it moved: so near to where it ended, it was there
 
 
 def goals(keys: Goal, env, learns: str) -> tuple[slice, slice]:
@@ -37,19 +39,23 @@ def goals(keys: Goal, env, learns: str) -> tuple[slice, slice]:
     return observed.columns(shapes)[keys.achieved], observed.columns(shapes)[keys.desired]
 
 
-def relabelled(episodes: Sequence[Episode], achieved: slice, desired: slice) -> list[Episode]:
-    """A copy of each episode that is known to have failed, and moved something: where that ended was its goal."""
-    return [made for e in episodes if e.success is False and (made := _relabelled(e, achieved, desired))]
+def relabelled(episodes: Sequence[Episode], achieved: slice, desired: slice, mode: str | None = None) -> list[Episode]:
+    """A copy of each episode that is known to have failed, and moved something: where that ended was its goal. The
+    task's `mode` of success says how long it must have been there."""
+    steps = success.parse(mode)[1]
+    return [made for e in episodes if e.success is False and (made := _relabelled(e, achieved, desired, steps))]
 
 
-def _relabelled(episode: Episode, achieved: slice, desired: slice) -> Episode | None:
+def _relabelled(episode: Episode, achieved: slice, desired: slice, steps: int) -> Episode | None:
     state = np.array(episode.obs[STATE])
     begin, end, wanted = state[0, achieved], state[-1, achieved], state[0, desired]
-    if np.linalg.norm(end - begin) < LEAST * np.linalg.norm(wanted - begin):
+    moved = np.linalg.norm(end - begin)
+    if moved < LEAST * np.linalg.norm(wanted - begin):
         return None
+    there = np.linalg.norm(state[1:, achieved] - end, axis=1) <= NEAR * moved  # [T]
     state[:, desired] = end
     reward = np.zeros_like(episode.reward)
-    reward[-1] = 1.0
+    reward[success.arrived(there, steps)] = 1.0
     return episode.replace(
         obs={**episode.obs, STATE: state}, reward=reward, success=True,
         origin=ORIGIN + episode.origin.removeprefix("policy:"),

@@ -219,7 +219,7 @@ class Practice(Watch):
         if not self.args.task.keep_frames:
             done, films = bare(done)
         played = [e for e in done if "cause" not in e.meta]
-        copies = hindsight.relabelled(played, *self.goals) if self.goals else []
+        copies = hindsight.relabelled(played, *self.goals, self.env.success) if self.goals else []
         self.waiting += done + copies
         memory.steps += sum(len(e) for e in done)
         memory.outcomes += "".join("01"[bool(e.success)] for e in done if counts_for(e))
