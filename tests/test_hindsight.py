@@ -44,12 +44,25 @@ def test_it_was_there_once_it_stayed_there(mode, reward):
     assert made.reward.tolist() == reward
 
 
-def test_what_succeeded_or_hardly_moved_has_no_copy():
+def test_what_hardly_moved_has_no_copy():
     """A quarter of the way of 8 is 2."""
-    rounds = [episode([0, 1, 8], 8, success=True), episode([0, 1, 1.9], 8), episode([0, 1, 2], 8)]
-    unknown = episode([0, 1, 3], 8, success=None)
-    copies = hindsight.relabelled([*rounds, unknown], slice(0, 1), slice(1, 2))
-    assert [e.meta["of"] for e in copies] == [rounds[2].hash]
+    rounds = [episode([0, 1, 1.9], 8), episode([0, 1, 2], 8), episode([0, 1, 3], 8, success=None)]
+    copies = hindsight.relabelled(rounds, slice(0, 1), slice(1, 2))
+    assert [e.meta["of"] for e in copies] == [rounds[1].hash]
+
+
+def test_what_succeeded_is_imitated_at_the_goal_that_it_reached():
+    near, far = episode([0, 1, 7.5], 8, success=True), episode([0, 0, 0], 0, success=True)
+    (copy,) = hindsight.relabelled([near, far], slice(0, 1), slice(1, 2))
+    assert copy.obs["state"][0].tolist() == [0, 7.5] and copy.meta["of"] == near.hash
+    told = [near, far, copy, episode([0, 1, 2], 8)]
+    won = np.array([bool(e.success) for e in told])
+    assert hindsight.imitated([e.hash for e in told], won, [e.meta for e in told]).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_task_without_such_a_goal_says_what_it_has():
@@ -96,7 +109,7 @@ def test_rounds_learn_from_copies_that_count_nowhere(stage, tmp_path, capsys):
             copy.obs["state"][:, :2], np.tile(first.obs["state"][-1, 2:], (len(first) + 1, 1))
         )
         np.testing.assert_array_equal(copy.action, first.action)
-        assert not first.success and copy.success
+        assert copy.success
     assert len(content["outcomes"]) == sum(line["episodes"] for line in content["history"])
     again = small.call(
         "pretrain", "policy=flow", "algorithm.cadence.improve=20", "seed=2", *small.LITTLE, *at, capsys=capsys

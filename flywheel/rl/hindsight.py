@@ -1,10 +1,13 @@
-"""Hindsight (Andrychowicz et al., arXiv 1707.01495): an episode that missed its goal is one that reached another.
+"""Hindsight (Andrychowicz et al., arXiv 1707.01495): an episode that missed its goal is one that reached another; one
+that did not reached its own nearly, and where it ended exactly.
 
     achieved        a0 a1 a2 ... aT        desired   g  g  g ... g        failed
     in hindsight    a0 a1 a2 ... aT                  aT aT aT ... aT      success, decided once it stayed there
 
 Such a copy is an episode of its own in the corpus, of origin "hindsight:ID" where its policy is "policy:ID", with the
-hash of what was played in meta["of"]. It is learnt from, and counts in no rate of success."""
+hash of what was played in meta["of"]. It is learnt from, and counts in no rate of success. Imitated is the copy alone:
+who imitates what ended just inside of the tolerance ends just outside (goal-conditioned supervised learning, Ghosh et
+al., 1912.06088)."""
 
 from __future__ import annotations
 
@@ -40,17 +43,23 @@ def goals(keys: Goal, env, learns: str) -> tuple[slice, slice]:
 
 
 def relabelled(episodes: Sequence[Episode], achieved: slice, desired: slice, mode: str | None = None) -> list[Episode]:
-    """A copy of each episode that is known to have failed, and moved something: where that ended was its goal. The
+    """A copy of each episode whose outcome is known, and which moved something: where that ended was its goal. The
     task's `mode` of success says how long it must have been there."""
     steps = success.parse(mode)[1]
-    return [made for e in episodes if e.success is False and (made := _relabelled(e, achieved, desired, steps))]
+    return [made for e in episodes if e.success is not None and (made := _relabelled(e, achieved, desired, steps))]
+
+
+def imitated(hashes: Sequence[str], won: np.ndarray, meta: Sequence[dict]) -> np.ndarray:
+    """Which of some episodes [n] are imitated: those that succeeded, less those of which there is a copy."""
+    copied = {one["of"] for one in meta if "of" in one}
+    return won & ~np.isin(np.array(hashes, dtype=str), np.array(list(copied), dtype=str))
 
 
 def _relabelled(episode: Episode, achieved: slice, desired: slice, steps: int) -> Episode | None:
     state = np.array(episode.obs[STATE])
     begin, end, wanted = state[0, achieved], state[-1, achieved], state[0, desired]
     moved = np.linalg.norm(end - begin)
-    if moved < LEAST * np.linalg.norm(wanted - begin):
+    if not moved or moved < LEAST * np.linalg.norm(wanted - begin):
         return None
     there = np.linalg.norm(state[1:, achieved] - end, axis=1) <= NEAR * moved  # [T]
     state[:, desired] = end

@@ -294,7 +294,7 @@ class Practice(Watch):
             self._opened(version, windows),
             {
                 **{pool: index[part] for pool, part in parts.items()},
-                "own": index[~is_demo & won],
+                "own": index[~is_demo & hindsight.imitated(hashes, won, version.table["meta"])],
                 "rollouts": index[~is_demo],
                 "all": index,
             },
