@@ -50,9 +50,11 @@ def relabelled(episodes: Sequence[Episode], achieved: slice, desired: slice, mod
 
 
 def imitated(hashes: Sequence[str], won: np.ndarray, meta: Sequence[dict]) -> np.ndarray:
-    """Which of some episodes [n] are imitated: those that succeeded, less those of which there is a copy."""
-    copied = {one["of"] for one in meta if "of" in one}
-    return won & ~np.isin(np.array(hashes, dtype=str), np.array(list(copied), dtype=str))
+    """Which of some episodes [n] are imitated: those that succeeded; where there is a copy of one, that alone. Copies
+    of what failed are not: most of it was too slow."""
+    of = np.array([one.get("of", "") for one in meta], dtype=str)
+    copied = np.array(hashes, dtype=str)
+    return won & np.where(of != "", np.isin(of, copied[won & (of == "")]), ~np.isin(copied, of))
 
 
 def _relabelled(episode: Episode, achieved: slice, desired: slice, steps: int) -> Episode | None:
