@@ -1,4 +1,4 @@
-"""Where the base succeeds too seldom: episodes start along replayed demonstrations, and the start moves backwards.
+"""Where the base never succeeds: episodes start along replayed demonstrations, and the start moves backwards.
 
 Where that cannot be, for recordings hold neither seed nor start or the environment cannot be put back to a state, it is
 said once, and episodes begin at the task's own resets.
@@ -18,14 +18,13 @@ from flywheel.args import arg
 from flywheel.log import progress, say
 from flywheel.rl.practice import Memory
 
-ENOUGH = 50  # episodes of the base that say how it does
+ENOUGH = 50  # episodes of the base without a success: then this begins
 
 
 @dataclass(frozen=True)
 class Rule:
     """How the window moves, in shares of a demonstration's length."""
 
-    below: float = arg(0.0, "it begins where the base's success is no more than this", least=0, most=1)
     begin: float = arg(0.85, "where the window begins at first", least=0, most=1)
     width: float = arg(0.35, "of the window", least=0, most=1)
     own_every: int = arg(8, "one episode in so many begins at the task's own reset", least=1)
@@ -43,9 +42,9 @@ class Backward:
         self.states: list[tuple[str, list, int]] | None = None
 
     def decide(self, successes: float, episodes: int) -> None:
-        """Told how the base does from the task's own reset: as seldom as `below`, in ENOUGH episodes?"""
+        """Told how the base does from the task's own reset: never in ENOUGH episodes?"""
         if self.memory.backward is None and episodes >= ENOUGH:
-            self.memory.backward = successes <= self.rule.below * episodes
+            self.memory.backward = successes == 0
             self.memory.window = self.rule.begin
 
     def starts(self, n: int) -> list[dict[str, Any] | None] | None:

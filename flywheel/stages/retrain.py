@@ -83,7 +83,7 @@ def run(args: Args, inputs: dict[str, Any], run) -> dict[str, Any]:
     now = Round(args, rounds, anchor, judged, f"policy:{record['id']}")
     now.starts = backward.Backward(args.collect.back, args.seed, demos, env, rounds.memory)
     tried = record.get("tried") or {}
-    now.starts.decide(tried.get("success", 0) * tried.get("n", 0), tried.get("n", 0))
+    now.starts.decide(tried.get("success", 0), tried.get("n", 0))
     scoring = seeds("gate", args, SCORING, args.score_episodes)
     rounds.score = lambda what: scored(rounds, now.actor(), scoring, what)
     rounds.full = lambda: (rounds.memory.round + 1) * args.collect.episodes > NIGHT
