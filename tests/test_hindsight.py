@@ -51,16 +51,18 @@ def test_what_hardly_moved_has_no_copy():
     assert [e.meta["of"] for e in copies] == [rounds[1].hash]
 
 
-def test_what_succeeded_is_learnt_from_at_the_goal_that_it_reached():
-    near, there, missed = (
-        episode([0, 1, 7.5], 8, success=True),
-        episode([0, 0, 0], 0, success=True),
-        episode([0, 1, 2], 8),
-    )
-    played = [near, there, missed]
-    copies = hindsight.relabelled(played, slice(0, 1), slice(1, 2))
-    assert copies[0].obs["state"][0].tolist() == [0, 7.5] and [e.meta["of"] for e in copies] == [near.hash, missed.hash]
-    assert hindsight.learnt(played, copies) == [there, missed, *copies]
+def test_what_succeeded_is_imitated_at_the_goal_that_it_reached():
+    near, far = episode([0, 1, 7.5], 8, success=True), episode([0, 0, 0], 0, success=True)
+    (copy,) = hindsight.relabelled([near, far], slice(0, 1), slice(1, 2))
+    assert copy.obs["state"][0].tolist() == [0, 7.5] and copy.meta["of"] == near.hash
+    told = [near, far, copy, episode([0, 1, 2], 8)]
+    won = np.array([bool(e.success) for e in told])
+    assert hindsight.imitated([e.hash for e in told], won, [e.meta for e in told]).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_task_without_such_a_goal_says_what_it_has():
@@ -99,10 +101,8 @@ def test_rounds_learn_from_copies_that_count_nowhere(stage, tmp_path, capsys):
     content, version = place.find(out["run"])["content"], place.corpus().at("latest")
     learnt = [version.read(digest) for digest in content["episodes"]]
     copies = [e for e in learnt if e.origin.startswith("hindsight:")]
-    own = [e for e in learnt if e.origin.startswith("policy:")]
-    played = {e.hash: e for e in version if e.origin.startswith("policy:")}
-    assert copies and len(copies) + len(own) == len(learnt)
-    assert not {e.hash for e in own if e.success} & {e.meta["of"] for e in copies}
+    played = {e.hash: e for e in learnt if e.origin.startswith("policy:")}
+    assert copies and len(copies) + len(played) == len(learnt)
     for copy in copies:
         first = played[copy.meta["of"]]
         np.testing.assert_array_equal(

@@ -226,8 +226,7 @@ class Practice(Watch):
         memory.begun += len(done)
         gone = self.corpus.refused([e.hash for e in played + copies])
         films |= {e.hash: films[e.meta["of"]] for e in copies if e.meta["of"] in films}
-        learnt = hindsight.learnt(played, copies)
-        sound = [e for e in learnt if e.hash not in self.known and not gone & {e.hash, e.meta.get("of")}]
+        sound = [e for e in played + copies if e.hash not in self.known and not gone & {e.hash, e.meta.get("of")}]
         fresh = {e.hash: e for e in reversed(sound)}
         new = list(fresh.values())[::-1]
         self.known.update(fresh)
@@ -295,7 +294,7 @@ class Practice(Watch):
             self._opened(version, windows),
             {
                 **{pool: index[part] for pool, part in parts.items()},
-                "own": index[~is_demo & won],
+                "own": index[~is_demo & hindsight.imitated(hashes, won, version.table["meta"])],
                 "rollouts": index[~is_demo],
                 "all": index,
             },

@@ -31,6 +31,7 @@ from flywheel.corpus.rows import Rows
 from flywheel.corpus.sampling import Growing, Pool, divided, fractions
 from flywheel.obs import PRIVILEGED
 from flywheel.rl import packed
+from flywheel.rl.hindsight import imitated
 from flywheel.rl.packed import Kept, pack
 from flywheel.selection import FIELDS, SEEN
 
@@ -392,7 +393,8 @@ class OffPolicy(Offline):
             self.use(*self.held())
         else:
             index, won = np.arange(len(new)), np.asarray([bool(episode.success) for episode in new])
-            self.add(rows, {"own": index[won], "rollouts": index, "all": index}, self.looked_at(new))
+            own = index[imitated([episode.hash for episode in new], won, [episode.meta for episode in new])]
+            self.add(rows, {"own": own, "rollouts": index, "all": index}, self.looked_at(new))
 
     def load_state(self, state: dict[str, Any], data: dict[str, torch.Tensor] | None = None) -> None:
         super().load_state(state)
