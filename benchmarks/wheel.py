@@ -5,7 +5,7 @@ on; each a job, finished rows are kept and committed.
     python benchmarks/wheel.py assemble-1 ...       only these jobs;  --again: even if there is a row;  --page: only the page
     python benchmarks/wheel.py --small              each setting at toy size, to see that it runs; keeps nothing
 
-A job is one `flywheel nightly experiment=wheel` from a fresh store (conf/experiment/wheel.yaml, the same for all):
+A job is one `flywheel nightly experiment=wheel` from a fresh store (conf/experiment/wheel.yaml; FETCH for both of Fetch):
 demonstrations, imitation, rounds, online, gate, and each policy once on report seeds. One that was killed goes on where
 it stopped (its store is kept under stores/wheel/)."""
 
@@ -103,7 +103,7 @@ def section(rows: dict[str, dict]) -> list[str]:
         return []
     lines = [
         "## The whole wheel at 200,000 steps", "",
-        "`python benchmarks/wheel.py`: `flywheel nightly experiment=wheel` with the same settings for every task; rows "
+        "`python benchmarks/wheel.py`: `flywheel nightly experiment=wheel`; the two Fetch tasks share a few words more; rows "
         "in benchmarks/results/wheel/. A setting with fewer than three seeds has not been run with the others yet.",
         "",
     ]  # fmt: skip
