@@ -55,17 +55,15 @@ def sound(episode: Episode, env, where: str) -> tuple[Episode, int]:
 
 
 def decided(episode: Episode, env) -> Episode:
-    """The episode with its success where the task's mode decides it, if each step's flag was recorded; one that was
-    stopped while it held is as the recording has it."""
+    """The episode with its reward where the task's mode decides, if each step's flag was recorded and some step does.
+    What the recording calls a success stays one: its flags may be a reward that was given once, or end too early."""
     flags, mode = episode.extras.get("success"), getattr(env, "success", None)
-    if flags is None or success.parse(mode)[0] == "any":
+    at = None if flags is None else success.decide(flags, mode)
+    if at is None:
         return episode
-    at, reward = success.decide(flags, mode), np.zeros_like(episode.reward)
-    if at is None and success.recorded(flags, mode, label=episode.success) is not None:
-        return episode
-    if at is not None:
-        reward[at] = 1.0
-    return episode.replace(reward=reward, success=at is not None)
+    reward = np.zeros_like(episode.reward)
+    reward[at] = 1.0
+    return episode.replace(reward=reward)
 
 
 def _packed(episode: Episode, env, where: str) -> Episode:
