@@ -239,8 +239,7 @@ def human(rows: dict[str, dict]) -> list[str]:
         "## 25 human demonstrations: Adroit door", "",
         f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge "
         "angle within 0.02 rad of the "
-        f"recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}). Tried on seed 3: three episodes in four along demonstrations "
-        "although the base succeeds; 0.82 of 96 at 96,666 steps, 0.64 at 170,419. That is for a base that never does.", "",
+        f"recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}).", "",
     ]  # fmt: skip
     for row in rows.values():
         lines += one_human(row)

@@ -52,17 +52,17 @@ def test_what_hardly_moved_has_no_copy():
 
 
 def test_what_succeeded_is_imitated_at_the_goal_that_it_reached():
-    near, far = episode([0, 1, 7.5], 8, success=True), episode([0, 0, 0], 0, success=True)
-    (copy,) = hindsight.relabelled([near, far], slice(0, 1), slice(1, 2))
-    assert copy.obs["state"][0].tolist() == [0, 7.5] and copy.meta["of"] == near.hash
-    told = [near, far, copy, episode([0, 1, 2], 8)]
+    near, still, missed = (
+        episode([0, 1, 7.5], 8, success=True),
+        episode([0, 0, 0], 0, success=True),
+        episode([0, 1, 2], 8),
+    )
+    of_near, of_missed = hindsight.relabelled([near, still, missed], slice(0, 1), slice(1, 2))
+    assert of_near.obs["state"][0].tolist() == [0, 7.5] and of_near.meta["of"] == near.hash
+    told = [near, still, missed, of_near, of_missed]
     won = np.array([bool(e.success) for e in told])
-    assert hindsight.imitated([e.hash for e in told], won, [e.meta for e in told]).tolist() == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    kept = hindsight.imitated([e.hash for e in told], won, [e.meta for e in told])
+    assert kept.tolist() == [False, True, False, True, False]
 
 
 def test_a_task_without_such_a_goal_says_what_it_has():

@@ -5,9 +5,9 @@ that did not reached its own nearly, and where it ended exactly.
     in hindsight    a0 a1 a2 ... aT                  aT aT aT ... aT      success, decided once it stayed there
 
 Such a copy is an episode of its own in the corpus, of origin "hindsight:ID" where its policy is "policy:ID", with the
-hash of what was played in meta["of"]. It is learnt from, and counts in no rate of success. Imitated is the copy alone:
-who imitates what ended just inside of the tolerance ends just outside (goal-conditioned supervised learning, Ghosh et
-al., 1912.06088)."""
+hash of what was played in meta["of"]. It is learnt from, and counts in no rate of success. Of a success the copy is
+imitated: who imitates what ended just inside of the tolerance ends just outside (goal-conditioned supervised learning,
+Ghosh et al., 1912.06088)."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def relabelled(episodes: Sequence[Episode], achieved: slice, desired: slice, mod
 def imitated(hashes: Sequence[str], won: np.ndarray, meta: Sequence[dict]) -> np.ndarray:
     """Which of some episodes [n] are imitated: those that succeeded; where there is a copy of one, that alone. Copies
     of what failed are not: most of it was too slow."""
-    of = np.array([one.get("of", "") for one in meta], dtype=str)
-    copied = np.array(hashes, dtype=str)
-    return won & np.where(of != "", np.isin(of, copied[won & (of == "")]), ~np.isin(copied, of))
+    known, of = np.array(hashes, dtype=str), np.array([one.get("of", "") for one in meta], dtype=str)
+    copy = of != ""
+    return won & np.where(copy, np.isin(of, known[won & ~copy]), ~np.isin(known, of))
 
 
 def _relabelled(episode: Episode, achieved: slice, desired: slice, steps: int) -> Episode | None:
