@@ -33,7 +33,7 @@ TARGETS = {  # success by environment steps of practice
 FETCH = [
     "task=gym", "task.max_steps=50", "task.success=last:10", "retrain.collect.hindsight={}", "retrain.collect.episodes=48",
     "retrain.algorithm.cadence={rounds: 80, evaluate: 1000, improve: 600}",
-    "retrain.algorithm.mixture.improve={demos: 0.1, own: 0.9}", "retrain.score_every=4",
+    "retrain.score_every=4",
 ]  # fmt: skip
 KEYS = "ingest.obs_keys=[achieved_goal,desired_goal,observation]"  # as Gymnasium sorts them
 SETTINGS: dict[str, list[str]] = {
