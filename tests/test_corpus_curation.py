@@ -281,6 +281,7 @@ def test_rounds_and_online_learning_draw_from_views_the_same_every_time(copied, 
     for share in (0.75, 0.25):
         data = f"data={{won: {share}, lost: {1 - share}}}"
         rounds = ["algorithm.cadence.evaluate=4", "algorithm.cadence.improve=4", "collect.episodes=4", "collect.n=4"]
+        rounds += ["algorithm.mixture.improve={demos: 0.5, own: 0.5}"]  # a quarter of a tenth of 16 is no row
         code, out = call("retrain", data, *rounds, *small, capsys=capsys)
         assert code == 0 and out["inputs"]["corpus"] == f"{share:g} won + {1 - share:g} lost"
         assert (
