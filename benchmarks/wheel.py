@@ -32,8 +32,8 @@ TARGETS = {  # success by environment steps of practice
 
 FETCH = [
     "task=gym", "task.max_steps=50", "task.success=last:10", "retrain.collect.hindsight={}", "retrain.collect.episodes=48",
-    "retrain.algorithm.cadence={rounds: 80, evaluate: 1000, improve: 600}",
-    "retrain.score_every=4", "policy.action_steps=2", "policy.width=512",
+    "retrain.algorithm.cadence={rounds: 100, evaluate: 1000, improve: 600}", "retrain.algorithm.schedule=decay",
+    "retrain.score_every=5", "retrain.max_steps=200000", "online=null", "policy.action_steps=2", "policy.width=512",
 ]  # fmt: skip
 KEYS = "ingest.obs_keys=[achieved_goal,desired_goal,observation]"  # as Gymnasium sorts them
 SETTINGS: dict[str, list[str]] = {

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from flywheel.args import UsageError
 from flywheel.policy import base
 from flywheel.rl.improve import cloning
-from flywheel.rl.plateau import Plateau, falling, rising
+from flywheel.rl.plateau import Plateau, decayed, falling, rising
+from flywheel.rl.table import Algorithm
 
 
 def test_the_rate_falls_in_cycles_and_the_curve_decides_how_many():
@@ -82,3 +84,17 @@ def test_a_policy_that_looks_ahead_predicts_two_chunks_and_executes_one(kind):
         assert not policy.greedy
         chain = policy.chain(batch["obs"], torch.randn(6, *policy.noise_shape))
         assert policy.chain_log_prob(batch["obs"], chain)[0].shape == (6, policy.steps)
+
+
+def test_in_rounds_the_rate_falls_over_the_last_third():
+    """By hand: kept for two thirds, half of it after five sixths, a hundredth at the end."""
+    assert [decayed(done) for done in (0.0, 2 / 3, 5 / 6, 11 / 12, 1.0, 1.2)] == pytest.approx(
+        [1.0, 1.0, 0.5, 0.25, 0.01, 0.01]
+    )
+
+
+@pytest.mark.parametrize(("source", "schedule"), [("offline", "decay"), ("off_policy", "plateau")])
+def test_a_schedule_that_never_comes_is_refused(source, schedule):
+    """findings F2: a setting that does nothing in silence is none."""
+    with pytest.raises(UsageError, match=f"schedule={schedule}: algorithm x has source {source}"):
+        Algorithm(name="x", source=source, schedule=schedule)

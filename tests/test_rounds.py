@@ -139,6 +139,27 @@ def test_a_policy_that_falls_is_sent_back_at_once_to_where_it_last_acted_well(ru
     env.close()
 
 
+def test_with_schedule_decay_the_policys_rate_falls_with_the_rounds_or_steps_that_are_behind(run):
+    import dataclasses
+
+    from flywheel.policy import base
+    from flywheel.rl.learner import Learner
+
+    policy = base.build({"kind": "deterministic", "obs_dim": 4, "action_dim": 2, "width": 16, "depth": 1})
+    learner = Learner({"policy": policy}, evaluate={}, improve={"policy": {"imitate": {}}}, lag={}, lr=0.01)
+    table = dataclasses.replace(run.args.algorithm, source="off_policy", schedule="decay")
+    args = dataclasses.replace(run.args, algorithm=table, rounds=12, max_steps=600)
+    practice = Practice(args, run, None, learner, [], {"demos": []})
+    for rounds, steps, rate in ((8, 0, 0.01), (10, 0, 0.005), (10, 550, 0.0025), (12, 0, 0.0001)):
+        practice.memory.round, practice.memory.steps = rounds, steps
+        practice.begin(None)  # as where a run goes on
+        assert learner.optim["policy"].lr == pytest.approx(rate)
+    practice.args = run.args
+    learner.slow(1.0)
+    practice.decay()
+    assert learner.optim["policy"].lr == 0.01
+
+
 def test_the_anchor_acts_until_there_are_critics_that_have_learnt():
     """Alone in the rounds of warm-up; then the policy and it, half and half, and no noise is left when it is scored."""
     import torch

@@ -8,7 +8,10 @@
 
 A rate that falls to nothing takes the noise out of the weights, so that the ends of cycles can be compared (warm
 restarts: Loshchilov and Hutter, arXiv 1608.03983). On a hundred demonstrations longer is worse, not better: the net
-learns them by heart."""
+learns them by heart.
+
+In rounds, where data grow, the rate is kept for two thirds and then falls in a line (`decayed`; Hagele et al., arXiv
+2405.18392)."""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+KEPT = 2 / 3  # of rounds: the rate falls from here on
+FLOOR = 0.01  # to this share
 WORSE = 3.0  # standard errors below the best: so far below it twice in a row, a curve is falling
 
 
@@ -48,6 +53,11 @@ class Plateau:
         """Decide by what the curve does after so many updates: is it rising still, is it falling?"""
         ends = updates >= self.bound or (updates > 1 and self.cycle(updates)[0] == updates)
         self.over = (ends and not up) or updates >= self.bound or down
+
+
+def decayed(done: float) -> float:
+    """The share of the learning rate when this share of the rounds is behind."""
+    return min(1.0, max(FLOOR, (1 - done) / (1 - KEPT)))
 
 
 def moves(errors: Sequence[Sequence[float]]) -> tuple[bool, bool]:

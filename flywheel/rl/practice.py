@@ -23,6 +23,7 @@ from flywheel.obs import PRIVILEGED, STATE
 from flywheel.regret import WINDOW, summary
 from flywheel.rl import acting, hindsight, retry
 from flywheel.rl.fit import Watch
+from flywheel.rl.plateau import decayed
 from flywheel.rl.slump import KNOWN, Slump
 from flywheel.rl.spread import Shares, Spreads, by_spread
 from flywheel.rl.table import SPREADS
@@ -128,6 +129,7 @@ class Practice(Watch):
         return chosen
 
     def begin(self, at) -> None:
+        self.decay()
         if self.scores_start and self.memory.best is None:
             self.score("as it begins")
 
@@ -334,7 +336,18 @@ class Practice(Watch):
         fields = (*selection.FIELDS[self.args.task.learns], *known)
         return acting.rows_seen(self.eyes, version, self.env, fields)
 
+    def decay(self) -> None:
+        """With schedule=decay: the policy's rate for the round to come, by the share of rounds or steps that is behind,
+        whichever is more."""
+        if self.args.algorithm.schedule != "decay":
+            return
+        done = self.memory.round / (self.args.rounds or self.args.algorithm.cadence.rounds)
+        if self.args.max_steps:
+            done = max(done, self.memory.steps / self.args.max_steps)
+        self.learner.slow(decayed(done))
+
     def after_round(self, round: int) -> None:
+        self.decay()
         self.run.log("learned", round=round, **self.learner.metrics())
         every = self.args.score_every
         if every and (round + 1) % every == 0:

@@ -94,7 +94,10 @@ class Algorithm:
     critic: dict[str, Any] = arg({}, "members, width, depth, activation, norm of critics, where they are not the usual")
     lr: Any = arg(3e-4, "one learning rate, or {net: rate}")
     schedule: str | None = arg(
-        None, "of the rate: it is kept, or falls until the curve is level", choices=(None, "plateau")
+        None,
+        "of the policy's rate: it is kept; or falls until the curve is level (plateau: offline), or in the last "
+        "third of rounds (decay)",
+        choices=(None, "plateau", "decay"),
     )
     clip: float = arg(10.0, "largest norm of a gradient", least=0)
     weight_decay: float = arg(1e-4, "of AdamW", least=0, most=1)
@@ -111,6 +114,11 @@ class Algorithm:
             rates = getattr(self, key)
             for net, rate in rates.items() if isinstance(rates, dict) else [("", rates)]:
                 number(f"{key}{'.' if net else ''}{net}", rate, float, 1e-12, most)
+        if self.schedule and (self.schedule == "plateau") != (self.source == "offline"):
+            raise UsageError(
+                f"schedule={self.schedule}: algorithm {self.name} has source {self.source}; plateau is for offline, "
+                "decay for those that collect. Take the other, or schedule=null"
+            )
         if self.source == "on_policy" and self.collect and self.collect.hindsight is not None:
             raise UsageError(
                 f"collect.hindsight: algorithm {self.name} learns from what its policy has just done, and its copies "
