@@ -53,7 +53,8 @@ JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
 OFTEN = [  # a quarter of the episodes a round, and more updates for each
     "online=null", "retrain.collect.episodes=24", "retrain.algorithm.cadence={rounds: 60, evaluate: 1000, improve: 1000}", "retrain.score_every=6",
 ]  # fmt: skip
-JOBS |= {f"door-human-{seed}": ["experiment=adroit_door", f"seed={seed}", *OFTEN] for seed in (2, 3)}
+JOBS["door-human-2"] = ["experiment=adroit_door", "seed=2", *OFTEN]
+JOBS["door-human-3"] = ["experiment=adroit_door", "seed=3", *OFTEN, IQL[0], "retrain.algorithm.schedule=decay"]
 
 
 def run(job: str, words: list[str], place: Path) -> dict:
