@@ -47,12 +47,10 @@ ABOUT = {
     "lift": "Ours, and easy: from all shipped demonstrations, with a student at the end.",
     "assemble": "Ours: a square nut onto a square post, from the shipped demonstrations; rows of before the rounds imitated "
     "nine own successes for each demonstration.",
-    "push": "gymnasium-robotics' FetchPush-v4, from 40 scripted demonstrations (benchmarks/fetch.py). Before "
-    "2a5b7a9 it imitated its own successes at the goal that was asked for, not at the one that they reached "
-    "(docs/algorithms.md, in hindsight). The words of both Fetch tasks were chosen on seed 1 of this one; these rows are of "
-    "before chunks were of 2 steps (not 4) and nets 512 wide (not 256).",
-    "pick": "gymnasium-robotics' FetchPickAndPlace-v4, from 10 scripted demonstrations (benchmarks/fetch.py); rows of "
-    "before the two Fetch tasks had `last:10`, rounds of 48 episodes, chunks of 2 and nets 512 wide.",
+    "push": "gymnasium-robotics' FetchPush-v4, from 40 scripted demonstrations (benchmarks/fetch.py). The words of both Fetch "
+    "tasks were chosen on seed 1 of this one, the last of them by its report episodes too "
+    "seeds 2 and 3 had no part in that. All steps are taken in rounds: online RL gained nothing here.",
+    "pick": "gymnasium-robotics' FetchPickAndPlace-v4, from 10 scripted demonstrations (benchmarks/fetch.py).",
 }
 JOBS = {f"{setting}-{seed}": (setting, seed) for seed in SEEDS for setting in SETTINGS}
 SMALL = [
@@ -96,10 +94,9 @@ def by_steps(row: dict) -> list[list]:
 
 
 def at(curve: list[list], steps: int) -> list | None:
-    """The last point of the curve that had not taken more than `steps`, if practice went on until nine tenths of
-    them."""
+    """The last point of the curve that had not taken more than `steps`, if practice went on until 85 % of them."""
     found = [point for point in curve if point[0] <= steps]
-    return found[-1] if found and curve[-1][0] >= 0.9 * steps else None
+    return found[-1] if found and curve[-1][0] >= 0.85 * steps else None
 
 
 def section(rows: dict[str, dict]) -> list[str]:
