@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -49,12 +50,11 @@ PRACTICE = {"lift": MONTE_CARLO, "insert": IQL, "push": MONTE_CARLO}
 JOBS |= {f"few-{task}-{s}": [*FEW, *PRACTICE[task], f"task={task}", f"seed={s}"] for task in TASKS for s in SEEDS}
 JOBS["rl100-1"] = ["experiment=rl100", "seed=1"]
 JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
-JOBS["door-human-1"] = ["experiment=adroit_door", "seed=1"]
-OFTEN = [  # a quarter of the episodes a round, and more updates for each
+OFTEN = [  # a quarter of the episodes a round, more updates for each, critics that bootstrap, and a rate that falls at the end
     "online=null", "retrain.collect.episodes=24", "retrain.algorithm.cadence={rounds: 60, evaluate: 1000, improve: 1000}", "retrain.score_every=6",
+    IQL[0], "retrain.algorithm.schedule=decay",
 ]  # fmt: skip
-JOBS["door-human-2"] = ["experiment=adroit_door", "seed=2", *OFTEN]
-JOBS["door-human-3"] = ["experiment=adroit_door", "seed=3", *OFTEN, IQL[0], "retrain.algorithm.schedule=decay"]
+JOBS |= {f"door-human-{seed}": ["experiment=adroit_door", f"seed={seed}", *OFTEN] for seed in SEEDS}
 
 
 def run(job: str, words: list[str], place: Path) -> dict:
@@ -201,8 +201,8 @@ def night_table(rows: dict[str, dict], prefix: str) -> list[str]:
 
 
 def spelt(command: str) -> list[str]:
-    """The words of a row's command but its seed; {a: 1, b: 2} is one word."""
-    return [word for word in re.split(r" (?![^{]*})", command) if not word.startswith("seed=")]
+    """The words of a row's command; {a: 1, b: {c: 2}} is one word."""
+    return re.findall(r"(?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\S)+", command)
 
 
 def standing_of(row: dict | None) -> dict | None:
@@ -245,23 +245,19 @@ def human(rows: dict[str, dict]) -> list[str]:
         "## 25 human demonstrations: Adroit door", "",
         f"Replayed open-loop: median palm error at most {max(palm) * 1000:.2f} mm in all {len(palm)}; largest hinge "
         "angle within 0.02 rad of the "
-        f"recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}).", "",
+        f"recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}). A job's words are those of seed 3 now; the "
+        "rows of seeds 1 and 2 are of the words that they name.", "",
     ]  # fmt: skip
     for row in rows.values():
         lines += one_human(row)
     return lines
 
 
-def quoted(command: str) -> str:
-    """A command as a shell takes it; {a: b} has spaces."""
-    return re.sub(r"(\S+=\{[^}]*\})", r"'\1'", command)
-
-
 def one_human(row: dict) -> list[str]:
     """One seed of it."""
     limits = [k for k in row["table"][0] if "_within_" in k]
     lines = [
-        f"`{quoted(row['command'])}`:", "",
+        f"`{shlex.join(spelt(row['command']))}`:", "",
         "| policy | " + " | ".join(limits) + " |", "|---" * (1 + len(limits)) + "|",
     ]  # fmt: skip
     lines += [f"| {r['policy']} | " + " | ".join(rate(r[k]) for k in limits) + " |" for r in row["table"]]
@@ -269,7 +265,8 @@ def one_human(row: dict) -> list[str]:
         "",
         f"{row['retrain']['steps']:,} environment steps of collection (gate {row['steps']['gate']:,}, report "
         f"{row['steps']['report']:,}) in "
-        f"{row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all. Scored on 96 seeds to choose by: "
+        f"{row['retrain']['rounds']} rounds; {row['seconds'] / 60:.0f} minutes in all. The base is of the class {row['base']}; in "
+        f"production: {(standing_of(row) or {'policy': '-'})['policy']}. Scored on 96 seeds to choose by: "
         + ", ".join(f"{h['steps']:,}: {h['scored']['success']:.2f}" for h in row["history"] if "scored" in h) + ".",
     ]  # fmt: skip
     return [*lines, ""]
@@ -372,7 +369,7 @@ def by_task(rows: dict[str, dict], prefix: str) -> tuple[list[str], list[str]]:
     lines, tasks = [], [task for task in TASKS if any(f"{prefix}-{task}-{seed}" in rows for seed in SEEDS)]
     for task in tasks:
         first = next(row for s in SEEDS if (row := rows.get(f"{prefix}-{task}-{s}")))
-        command = " ".join(w if "[" not in w and "{" not in w else f"'{w}'" for w in spelt(first["command"]))
+        command = shlex.join(w for w in spelt(first["command"]) if not w.startswith("seed="))
         lines += [f"### {task}", "", f"`{command} seed=S`.", "", *night_table(rows, f"{prefix}-{task}")]
     return lines, tasks
 
