@@ -152,12 +152,16 @@ def test_with_schedule_decay_the_policys_rate_falls_with_the_rounds_or_steps_tha
     practice = Practice(args, run, None, learner, [], {"demos": []})
     for rounds, steps, rate in ((8, 0, 0.01), (10, 0, 0.005), (10, 550, 0.0025), (12, 0, 0.0001)):
         practice.memory.round, practice.memory.steps = rounds, steps
-        practice.begin(None)  # as where a run goes on
+        practice.after_round(rounds - 1)
         assert learner.optim["policy"].lr == pytest.approx(rate)
-    practice.args = run.args
+    practice.memory.round, practice.memory.steps = 10, 0
+    practice.after_round(9)
+    practice.memory.round, practice.memory.steps = 11, 590  # the next round is collected, and there the run is stopped
+    again = Practice(args, run, None, learner, [], {"demos": []})
     learner.slow(1.0)
-    practice.decay()
-    assert learner.optim["policy"].lr == 0.01
+    again.load_state(json.loads(json.dumps(practice.state())))
+    again.begin(None)
+    assert learner.optim["policy"].lr == pytest.approx(0.005), "the round goes on at the rate that it began with"
 
 
 def test_the_anchor_acts_until_there_are_critics_that_have_learnt():

@@ -54,6 +54,7 @@ class Memory:
     failed: list[int] = field(default_factory=list)  # seeds at which it failed, to be tried again
     spreads: list[list[float]] = field(default_factory=list)  # of candidates: [won, lost] of each
     judged: bool = False  # did critics choose then?
+    rate: float = 1.0  # of the policy in this round, as a share of its own (schedule=decay)
     back_at: int | None = None  # the outcome at which it went back to the last good policy, which did not do well since
 
 
@@ -129,7 +130,8 @@ class Practice(Watch):
         return chosen
 
     def begin(self, at) -> None:
-        self.decay()
+        if self.args.algorithm.schedule == "decay":
+            self.learner.slow(self.memory.rate)
         if self.scores_start and self.memory.best is None:
             self.score("as it begins")
 
@@ -339,12 +341,12 @@ class Practice(Watch):
     def decay(self) -> None:
         """With schedule=decay: the policy's rate for the round to come, by the share of rounds or steps that is behind,
         whichever is more."""
-        if self.args.algorithm.schedule != "decay":
-            return
-        done = self.memory.round / (self.args.rounds or self.args.algorithm.cadence.rounds)
-        if self.args.max_steps:
-            done = max(done, self.memory.steps / self.args.max_steps)
-        self.learner.slow(decayed(done))
+        if self.args.algorithm.schedule == "decay":
+            done = self.memory.round / (self.args.rounds or self.args.algorithm.cadence.rounds)
+            if self.args.max_steps:
+                done = max(done, self.memory.steps / self.args.max_steps)
+            self.memory.rate = decayed(done)
+            self.learner.slow(self.memory.rate)
 
     def after_round(self, round: int) -> None:
         self.decay()
