@@ -34,6 +34,7 @@ def words(kind):
         "policy.width=16",
         "policy.depth=1",
         "algorithm.collect.steps=80",
+        "algorithm.schedule=decay",
     ]
     return ["online", *REACH, *more]
 
