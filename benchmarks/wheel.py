@@ -39,7 +39,7 @@ FETCH = [
 KEYS = "ingest.obs_keys=[achieved_goal,desired_goal,observation]"  # as Gymnasium sorts them
 SETTINGS: dict[str, list[str]] = {
     "lift": ["task=lift", "distil={}"],
-    "assemble": ["task=assemble"],
+    "assemble": ["task=assemble", "retrain.score_every=1"],
     "push": [*FETCH, "task.id=FetchPush-v4", KEYS],
     "pick": [*FETCH, "task.id=FetchPickAndPlace-v4", KEYS],
 }
