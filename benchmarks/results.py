@@ -4,7 +4,7 @@ committed.
     python benchmarks/results.py                 run the jobs that have no row yet, then write docs/results.md
     python benchmarks/results.py lift-1 ...      only these jobs;  --again: even if there is a row;  --page: only the page
 
-A job that was killed goes on where it stopped (its store is kept under stores/results/).
+A job that was killed goes on where it stopped (its store is kept under stores/results/); `--again` drops row and store first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -55,6 +56,21 @@ OFTEN = [  # a quarter of the episodes a round, more updates for each, critics t
     IQL[0], "retrain.algorithm.schedule=decay",
 ]  # fmt: skip
 JOBS |= {f"door-human-{seed}": ["experiment=adroit_door", f"seed={seed}", *OFTEN] for seed in SEEDS}
+
+
+def dropped(path: Path, place: Path) -> None:
+    """Where a job has its row, `path`, drop that and the store `place` before it is run again: a second night in a
+    store goes on from the first one's policy."""
+    if path.exists():
+        shutil.rmtree(place, ignore_errors=True)
+        path.unlink()
+
+
+def write(path: Path, row: dict) -> None:
+    """Keep a finished row."""
+    path.write_text(
+        json.dumps(row, indent=1, default=lambda x: x.item() if isinstance(x, np.generic) else str(x)) + "\n"
+    )
 
 
 def run(job: str, words: list[str], place: Path) -> dict:
@@ -403,23 +419,16 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.jobs) - set(JOBS):
         parser.error(f"no job {', '.join(unknown)}; there are: {', '.join(JOBS)}")
-    wanted = [] if args.page else args.jobs or list(JOBS)
     ROWS.mkdir(exist_ok=True)
-    for job in wanted:
-        path = ROWS / f"{job}.json"
+    for job in [] if args.page else args.jobs or list(JOBS):
+        path, place = ROWS / f"{job}.json", ROOT / "stores" / "results" / job
         if path.exists() and not args.again:
             continue
         if "door" in job and not Path(os.environ.get("FLYWHEEL_DEMOS") or "/nowhere").is_dir():
             sys.exit(f"{job} needs the demonstrations: FLYWHEEL_DEMOS names no folder")
         print(f"== {job}", flush=True)
-        path.write_text(
-            json.dumps(
-                run(job, JOBS[job], ROOT / "stores" / "results" / job),
-                indent=1,
-                default=lambda x: x.item() if isinstance(x, np.generic) else str(x),
-            )
-            + "\n"
-        )
+        dropped(path, place)
+        write(path, run(job, JOBS[job], place))
     rows = {job: json.loads(path.read_text()) for job in JOBS if (path := ROWS / f"{job}.json").exists()}
     (ROOT / "docs" / "results.md").write_text(page(rows))
     print("docs/results.md")

@@ -18,7 +18,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import results
 
 ROOT = Path(__file__).parent.parent
@@ -160,8 +159,8 @@ def main() -> None:
         path = ROWS / f"{job}.json"
         if args.again or not path.exists():
             print(f"== {job}", flush=True)
-            text = json.dumps(run(job), indent=1, default=lambda x: x.item() if isinstance(x, np.generic) else str(x))
-            path.write_text(text + "\n")
+            results.dropped(path, ROOT / "stores" / "wheel" / job)
+            results.write(path, run(job))
     subprocess.run([sys.executable, Path(__file__).with_name("results.py"), "--page"], check=True)
 
 
