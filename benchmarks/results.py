@@ -51,9 +51,10 @@ PRACTICE = {"lift": MONTE_CARLO, "insert": IQL, "push": MONTE_CARLO}
 JOBS |= {f"few-{task}-{s}": [*FEW, *PRACTICE[task], f"task={task}", f"seed={s}"] for task in TASKS for s in SEEDS}
 JOBS["rl100-1"] = ["experiment=rl100", "seed=1"]
 JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
-OFTEN = [  # a quarter of the episodes a round, more updates for each, critics that bootstrap, and a rate that falls at the end
+OFTEN = [  # begun with a class that can do several things; a quarter of the episodes a round, more updates for each, critics
+    # that bootstrap, a rate that falls at the end; the noise that practice had stays
     "online=null", "retrain.collect.episodes=24", "retrain.algorithm.cadence={rounds: 60, evaluate: 1000, improve: 1000}", "retrain.score_every=6",
-    IQL[0], "retrain.algorithm.schedule=decay",
+    IQL[0], "retrain.algorithm.schedule=decay", "begin=diffusion", "retrain.collect.jitter=0.1",
 ]  # fmt: skip
 JOBS |= {f"door-human-{seed}": ["experiment=adroit_door", f"seed={seed}", *OFTEN] for seed in SEEDS}
 

@@ -504,6 +504,7 @@ def test_values_are_refused_by_their_key(capsys):
         (["nightly", "algorithm.lr=1"], "pretrain.algorithm= or retrain.algorithm="),
         (["nightly", "collect.episodes=1.5"], "retrain.collect.episodes=1.5; expected a whole number"),
         (["nightly", "policy=[flow,flaw]"], "no policy 'flaw'"),
+        (["nightly", "policy=[flow,gaussian]", "begin=act"], "policy=[flow, gaussian]"),
         (["ingest", "source=x", "outcome={success_when: reward > 0.99}"], "needs quotes of its own"),
     ]:
         assert app.main([*bad, "store=/nowhere"]) == 2, bad
@@ -546,9 +547,9 @@ def test_a_name_is_refused_before_the_training(tmp_path, capsys):
 
 def test_the_base_is_the_best_imitation_there_is(tmp_path, capsys):
     """findings F1: each class is trained, compared on the same seeds by successive halving, and the winner is what
-    all is compared with."""
+    all is compared with; practice begins with the one that is named."""
     toy.demonstrations(tmp_path / "demos.hdf5")
-    four = ["policy=[flow,deterministic,diffusion,gaussian]", "choose.episodes=16"]
+    four = ["policy=[flow,deterministic,diffusion,gaussian]", "choose.episodes=16", "begin=diffusion"]
     at = [w for w in words(tmp_path) if w != "policy=flow"]
     code, out = call(*at, *four, capsys=capsys)
     place = Store(tmp_path / "store")
@@ -560,6 +561,8 @@ def test_the_base_is_the_best_imitation_there_is(tmp_path, capsys):
     assert sorted(row["n"] for row in table) == [4, 4, 16, 16] and best["success"] == max(
         r["success"] for r in table if r["n"] == 16
     )
+    began = next(r for r in place.runs("retrain"))["inputs"]["checkpoint"]["ref"]
+    assert place.load(began).spec["kind"] == "diffusion"
     seeds = {
         s for r in place.runs("evaluate") for s in np.load(place.dir(r) / "out" / "checkpoint.npz")["seed"].tolist()
     }

@@ -190,7 +190,10 @@ def test_the_anchor_acts_until_there_are_critics_that_have_learnt():
         chosen.spreads is shares
         and acting.best_of_n(nets, start.anchor, how, 0.0, judged=True, spread=0.5).spread == 0.5
     )
-    assert acting.best_of_n(nets, start.anchor, how, 0.0, judged=True).explore == 0.0
+    used = acting.best_of_n(nets, start.anchor, how, 0.0, judged=True)
+    assert used.explore == used.jitter == 0.0
+    used = acting.best_of_n(nets, start.anchor, Collect(explore=0.1, jitter=0.05), 0.0, judged=True)
+    assert used.jitter == used.spec["jitter"] == 0.05, "collect.jitter stays in what is handed over"
 
     again = acting.taken_apart(chosen, "cpu")
     assert again.judged and again.policy is chosen.base and again.nets == {"q": chosen.critic}

@@ -77,8 +77,9 @@ def best_of_n(
     """Who acts now: by itself the anchor, until there are critics that have learnt (`judged`); then the best of
     `collect.n` candidates, half of them the anchor's, by the critics' mean less `collect.k` deviations.
 
-    `explore` is the noise of collection, on every second candidate; a policy that knows no chance keeps
-    `collect.explore`, or there would be nothing to choose among. `spread` is how far candidates scatter, or, to
+    `explore` is the noise of collection, on every second candidate. `collect.jitter` of it stays where it is scored and
+    used; by default that is none, but a policy that knows no chance keeps `collect.explore`, or there would be nothing
+    to choose among. `spread` is how far candidates scatter, or, to
     collect, each episode's (rl/spread.py)."""
     from flywheel.policy.best_of_n import BestOfN
 
@@ -90,7 +91,9 @@ def best_of_n(
     acting = nets.get("policy.lag", nets["policy"])
     if not collecting and nets["q.lag"].spec.get("knows"):  # where it is used nobody knows what the critic does
         return copy.deepcopy(acting).eval()
-    jitter = collect.explore if acting.fixed else 0.0
+    jitter = collect.jitter
+    if jitter is None:
+        jitter = collect.explore if acting.fixed else 0.0
     beside = anchor if collect.anchored else None
     options = {"n": collect.n, "k": collect.k, "jitter": jitter, "guarded": guarded}
     made = BestOfN.of(acting, nets["q.lag"], beside, spread=1.0 if collecting else spread, **options)

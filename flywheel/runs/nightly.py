@@ -53,6 +53,11 @@ class Args(Bounded):
         0.15, "of a base without chance: practice begins with a class that has some, if it is at most so much worse",
         least=0, most=1,
     )  # fmt: skip
+    begin: str | None = arg(
+        None,
+        "the class that practice begins with, of those; null: the base, or as within says",
+        typed=True,
+    )
     cloned: dict[str, Any] = arg(
         {"ahead": 2}, "laid over each class, as far as it has the keys: what is known to clone better"
     )
@@ -79,6 +84,9 @@ class Args(Bounded):
     evaluate: Any = arg({"episodes": 300})
 
     def __post_init__(self) -> None:
+        if self.begin and self.begin not in (self.policies or self.policy):
+            there = ", ".join(self.policies or self.policy)
+            raise UsageError(f"begin={self.begin}: it is not among the classes that are trained, policy=[{there}]")
         if self.rounds is not None:
             text = str(self.rounds)
             if not text.lstrip("+").isdecimal() or text.count("+") > 1:
@@ -329,12 +337,14 @@ def _base(cfg: Args, shared: dict[str, Any], work: Callable) -> tuple[str, str, 
     chosen = _choose(cfg, {"night": shared["night"]}, list(made), "base", work)
     base = chosen["outputs"]["checkpoint"]
     table = [{**row, "policy": made[row["checkpoint"]][0]} for row in chosen["metrics"].get("table", [])]
-    return base, made[_begun_from(base, table, cfg.within, work.place)][1], table
+    named = {kind: ref for ref, (kind, _) in made.items()}
+    begun = named[cfg.begin] if cfg.begin else _begun_from(base, table, cfg.within, work.place)
+    return base, made[begun][1], table
 
 
 def _begun_from(base: str, table: list[dict[str, Any]], within: float, place: runs.Store) -> str:
-    """Which class practice begins with: the base or, where that always does the same, so that a best of N has nothing
-    to choose among, the first class that knows chance, if its success is at most `within` less."""
+    """Which class practice begins with if none is named: the base or, where that always does the same, so that a best
+    of N has nothing to choose among, the first class that knows chance, if its success is at most `within` less."""
     if len(table) < 2 or not place.load(base).fixed:
         return base
     least = next(row["success"] for row in table if row["checkpoint"] == base) - within
