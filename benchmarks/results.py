@@ -4,7 +4,7 @@ committed.
     python benchmarks/results.py                 run the jobs that have no row yet, then write docs/results.md
     python benchmarks/results.py lift-1 ...      only these jobs;  --again: even if there is a row;  --page: only the page
 
-A job that was killed goes on where it stopped (its store is kept under stores/results/); `--again` drops row and store first.
+A job that was killed goes on where it stopped (its store is kept under stores/results/); with `--again` it begins in a fresh one.
 """
 
 from __future__ import annotations
@@ -59,19 +59,23 @@ OFTEN = [  # begun with a class that can do several things; a quarter of the epi
 JOBS |= {f"door-human-{seed}": ["experiment=adroit_door", f"seed={seed}", *OFTEN] for seed in SEEDS}
 
 
-def dropped(path: Path, place: Path) -> None:
-    """Where a job has its row, `path`, drop that and the store `place` before it is run again: a second night in a
-    store goes on from the first one's policy."""
-    if path.exists():
+def begun(path: Path, place: Path) -> Path:
+    """Begin a job that has its row, `path`, in a fresh store, unless it was begun so and killed: a second night in a
+    store goes on from the first one's policy. The mark of that, for `write`."""
+    mark = place.with_name(f"{place.name}.again")
+    if path.exists() and not mark.exists():
         shutil.rmtree(place, ignore_errors=True)
-        path.unlink()
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    return mark
 
 
-def write(path: Path, row: dict) -> None:
+def write(path: Path, row: dict, mark: Path) -> None:
     """Keep a finished row."""
     path.write_text(
         json.dumps(row, indent=1, default=lambda x: x.item() if isinstance(x, np.generic) else str(x)) + "\n"
     )
+    mark.unlink(missing_ok=True)
 
 
 def run(job: str, words: list[str], place: Path) -> dict:
@@ -428,8 +432,8 @@ def main() -> None:
         if "door" in job and not Path(os.environ.get("FLYWHEEL_DEMOS") or "/nowhere").is_dir():
             sys.exit(f"{job} needs the demonstrations: FLYWHEEL_DEMOS names no folder")
         print(f"== {job}", flush=True)
-        dropped(path, place)
-        write(path, run(job, JOBS[job], place))
+        mark = begun(path, place)
+        write(path, run(job, JOBS[job], place), mark)
     rows = {job: json.loads(path.read_text()) for job in JOBS if (path := ROWS / f"{job}.json").exists()}
     (ROOT / "docs" / "results.md").write_text(page(rows))
     print("docs/results.md")

@@ -159,8 +159,8 @@ def main() -> None:
         path = ROWS / f"{job}.json"
         if args.again or not path.exists():
             print(f"== {job}", flush=True)
-            results.dropped(path, ROOT / "stores" / "wheel" / job)
-            results.write(path, run(job))
+            mark = results.begun(path, ROOT / "stores" / "wheel" / job)
+            results.write(path, run(job), mark)
     subprocess.run([sys.executable, Path(__file__).with_name("results.py"), "--page"], check=True)
 
 

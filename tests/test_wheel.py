@@ -52,3 +52,21 @@ def test_success_by_steps_goes_on_from_the_rounds_and_says_nothing_of_steps_that
     assert curve == [[0, 0.5, 200, "base"], [48000, 0.75, 100, "rounds"], [60000, 0.9, 100, "online"]]
     assert wheel.at(curve, 50_000) == [48000, 0.75, 100, "rounds"]
     assert wheel.at(curve, 100_000) is None
+
+
+def test_a_job_that_is_run_again_begins_in_a_fresh_store_and_goes_on_in_it_once_killed(tmp_path, monkeypatch):
+    """In the old store it would be a second night, that goes on from the first one's policy."""
+    results = script("results", monkeypatch)
+    row, place = tmp_path / "job.json", tmp_path / "stores" / "job"
+    place.mkdir(parents=True)
+    mark = results.begun(row, place)
+    assert place.exists(), "killed before it had a row: it goes on"
+    results.write(row, {"success": np.float64(0.5)}, mark)
+    results.begun(row, place)
+    assert not place.exists()
+    place.mkdir()
+    mark = results.begun(row, place)
+    assert place.exists(), "begun again and killed"
+    results.write(row, {"success": 1.0}, mark)
+    results.begun(row, place)
+    assert not place.exists()
