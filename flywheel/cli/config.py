@@ -37,6 +37,10 @@ OPTIONAL = ("online", "distil")  # of these, what a nightly may leave out: onlin
 GROUPS = ("task", "policy", "algorithm", "guard", "log", "experiment", "debug")
 FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a group where nothing else is said
 OPEN = ("algorithm", "policy", "task", "log", "guard")  # what a name stands for may be added to
+BY_NET = ("evaluate", "improve", "lag", "mixture")  # of an algorithm, what has an entry for each net, or for each act
+TABLE = re.compile(
+    rf"\+*(?:(?P<part>\w+)\.)??(?P<keys>algorithm\.(?:{'|'.join(BY_NET)}|advantage|gate)(?:\.\w+)*)=(?P<text>[^$]*)$"
+)
 VARIABLE = re.compile(r"oc\.env:\s*(\w+)")  # of the environment, in a file or a word
 ELSEWHERE = {"nightly": "flywheel.runs.nightly", "sweep": "flywheel.runs.sweep"}  # stages that are no file of stages/
 
@@ -223,14 +227,51 @@ def compose(stage: str, words: list[str]) -> Any:
     if stage == "nightly":  # what it hands down is checked against the stage that gets it
         policy = [word for word in overrides if re.match(r"\+*policy[.=]", word)]
         overrides = [routed(word) for word in overrides if word not in policy]
+    tables, overrides = of_tables(stage, overrides)
     told = _hydra(stage, overrides)
     for key, text in free.items():
         told[key] = value_of(stage, key, text)
     if stage == "nightly":
         told["policies"] = policies(policy, told.pop("policy"), told.pop("cloned"))
         for part in PARTS:
-            told[part] = handed_down(part, told)
+            told[part] = handed_down(part, told, tables.get(part, []))
+    told = with_tables(told, tables.get("", []))
     return checked(stage, told)
+
+
+def of_tables(stage: str, words: list[str]) -> tuple[dict[str, list[tuple[list[str], Any]]], list[str]]:
+    """The words that say an algorithm's losses, rates or shares, by the stage of a nightly that they are for (else ""),
+    as (keys, value); and all other words. Hydra would mix a table with the one that it is to replace."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    found: dict[str, list[tuple[list[str], Any]]] = {}
+    others, parts = [], PARTS if stage == "nightly" else ("",)
+    for word in words:
+        if (match := TABLE.match(word)) and (part := match["part"] or "") in parts:
+            with contextlib.suppress(HydraException):  # not to be read: composed like the others, it is refused there
+                read = OverridesParser.create().parse_override(f"x={match['text']}")
+                if "algorithm" in fields(part or stage) and not read.is_sweep_override():
+                    found.setdefault(part, []).append((match["keys"].split("."), read.value()))
+                    continue
+        others.append(word)
+    return found, others
+
+
+def with_tables(told: dict[str, Any], tables: list[tuple[list[str], Any]]) -> dict[str, Any]:
+    """A stage's arguments with what `of_tables` read of it, in the order in which it was typed: a loss, shares or a
+    rate take the place of what is there; what is there of other nets or acts stays."""
+    told = copy.deepcopy(told)
+    for keys, value in tables:
+        *path, last = keys
+        place = told
+        for key in path:
+            if not isinstance(place.get(key), dict):
+                place[key] = {}
+            place = place[key]
+        whole = path == ["algorithm"] and last in BY_NET and isinstance(value, dict)
+        place[last] = {**(place.get(last) or {}), **value} if whole else value
+    return told
 
 
 def checked(stage: str, told: dict[str, Any], where: str = "") -> Any:
@@ -285,9 +326,9 @@ def routed(word: str) -> str:
     return f"{homes[0]}.{word}" if homes else word
 
 
-def handed_down(part: str, told: dict[str, Any]) -> Any:
+def handed_down(part: str, told: dict[str, Any], tables: list[tuple[list[str], Any]]) -> Any:
     """A stage's arguments inside a nightly: its defaults, what the nightly shares, what the nightly says under its
-    name; None of one that is left out."""
+    name, what was typed of its algorithm's tables; None of one that is left out."""
     if told[part] is None:
         if part in OPTIONAL:
             return None
@@ -308,7 +349,7 @@ def handed_down(part: str, told: dict[str, Any]) -> Any:
     base = {key: "" if value == arguments.REQUIRED else value for key, value in base.items()}  # the nightly names it
     if part == "choose":
         base["checkpoints"] = ["none yet"]
-    return checked(part, merge(base, own), f"{part}.")
+    return checked(part, with_tables(merge(base, own), tables), f"{part}.")
 
 
 def missing(told: dict[str, Any], where: str = "") -> list[str]:
@@ -327,7 +368,8 @@ def merge(base: dict[str, Any], own: dict[str, Any], where: str = "") -> dict[st
     """`own` laid over `base`; a table of losses, rates or shares is replaced, not mixed."""
     out = dict(base)
     for key, value in own.items():
-        free = where.endswith(("evaluate.", "improve.", "lag.", "mixture.")) or not base.get(key)
+        free = where.endswith(tuple(f"{table}." for table in BY_NET)) or not base.get(key)
+        free = free or f"{where}{key}" in ("algorithm.advantage", "algorithm.gate")
         nested = isinstance(value, dict) and isinstance(base.get(key), dict) and not free
         out[key] = merge(base[key], value, f"{where}{key}.") if nested else value
     return out
