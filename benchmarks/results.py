@@ -52,10 +52,10 @@ JOBS |= {f"few-{task}-{s}": [*FEW, *PRACTICE[task], f"task={task}", f"seed={s}"]
 JOBS["rl100-1"] = ["experiment=rl100", "seed=1"]
 JOBS["door-policy-1"] = ["experiment=adroit_door_policy", "seed=1"]
 OFTEN = [  # begun with a class that can do several things; a quarter of the episodes a round, more updates for each, critics
-    # that bootstrap, and are no lower than what came of it; a rate that falls at the end; the noise that practice had stays
+    # that bootstrap, and are no lower than what came of it; a rate that falls at the end; in use the critics must be sure
     "online=null", "retrain.collect.episodes=24", "retrain.algorithm.cadence={rounds: 60, evaluate: 1000, improve: 1000}", "retrain.score_every=6",
     "retrain.algorithm.evaluate={v: {expectile: {tau: 0.8}}, q: {td: {next_value: state_value, lower_bound: true}}}",
-    "retrain.algorithm.schedule=decay", "begin=diffusion", "retrain.collect.jitter=0.1",
+    "retrain.algorithm.schedule=decay", "begin=diffusion", "retrain.collect.guarded_in_use=true",
 ]  # fmt: skip
 JOBS |= {f"door-human-{seed}": ["experiment=adroit_door", f"seed={seed}", *OFTEN] for seed in SEEDS}
 

@@ -194,6 +194,11 @@ def test_the_anchor_acts_until_there_are_critics_that_have_learnt():
     assert used.explore == used.jitter == 0.0
     used = acting.best_of_n(nets, start.anchor, Collect(explore=0.1, jitter=0.05), 0.0, judged=True)
     assert used.jitter == used.spec["jitter"] == 0.05, "collect.jitter stays in what is handed over"
+    assert not used.guarded
+    sure = Collect(explore=0.1, guarded_in_use=True)
+    used = acting.best_of_n(nets, start.anchor, sure, 0.0, judged=True)
+    assert used.guarded and used.spec["guarded"]
+    assert not acting.best_of_n(nets, start.anchor, sure, 0.1, judged=True, spread=shares).guarded, "it collects freely"
 
     again = acting.taken_apart(chosen, "cpu")
     assert again.judged and again.policy is chosen.base and again.nets == {"q": chosen.critic}

@@ -79,7 +79,8 @@ def best_of_n(
 
     `explore` is the noise of collection, on every second candidate. `collect.jitter` of it stays where it is scored and
     used; by default that is none, but a policy that knows no chance keeps `collect.explore`, or there would be nothing
-    to choose among. `spread` is how far candidates scatter, or, to
+    to choose among. It is `guarded` (policy/best_of_n.py) by that, or with `collect.guarded_in_use` where it is scored
+    and used alone. `spread` is how far candidates scatter, or, to
     collect, each episode's (rl/spread.py)."""
     from flywheel.policy.best_of_n import BestOfN
 
@@ -95,6 +96,7 @@ def best_of_n(
     if jitter is None:
         jitter = collect.explore if acting.fixed else 0.0
     beside = anchor if collect.anchored else None
+    guarded = guarded or (collect.guarded_in_use and not collecting)
     options = {"n": collect.n, "k": collect.k, "jitter": jitter, "guarded": guarded}
     made = BestOfN.of(acting, nets["q.lag"], beside, spread=1.0 if collecting else spread, **options)
     made.explore, made.spreads = explore, spread if collecting else None

@@ -44,6 +44,10 @@ class Choosing:
         None, "of a best of N: such noise where it is scored and used, too; null: only of a policy without chance",
         least=0, most=10,
     )  # fmt: skip
+    guarded_in_use: bool = arg(
+        False,
+        "of a best of N: scored and used, it does what the anchor does, unless the critics are sure of better",
+    )
     n: int = arg(16, "of a best of N: candidates at each decision, half of them the anchor's", least=1, most=100_000)
     k: float = arg(1.0, "of a best of N: lower bound, mean - k std of the critics", least=0, most=100)
     retry: float = arg(0.0, "share of a round, at most, from starts at which it failed before", least=0, most=0.9)
