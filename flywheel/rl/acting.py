@@ -79,9 +79,8 @@ def best_of_n(
 
     `explore` is the noise of collection, on every second candidate. `collect.jitter` of it stays where it is scored and
     used; by default that is none, but a policy that knows no chance keeps `collect.explore`, or there would be nothing
-    to choose among. It is `guarded` (policy/best_of_n.py) by that, or with `collect.guarded_in_use` where it is scored
-    and used alone. `spread` is how far candidates scatter, or, to
-    collect, each episode's (rl/spread.py)."""
+    to choose among. It is `guarded` (policy/best_of_n.py) always, or by `collect.guarded_in_use` where it is scored and
+    used alone. `spread` is how far candidates scatter, or, to collect, each episode's (rl/spread.py)."""
     from flywheel.policy.best_of_n import BestOfN
 
     collecting = not isinstance(spread, float)
