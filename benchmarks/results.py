@@ -269,7 +269,7 @@ def human(rows: dict[str, dict]) -> list[str]:
         "angle within 0.02 rad of the "
         f"recording in {sum(h <= 0.02 for h in hinge)} (worst {max(hinge):.2f}). Each row names its words. Regret and "
         "the worst 50 episodes are of where practice began: with `begin=diffusion` that is below the base. Rows of earlier words, "
-        "in the history, had 0.920, 0.940 and 0.953 in production (seeds 1 to 3), and seed 2 with jitter in place of guarded use 0.903.", "",
+        "in the history, had 0.920, 0.940 and 0.953 in production (seeds 1 to 3), and seed 2 with jitter in place of guarded use 0.903 (3cf148a).", "",
     ]  # fmt: skip
     for row in rows.values():
         lines += one_human(row)
@@ -283,7 +283,7 @@ def one_human(row: dict) -> list[str]:
     regret, worst = cells_of(row["retrain"])
     limits = [k for k in row["table"][0] if "_within_" in k]
     lines = [
-        f"`{shlex.join(spelt(row['command']))}`:", "",
+        f"`{shlex.join(spelt(row['command']))}` ({row['commit'][:7]}):", "",
         "| policy | " + " | ".join(limits) + " |", "|---" * (1 + len(limits)) + "|",
     ]  # fmt: skip
     lines += [f"| {r['policy']} | " + " | ".join(rate(r[k]) for k in limits) + " |" for r in row["table"]]

@@ -539,19 +539,20 @@ def test_one_spelling_of_one_act(tmp_path):
 @pytest.mark.parametrize(
     ("word", "where", "means"),
     [
-        ("mixture.improve={own: 1.0}", ("mixture", "improve"), {"own": 1.0}),
-        ("mixture={improve: {own: 1.0}}", ("mixture", "improve"), {"own": 1.0}),
-        ("evaluate={q: {td: {next_value: state_value}}}", ("evaluate", "q"), {"td": {"next_value": "state_value"}}),
-        ("improve={policy: {imitate: {successes: true}}}", ("improve", "policy"), {"imitate": {"successes": True}}),
-        ("improve.policy={imitate: {}}", ("improve", "policy"), {"imitate": {}}),
-        ("evaluate.q.td={next_value: soft}", ("evaluate", "q"), {"td": {"next_value": "soft"}}),
+        (".mixture.improve={own: 1.0}", ("mixture", "improve"), {"own": 1.0}),
+        ("={mixture: {improve: {own: 1.0}}}", ("mixture", "improve"), {"own": 1.0}),
+        (".mixture={improve: {own: 1.0}}", ("mixture", "improve"), {"own": 1.0}),
+        (".evaluate={q: {td: {next_value: state_value}}}", ("evaluate", "q"), {"td": {"next_value": "state_value"}}),
+        (".improve={policy: {imitate: {successes: true}}}", ("improve", "policy"), {"imitate": {"successes": True}}),
+        (".improve.policy={imitate: {}}", ("improve", "policy"), {"imitate": {}}),
+        (".evaluate.q.td={next_value: soft}", ("evaluate", "q"), {"td": {"next_value": "soft"}}),
         (
-            "evaluate.q.td.next_value=soft",
+            ".evaluate.q.td.next_value=soft",
             ("evaluate", "q"),
             {"td": {"next_value": "soft", "lower_bound": True}},
         ),
-        ("advantage={gae: {lam: 1e-1}}", ("advantage",), {"gae": {"lam": 0.1}}),
-        ("lag={policy: 0.5}", ("lag", "policy"), 0.5),
+        (".advantage={gae: {lam: 1e-1}}", ("advantage",), {"gae": {"lam": 0.1}}),
+        (".lag={policy: 0.5}", ("lag", "policy"), 0.5),
     ],
 )
 def test_a_table_of_losses_or_shares_takes_the_place_of_another_in_a_stage_and_in_a_night(
@@ -559,8 +560,8 @@ def test_a_table_of_losses_or_shares_takes_the_place_of_another_in_a_stage_and_i
 ):
     """A stage mixed them ({demos: 0.1, own: 1.0}), a night did not: the same words were two algorithms."""
     name = "rounds" if stage == "retrain" else "ogpo"
-    alone = config.load(stage, [f"algorithm={name}", f"algorithm.{word}"], tmp_path).algorithm
-    night = config.load("nightly", [f"{stage}.algorithm={{name: {name}}}", f"{stage}.algorithm.{word}"], tmp_path)
+    alone = config.load(stage, [f"algorithm={name}", f"algorithm{word}"], tmp_path).algorithm
+    night = config.load("nightly", [f"{stage}.algorithm={{name: {name}}}", f"{stage}.algorithm{word}"], tmp_path)
     within = getattr(night, stage).algorithm
     for found in (alone, within):
         value = getattr(found, where[0])

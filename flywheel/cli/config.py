@@ -39,7 +39,7 @@ FIRST = {"task": "lift", "guard": "default", "log": "none"}  # what stands in a 
 OPEN = ("algorithm", "policy", "task", "log", "guard")  # what a name stands for may be added to
 BY_NET = ("evaluate", "improve", "lag", "mixture")  # of an algorithm, what has an entry for each net, or for each act
 TABLE = re.compile(
-    rf"\+*(?:(?P<part>\w+)\.)??(?P<keys>algorithm\.(?:{'|'.join(BY_NET)}|advantage|gate)(?:\.\w+)*)=(?P<text>[^$]*)$"
+    rf"\+*(?:(?P<part>\w+)\.)??(?P<keys>algorithm(?:\.(?:{'|'.join(BY_NET)}|advantage|gate)(?:\.\w+)*)?)=(?P<text>[^$]*)$"
 )
 VARIABLE = re.compile(r"oc\.env:\s*(\w+)")  # of the environment, in a file or a word
 ELSEWHERE = {"nightly": "flywheel.runs.nightly", "sweep": "flywheel.runs.sweep"}  # stages that are no file of stages/
@@ -248,11 +248,14 @@ def of_tables(stage: str, words: list[str]) -> tuple[dict[str, list[tuple[list[s
     found: dict[str, list[tuple[list[str], Any]]] = {}
     others, parts = [], PARTS if stage == "nightly" else ("",)
     for word in words:
-        if (match := TABLE.match(word)) and (part := match["part"] or "") in parts:
+        match = TABLE.match(word)
+        part = (match["part"] or "") if match else None
+        if part in parts and "algorithm" in fields(part or stage):
             with contextlib.suppress(HydraException):  # not to be read: composed like the others, it is refused there
-                read = OverridesParser.create().parse_override(f"x={match['text']}")
-                if "algorithm" in fields(part or stage) and not read.is_sweep_override():
-                    found.setdefault(part, []).append((match["keys"].split("."), read.value()))
+                read, keys = OverridesParser.create().parse_override(f"x={match['text']}"), match["keys"].split(".")
+                typed_whole = len(keys) == 1  # a name of a table, or a dict that a nightly's `handed_down` lays over
+                if not read.is_sweep_override() and (not typed_whole or (not part and isinstance(read.value(), dict))):
+                    found.setdefault(part, []).append((keys, read.value()))
                     continue
         others.append(word)
     return found, others
@@ -264,13 +267,15 @@ def with_tables(told: dict[str, Any], tables: list[tuple[list[str], Any]]) -> di
     told = copy.deepcopy(told)
     for keys, value in tables:
         *path, last = keys
+        if isinstance(value, dict) and len(path) < 2:  # the algorithm, or all nets of one of its tables
+            told = merge(told, {"algorithm": {last: value} if path else value})
+            continue
         place = told
         for key in path:
             if not isinstance(place.get(key), dict):
                 place[key] = {}
             place = place[key]
-        whole = path == ["algorithm"] and last in BY_NET and isinstance(value, dict)
-        place[last] = {**(place.get(last) or {}), **value} if whole else value
+        place[last] = value
     return told
 
 

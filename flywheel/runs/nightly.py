@@ -54,9 +54,7 @@ class Args(Bounded):
         least=0, most=1,
     )  # fmt: skip
     begin: str | None = arg(
-        None,
-        "the class that practice begins with, of those; null: the base, or as within says",
-        typed=True,
+        None, "the class that practice begins with, of those; null: the base, or as within says", typed=True
     )
     cloned: dict[str, Any] = arg(
         {"ahead": 2}, "laid over each class, as far as it has the keys: what is known to clone better"
